@@ -1,0 +1,1 @@
+"""The contract between cubelet and its cubes."""

@@ -1,0 +1,114 @@
+"""The Cube class: everything the agent must know of a network function, and its planning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from cubelet_hooks.maps import Map
+from cubelet_hooks.objects import Change
+from cubelet_hooks.records import Family, Record
+from cubelet_hooks.view import View
+
+ABI = 1
+"""Version of the C contract. A cube built for another one is quarantined with the reason."""
+
+PORT_CLASSES = ("pod", "host", "overlay", "uplink")
+"""Where packets enter and leave a node, in the order of ``enum cubelet_class``."""
+
+Unit = tuple[str, ...]
+"""What is planned at once, such as ``("service", "default/web")``; chosen by the cube."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a cube drops packets. C knows it as ``KIND_REASON_NAME``.
+
+    A cube's list is append-only: a reason keeps its place in it, since it is a metric label.
+    """
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One wanted entry of the map called ``map`` in the cube's declaration."""
+
+    map: str
+    key: Record
+    value: Record
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of a cube's settings model; every field needs a default."""
+
+
+class Cube:
+    """One network function. Subclasses set the class attributes and plan; they keep no state.
+
+    A cube's C source is ``bpf/KIND.bpf.c`` beside the module that defines the class. It defines
+    ``KIND_inward`` and ``KIND_outward`` for the directions declared here, each
+    ``int KIND_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)``.
+    """
+
+    kind: ClassVar[str]
+    abi: ClassVar[int] = ABI
+    core: ClassVar[bool] = False
+    """A forwarding cube of the middle; all others are transparent cubes of a stack."""
+    inward: ClassVar[frozenset[str]] = frozenset()
+    """Port classes on whose packets ``KIND_inward`` can run."""
+    outward: ClassVar[frozenset[str]] = frozenset()
+    floods: ClassVar[bool] = False
+    """A core cube that returns ``cubelet_flood``: its array ``KIND_flood_ports`` (of the record
+    ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""
+    admits: ClassVar[bool] = False
+    """Defines ``int KIND_admits(skb, pkt, const struct cubelet_addr *pod)``: may a flooded IP
+    packet reach the pod?"""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Kinds that must be in the composition for this one to work."""
+    settings_type: ClassVar[type[Settings]] = Settings
+    reasons: ClassVar[tuple[Reason, ...]] = ()
+    maps: ClassVar[tuple[Map, ...]] = ()
+    records: ClassVar[tuple[type[Record], ...]] = ()
+    """Further structs the C source uses, beyond the maps' keys and values."""
+
+    def __init__(self, instance: str, settings: Settings, family: Family = 4) -> None:
+        self.instance = instance
+        self.settings = settings
+        self.family = family
+
+    @classmethod
+    def source(cls) -> Path:
+        """The cube's C source file."""
+        import sys
+
+        module = sys.modules[cls.__module__].__file__
+        if module is None:
+            raise ValueError(f"cube {cls.kind}: its module has no file, so no C source beside it")
+        return Path(module).parent / "bpf" / f"{cls.kind}.bpf.c"
+
+    def size_of(self, declared: Map) -> int:
+        """How many entries the map has under the instance's settings."""
+        if isinstance(declared.size, int):
+            return declared.size
+        return int(getattr(self.settings, declared.size))
+
+    def defines(self, view: View) -> Mapping[str, int]:
+        """Compile-time constants, names without the ``KIND_`` prefix: what specialises the C.
+
+        A changed value leads to a new composition, so derive them from what changes seldom.
+        """
+        return {}
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        """The units whose plan ``change`` may have altered. ``view`` already contains it."""
+        return ()
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """The wanted entries of one unit; none when what it describes is gone. Pure."""
+        return ()

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flows: two records, one life. See cubelet_hooks/flows.py for the layouts.
+ *
+ * A reply's record is its forward record inverted, so either one can be made
+ * from the other: key and `to` are the two ends of the same translation.
+ */
+#pragma once
+
+#include "cubelet/epoch.h"
+
+enum cubelet_flow_state {
+	CUBELET_FLOW_PENDING = 0, /* in the small LRU table */
+	CUBELET_FLOW_ESTABLISHED = 1,
+	CUBELET_FLOW_CLOSING = 2,
+};
+
+enum cubelet_flow_flag {
+	CUBELET_FLOW_REPLY = 1,
+	CUBELET_FLOW_ROUTED = 2,
+	CUBELET_FLOW_TRANSLATED = 4,
+	CUBELET_FLOW_FIN_FORWARD = 8,
+	CUBELET_FLOW_FIN_REPLY = 16,
+	CUBELET_FLOW_REPLIED = 32, /* the other side has been heard */
+};
+
+CUBELET_INLINE void cubelet_tuple_invert(struct cubelet_tuple *to, const struct cubelet_tuple *from)
+{
+	struct cubelet_tuple inverted = *from;
+
+	inverted.src = from->dst;
+	inverted.dst = from->src;
+	inverted.sport = from->dport;
+	inverted.dport = from->sport;
+	*to = inverted;
+}
+
+CUBELET_INLINE int cubelet_tuple_equal(const struct cubelet_tuple *a, const struct cubelet_tuple *b)
+{
+	return cubelet_addr_equal(&a->src, &b->src) && cubelet_addr_equal(&a->dst, &b->dst) &&
+	       a->sport == b->sport && a->dport == b->dport && a->protocol == b->protocol;
+}
+
+/* A well-mixed hash of a tuple (multiply-xorshift), the same for the same tuple everywhere. */
+CUBELET_INLINE __u32 cubelet_tuple_hash(const struct cubelet_tuple *t)
+{
+	__u64 hash = cubelet_addr_fold(&t->src) * 0x9E3779B97F4A7C15ULL;
+
+	hash = (hash ^ (hash >> 29) ^ cubelet_addr_fold(&t->dst)) * 0xBF58476D1CE4E5B9ULL;
+	hash = (hash ^ (hash >> 32) ^ ((__u32)t->sport << 16 | t->dport) ^ t->protocol) *
+	       0x94D049BB133111EBULL;
+	return hash ^ (hash >> 32);
+}
+
+/* Seconds that a flow may be idle, by protocol and state. */
+CUBELET_INLINE __u16 cubelet_flow_timeout(__u8 protocol, __u8 state)
+{
+	if (state == CUBELET_FLOW_CLOSING)
+		return CUBELET_TIMEOUT_CLOSING;
+	if (state == CUBELET_FLOW_PENDING)
+		return CUBELET_TIMEOUT_PENDING;
+	if (protocol == IPPROTO_TCP)
+		return CUBELET_TIMEOUT_TCP;
+	if (protocol == IPPROTO_UDP)
+		return CUBELET_TIMEOUT_UDP;
+	if (protocol == IPPROTO_ICMP)
+		return CUBELET_TIMEOUT_ICMP;
+	return CUBELET_TIMEOUT_OTHER;
+}
+
+/* Is a cached verdict still the one that today's configuration gives? */
+CUBELET_INLINE int cubelet_flow_current(const struct cubelet_flow *f)
+{
+	return f->epoch_sum ==
+	       cubelet_epoch_sum(f->epoch_src, f->epoch_dst, f->epoch_backend);
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Parsing: once per packet, into struct cubelet_headers.
+ *
+ * cubelet_parse() returns CUBELET_PLAIN for a packet whose tuple alone finds
+ * its flow, CUBELET_SPECIAL for one that needs the slow side (not IP, fragments,
+ * TCP SYN/FIN/RST, ICMP errors) and CUBELET_MALFORMED for one that contradicts
+ * itself. The last leaves the headers undefined.
+ */
+#pragma once
+
+#include "cubelet/packet.h"
+
+enum cubelet_parsed {
+	CUBELET_PLAIN,
+	CUBELET_SPECIAL,
+	CUBELET_MALFORMED,
+};
+
+#define CUBELET_PULL 128 /* bytes that hold every header we read */
+#define CUBELET_IP_MF 0x2000
+#define CUBELET_IP_DF 0x4000
+#define CUBELET_IP_OFFSET 0x1fff
+
+CUBELET_INLINE int cubelet_icmp_is_error(__u8 type)
+{
+	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED ||
+	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT;
+}
+
+/* ICMP has an identifier where others have ports: it is the requester's port. */
+CUBELET_INLINE int cubelet_parse_icmp(const struct icmphdr *icmp, void *end,
+				      struct cubelet_headers *h)
+{
+	if ((void *)(icmp + 1) > end)
+		return CUBELET_MALFORMED;
+	h->tuple.sport = 0;
+	h->tuple.dport = 0;
+	if (icmp->type == ICMP_ECHO)
+		h->tuple.sport = icmp->un.echo.id;
+	else if (icmp->type == ICMP_ECHOREPLY)
+		h->tuple.dport = icmp->un.echo.id;
+	h->ports = icmp->type == ICMP_ECHO || icmp->type == ICMP_ECHOREPLY;
+	h->icmp_error = cubelet_icmp_is_error(icmp->type);
+	return h->icmp_error ? CUBELET_SPECIAL : CUBELET_PLAIN;
+}
+
+/* Transport ports and flags; of a GSO packet also the size of one segment. */
+CUBELET_INLINE int cubelet_parse_l4(struct __sk_buff *skb, void *l4, void *end,
+				    struct cubelet_headers *h)
+{
+	__u16 length = 8;
+
+	if (h->tuple.protocol == IPPROTO_ICMP)
+		return cubelet_parse_icmp(l4, end, h);
+	if (h->tuple.protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+
+		if ((void *)(tcp + 1) > end || tcp->doff < 5)
+			return CUBELET_MALFORMED;
+		h->tuple.sport = tcp->source;
+		h->tuple.dport = tcp->dest;
+		h->tcp_flags = ((__u8 *)tcp)[13];
+		h->ports = 1;
+		length = tcp->doff * 4;
+	} else if (h->tuple.protocol == IPPROTO_UDP || h->tuple.protocol == IPPROTO_SCTP) {
+		struct udphdr *ports = l4; /* SCTP's ports stand at the same place */
+
+		if ((void *)(ports + 1) > end)
+			return CUBELET_MALFORMED;
+		h->tuple.sport = ports->source;
+		h->tuple.dport = ports->dest;
+		h->ports = h->tuple.protocol == IPPROTO_UDP;
+	} else {
+		h->tuple.sport = 0;
+		h->tuple.dport = 0;
+	}
+	if (skb->gso_size)
+		h->size = h->l4 - ETH_HLEN + length + skb->gso_size;
+	if (h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_FIN | CUBELET_TCP_RST))
+		return CUBELET_SPECIAL;
+	return CUBELET_PLAIN;
+}
+
+CUBELET_INLINE int cubelet_parse_ip(struct __sk_buff *skb, struct iphdr *ip, void *end,
+				    struct cubelet_headers *h)
+{
+	__u16 fragment = bpf_ntohs(ip->frag_off);
+	__u16 total = bpf_ntohs(ip->tot_len);
+	int parsed;
+
+	if (ip->version != 4 || ip->ihl < 5)
+		return CUBELET_MALFORMED;
+	h->l4 = ETH_HLEN + ip->ihl * 4;
+	if (!skb->gso_size && (total < ip->ihl * 4 || ETH_HLEN + total > skb->len))
+		return CUBELET_MALFORMED;
+	h->ip = 1;
+	h->size = total;
+	h->ttl = ip->ttl;
+	h->may_fragment = !(fragment & CUBELET_IP_DF);
+	h->tuple.src.w[0] = ip->saddr;
+	h->tuple.dst.w[0] = ip->daddr;
+	h->tuple.protocol = ip->protocol;
+	if (fragment & (CUBELET_IP_MF | CUBELET_IP_OFFSET)) {
+		h->fragment_id = ip->id;
+		h->fragment = fragment & CUBELET_IP_OFFSET ? CUBELET_LATER : CUBELET_FIRST;
+		if (h->fragment == CUBELET_LATER)
+			return CUBELET_SPECIAL;
+	}
+	parsed = cubelet_parse_l4(skb, (void *)ip + ip->ihl * 4, end, h);
+	if (parsed == CUBELET_PLAIN && h->fragment)
+		return CUBELET_SPECIAL;
+	return parsed;
+}
+
+CUBELET_INLINE int cubelet_parse(struct __sk_buff *skb, struct cubelet_headers *h)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth;
+
+	__builtin_memset(h, 0, sizeof(*h));
+	if (data + ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr) > end) {
+		/* the headers may lie outside the linear part */
+		bpf_skb_pull_data(skb, skb->len < CUBELET_PULL ? skb->len : CUBELET_PULL);
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+	}
+	eth = data;
+	if (data + ETH_HLEN > end)
+		return CUBELET_MALFORMED;
+	h->ethertype = eth->h_proto;
+	if (skb->vlan_present || eth->h_proto != bpf_htons(ETH_P_IP))
+		return CUBELET_SPECIAL;
+	if (data + ETH_HLEN + sizeof(struct iphdr) > end)
+		return CUBELET_MALFORMED;
+	return cubelet_parse_ip(skb, data + ETH_HLEN, end, h);
+}

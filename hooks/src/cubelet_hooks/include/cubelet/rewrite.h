@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Rewriting: what a flow does to each of its packets, worked out once when the
+ * flow is made (cubelet_rewrite_prepare) and applied in one go
+ * (cubelet_rewrite). Checksums are updated incrementally (RFC 1624).
+ *
+ * The transport checksum goes through bpf_l4_csum_replace because the checksum
+ * field of a packet that has never left the machine (CHECKSUM_PARTIAL) holds
+ * only the pseudo-header's sum: the kernel knows, we cannot. The IP header's
+ * checksum is always complete and is patched directly.
+ */
+#pragma once
+
+#include "cubelet/flow.h"
+
+#define CUBELET_L4_MASK 127 /* bounds an offset for the verifier; 14 + 60 at most */
+
+CUBELET_INLINE __u16 cubelet_csum_fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* Fills the deltas of a record whose packets arrive as `from` and leave as f->to. */
+CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f, const struct cubelet_tuple *from)
+{
+	struct cubelet_tuple before = *from, after = f->to;
+	__s64 delta;
+
+	/* the two addresses stand side by side, and so do the ports */
+	delta = bpf_csum_diff((__be32 *)&before, 2 * sizeof(struct cubelet_addr),
+			      (__be32 *)&after, 2 * sizeof(struct cubelet_addr), 0);
+	f->l4_delta = delta;
+	f->l3_delta = 0;
+#if CUBELET_FAMILY == 4
+	f->l3_delta = cubelet_csum_fold(delta);
+	if (f->flags & CUBELET_FLOW_ROUTED) /* TTL - 1 in the low byte of a little-endian word */
+		f->l3_delta = cubelet_csum_fold((__u32)f->l3_delta + 0xfffe);
+#endif
+	delta = bpf_csum_diff((__be32 *)&before.sport, 4, (__be32 *)&after.sport, 4, 0);
+	f->port_delta = delta;
+	if (!cubelet_tuple_equal(&before, &after))
+		f->flags |= CUBELET_FLOW_TRANSLATED;
+}
+
+/* Patches the transport checksum for changed addresses and ports. 0, or the helper's error. */
+CUBELET_INLINE int cubelet_rewrite_l4(struct __sk_buff *skb, const struct cubelet_headers *h,
+				      const struct cubelet_flow *f)
+{
+	__u32 at = h->l4 & CUBELET_L4_MASK;
+	long failed = 0;
+
+	if (h->tuple.protocol == IPPROTO_TCP) {
+		at += __builtin_offsetof(struct tcphdr, check);
+		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta, BPF_F_PSEUDO_HDR);
+		failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
+	} else if (h->tuple.protocol == IPPROTO_UDP) {
+		at += __builtin_offsetof(struct udphdr, check);
+		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta,
+					     BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+		failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta, BPF_F_MARK_MANGLED_0);
+	} else if (h->tuple.protocol == IPPROTO_ICMP) {
+		at += __builtin_offsetof(struct icmphdr, checksum);
+		failed = bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
+	}
+	return failed;
+}
+
+/* The ports, or ICMP's identifier. `l4` has 8 bytes at least. */
+CUBELET_INLINE void cubelet_rewrite_ports(void *l4, const struct cubelet_flow *f)
+{
+	if (f->to.protocol == IPPROTO_TCP || f->to.protocol == IPPROTO_UDP ||
+	    f->to.protocol == IPPROTO_SCTP) {
+		((struct udphdr *)l4)->source = f->to.sport;
+		((struct udphdr *)l4)->dest = f->to.dport;
+	} else if (f->to.protocol == IPPROTO_ICMP) {
+		struct icmphdr *icmp = l4;
+
+		if (icmp->type == ICMP_ECHO)
+			icmp->un.echo.id = f->to.sport;
+		else if (icmp->type == ICMP_ECHOREPLY)
+			icmp->un.echo.id = f->to.dport;
+	}
+}
+
+/* Makes the packet what its flow says. Returns 0, or -1 if a helper refused. */
+CUBELET_INLINE int cubelet_rewrite(struct __sk_buff *skb, const struct cubelet_headers *h,
+				   const struct cubelet_flow *f)
+{
+	void *data, *end, *l4;
+	struct ethhdr *eth;
+	struct iphdr *ip;
+	int translated = f->flags & CUBELET_FLOW_TRANSLATED;
+	int has_l4 = translated && h->fragment != CUBELET_LATER;
+
+	if (has_l4 && cubelet_rewrite_l4(skb, h, f))
+		return -1;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (data + ETH_HLEN + sizeof(*ip) > end)
+		return -1;
+	eth = data;
+	ip = data + ETH_HLEN;
+	__builtin_memcpy(eth->h_dest, f->leaves.dst_mac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, f->leaves.src_mac, ETH_ALEN);
+	ip->check = ~cubelet_csum_fold((__u16)~ip->check + (__u32)f->l3_delta);
+	if (f->flags & CUBELET_FLOW_ROUTED)
+		ip->ttl--;
+	if (!translated)
+		return 0;
+	ip->saddr = f->to.src.w[0];
+	ip->daddr = f->to.dst.w[0];
+	l4 = data + (h->l4 & CUBELET_L4_MASK);
+	if (has_l4 && l4 + 8 <= end)
+		cubelet_rewrite_ports(l4, f);
+	return 0;
+}

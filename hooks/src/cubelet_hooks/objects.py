@@ -1,0 +1,286 @@
+"""What cubes know of the cluster: Kubernetes objects, reduced to what a network needs.
+
+All are frozen values with flattened metadata. ``kind`` and ``key`` identify an object: the key is
+``namespace/name``, or ``name`` alone for Node, Namespace and LocalNode. Two objects are equal when
+nothing that a cube could plan from differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from typing import ClassVar, Literal
+
+import msgspec
+
+from cubelet_hooks import records, selectors
+
+Address = records.Address
+LabelSelector = selectors.LabelSelector
+Requirement = selectors.Requirement
+Network = IPv4Network | IPv6Network
+Protocol = Literal["TCP", "UDP", "SCTP"]
+ServiceType = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]
+TrafficPolicy = Literal["Cluster", "Local"]
+
+
+class Named(msgspec.Struct, frozen=True):
+    """An object that belongs to no namespace."""
+
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The name."""
+        return self.name
+
+
+class Namespaced(msgspec.Struct, frozen=True):
+    """An object within a namespace."""
+
+    namespace: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Node(Named, frozen=True):
+    """A node; its InternalIP addresses come before its ExternalIP ones."""
+
+    kind: ClassVar[str] = "Node"
+
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    addresses: tuple[Address, ...] = ()
+    pod_cidrs: tuple[Network, ...] = ()
+
+
+class Namespace(Named, frozen=True):
+    """A namespace; the label ``kubernetes.io/metadata.name`` is always there."""
+
+    kind: ClassVar[str] = "Namespace"
+
+    labels: Mapping[str, str] = {}
+
+
+class ContainerPort(msgspec.Struct, frozen=True):
+    """A port that a container declares. ``host_port`` 0: none; ``host_ip`` None: any."""
+
+    port: int
+    protocol: Protocol = "TCP"
+    name: str = ""
+    host_port: int = 0
+    host_ip: Address | None = None
+
+
+class Pod(Namespaced, frozen=True):
+    """A pod. ``ready`` is its Ready condition, also while ``terminating``.
+
+    ``ips`` are the node's when ``host_network``. ``ports`` are those of all containers that run
+    as long as the pod does, in their order.
+    """
+
+    kind: ClassVar[str] = "Pod"
+
+    uid: str = ""
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    node_name: str = ""
+    host_network: bool = False
+    ips: tuple[Address, ...] = ()
+    phase: str = "Pending"
+    ready: bool = False
+    terminating: bool = False
+    ports: tuple[ContainerPort, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all containers have ended for good, so that its addresses may be another's."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+class ServicePort(msgspec.Struct, frozen=True):
+    """A port of a Service. ``target_port`` is a number or a container port's name.
+
+    ``node_port`` 0: none.
+    """
+
+    name: str
+    protocol: Protocol
+    port: int
+    target_port: int | str
+    node_port: int = 0
+
+
+class Service(Namespaced, frozen=True):
+    """A Service. ``selector`` None: its EndpointSlices are somebody else's business.
+
+    ``load_balancer_ips`` are the load balancer's addresses of ``ipMode: VIP`` alone;
+    ``affinity_timeout`` is in seconds and counts with ``session_affinity`` ClientIP only.
+    """
+
+    kind: ClassVar[str] = "Service"
+
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    type: ServiceType = "ClusterIP"
+    cluster_ips: tuple[Address, ...] = ()
+    external_ips: tuple[Address, ...] = ()
+    load_balancer_ips: tuple[Address, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    selector: Mapping[str, str] | None = None
+    session_affinity: Literal["None", "ClientIP"] = "None"
+    affinity_timeout: int = 10800
+    internal_traffic_policy: TrafficPolicy = "Cluster"
+    external_traffic_policy: TrafficPolicy = "Cluster"
+    publish_not_ready: bool = False
+    health_check_node_port: int = 0
+
+    @property
+    def headless(self) -> bool:
+        """Whether it has no cluster address: ``clusterIP: None``, or none was assigned."""
+        return self.type != "ExternalName" and not self.cluster_ips
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One backend. ``target`` is the pod's key, empty when it is no pod."""
+
+    addresses: tuple[Address, ...]
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node_name: str = ""
+    target: str = ""
+    zone: str = ""
+
+
+class EndpointPort(msgspec.Struct, frozen=True):
+    """A port that every endpoint of the slice serves; ``name`` is the Service port's."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class EndpointSlice(Namespaced, frozen=True):
+    """A part of a Service's endpoints. ``service`` is the Service's name, empty if none.
+
+    A slice of address type FQDN has no endpoints here, and ports without a number are left out.
+    """
+
+    kind: ClassVar[str] = "EndpointSlice"
+
+    service: str = ""
+    address_type: Literal["IPv4", "IPv6", "FQDN"] = "IPv4"
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+    @property
+    def service_key(self) -> str:
+        """Key of the Service whose endpoints these are; empty if none."""
+        return f"{self.namespace}/{self.service}" if self.service else ""
+
+
+class PolicyPeer(msgspec.Struct, frozen=True):
+    """Who is allowed: either ``cidr`` minus ``excepts``, or pods by selectors.
+
+    With ``namespace_selector`` None the pods are those of the policy's own namespace; with
+    ``pod_selector`` None they are all pods of the selected namespaces.
+    """
+
+    pod_selector: LabelSelector | None = None
+    namespace_selector: LabelSelector | None = None
+    cidr: Network | None = None
+    excepts: tuple[Network, ...] = ()
+
+
+class PolicyPort(msgspec.Struct, frozen=True):
+    """Ports ``port`` to ``end_port``, or one port by number or name, or all (None)."""
+
+    protocol: Protocol = "TCP"
+    port: int | str | None = None
+    end_port: int | None = None
+
+
+class PolicyRule(msgspec.Struct, frozen=True):
+    """Allows ``ports`` of ``peers``; an empty tuple stands for all."""
+
+    peers: tuple[PolicyPeer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+
+class NetworkPolicy(Namespaced, frozen=True):
+    """A NetworkPolicy. A direction that is None is not isolated; an empty one denies all."""
+
+    kind: ClassVar[str] = "NetworkPolicy"
+
+    pod_selector: LabelSelector = LabelSelector()
+    ingress: tuple[PolicyRule, ...] | None = None
+    egress: tuple[PolicyRule, ...] | None = None
+
+
+class Port(Namespaced, frozen=True):
+    """A pod's attachment on this node, made by CNI; namespace and name are the pod's.
+
+    ``ifindex`` and ``host_ifname`` are the host side's; ``ifname`` and ``mac`` the pod side's.
+    MAC addresses are written ``aa:bb:cc:dd:ee:ff``.
+    """
+
+    kind: ClassVar[str] = "Port"
+
+    container_id: str
+    ifname: str
+    netns: str
+    host_ifname: str
+    ifindex: int
+    mac: str
+    host_mac: str
+    addresses: tuple[Address, ...]
+    mtu: int
+    uid: str = ""
+
+
+class LocalNode(Named, frozen=True):
+    """The node this agent runs on, as its devices are.
+
+    ``addresses`` are the node's; ``gateway`` is the first address of ``pod_cidr``, on the host
+    end of the gateway pair, whose other end is the datapath's.
+    """
+
+    kind: ClassVar[str] = "LocalNode"
+
+    addresses: tuple[Address, ...]
+    pod_cidr: Network
+    gateway: Address
+    gateway_mac: str
+    gateway_ifindex: int
+    datapath_ifindex: int
+    overlay_ifindex: int
+    uplink_ifindex: int
+    uplink_mac: str
+    uplink_mtu: int
+    overlay_mtu: int
+    router_mac: str
+
+
+Object = Node | Namespace | Pod | Service | EndpointSlice | NetworkPolicy | Port | LocalNode
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An object added (``old`` None), removed (``new`` None) or replaced."""
+
+    kind: str
+    key: str
+    old: Object | None = None
+    new: Object | None = None
+
+    @classmethod
+    def between(cls, old: Object | None, new: Object | None) -> Change:
+        """The change from ``old`` to ``new``, at least one of which must be an object."""
+        known = new if new is not None else old
+        if known is None:
+            raise ValueError("a change needs an object before or after it")
+        return cls(known.kind, known.key, old, new)

@@ -1,0 +1,31 @@
+"""Why the core drops packets. Append only: a reason's number is its place in this list.
+
+Cubes declare their own (``Cube.reasons``); the composer numbers them in ranges of 64 above
+``FIRST_CUBE_REASON``, one range per kind.
+"""
+
+from __future__ import annotations
+
+from cubelet_hooks.cube import Reason
+
+CORE_REASONS = (
+    Reason("none", "not dropped"),
+    Reason("malformed", "truncated or contradictory headers"),
+    Reason("fragment", "a fragment whose first fragment has not been seen"),
+    Reason("wrong_port", "a known flow's packet that entered by another port"),
+    Reason("spoofed", "the source address is not the pod's own"),
+    Reason("unknown_node", "a tunnelled packet from no known node, or with a foreign source"),
+    Reason("no_path", "no cube forwarded the packet"),
+    Reason("ttl", "time to live expired in transit"),
+    Reason("too_big", "larger than the MTU of where it leaves, and must not be fragmented"),
+    Reason("no_source_port", "every source port that could be used is taken"),
+    Reason("flow_table", "the flow's record could not be written"),
+    Reason("unrelated", "an ICMP error that belongs to no known flow"),
+    Reason("jump", "a tail call failed: the composition is being replaced or is broken"),
+    Reason("rate_limited", "an ICMP error or reset over its rate"),
+    Reason("helper", "a kernel helper refused the packet"),
+    Reason("unsupported", "a protocol that this port class does not carry"),
+    Reason("translated_reply", "a mid-stream packet that would need translation but has no flow"),
+)
+FIRST_CUBE_REASON = 64
+REASONS_PER_CUBE = 64

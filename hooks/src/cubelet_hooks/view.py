@@ -1,0 +1,72 @@
+"""What a cube's planning sees of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from cubelet_hooks.objects import (
+    Address,
+    EndpointSlice,
+    LocalNode,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Pod,
+    Port,
+    Service,
+)
+
+
+class View(Protocol):
+    """The agent's state, read-only. Mappings go from an object's key to the object.
+
+    The lookups cost as much as what they return, never the size of the cluster.
+    """
+
+    @property
+    def local(self) -> LocalNode | None:
+        """This node's own devices and addresses; None until they are set up."""
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """All nodes, this one included."""
+
+    @property
+    def namespaces(self) -> Mapping[str, Namespace]:
+        """All namespaces that were declared; pods may exist in one that was not."""
+
+    @property
+    def pods(self) -> Mapping[str, Pod]:
+        """The pods of all nodes."""
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """All Services, headless and ExternalName ones too."""
+
+    @property
+    def policies(self) -> Mapping[str, NetworkPolicy]:
+        """All NetworkPolicies."""
+
+    @property
+    def slices(self) -> Mapping[str, EndpointSlice]:
+        """All EndpointSlices, also those without a Service."""
+
+    @property
+    def ports(self) -> Mapping[str, Port]:
+        """The pods attached on this node, by the pod's key."""
+
+    def slices_of(self, service_key: str) -> tuple[EndpointSlice, ...]:
+        """The Service's EndpointSlices, ordered by key."""
+
+    def pods_in(self, namespace: str) -> Iterable[Pod]:
+        """The namespace's pods, in no particular order."""
+
+    def policies_in(self, namespace: str) -> Iterable[NetworkPolicy]:
+        """The namespace's NetworkPolicies, in no particular order."""
+
+    def pods_by_ip(self, address: Address) -> tuple[Pod, ...]:
+        """The pods with this address, ordered by key: several on the host network of one node.
+
+        Finished pods are among them, though their address may be another's by now.
+        """
