@@ -1,0 +1,155 @@
+"""Writes planned contents into the maps: in a safe order, in batches, then raises epochs."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from cubelet.bpf.layout import ARRAYS
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.rcu import synchronize
+from cubelet.bpf.syscalls import BpfError
+from cubelet.composer.layout import MapSpec
+from cubelet.planner import Delta
+from cubelet_hooks.flows import epoch_bucket
+from cubelet_hooks.maps import Everything
+from cubelet_hooks.records import Address, Family
+
+log = structlog.get_logger()
+_HEADER = 8
+"""Bytes before the epochs of addresses: the agent's global one and the programs' own."""
+
+
+class Epochs:
+    """The counters that age cached verdicts, written through shared memory."""
+
+    def __init__(self, table: BpfMap) -> None:
+        self._memory = mmap.mmap(table.fd, table.layout.value_size)
+
+    def raise_for(self, concerns: Iterable[Address | Everything]) -> None:
+        """Make every verdict stale that depends on one of these."""
+        found = set(concerns)
+        if any(isinstance(concern, Everything) for concern in found):
+            self._raise(0)
+            return
+        buckets = {epoch_bucket(c) for c in found if not isinstance(c, Everything)}
+        for bucket in buckets:
+            self._raise(_HEADER + 4 * bucket)
+
+    def _raise(self, offset: int) -> None:
+        (value,) = struct.unpack_from("=I", self._memory, offset)
+        struct.pack_into("=I", self._memory, offset, (value + 1) & 0xFFFFFFFF)
+
+    def close(self) -> None:
+        """Unmap."""
+        self._memory.close()
+
+
+@dataclass
+class Outcome:
+    """What an application did: entries written and removed, and the maps that refused any."""
+
+    written: int = 0
+    removed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class Applier:
+    """Makes planned maps hold what is wanted.
+
+    ``specs`` are in the order in which maps are written; removal goes the other way, after
+    every program that could have read what pointed there has finished.
+    """
+
+    def __init__(
+        self, specs: Sequence[MapSpec], maps: Mapping[str, BpfMap], epochs: Epochs, family: Family
+    ) -> None:
+        self._specs = [spec for spec in specs if spec.declared and spec.declared.planned]
+        self._maps = maps
+        self._epochs = epochs
+        self._family = family
+        self._retry: Delta = {}
+
+    def sync(self, contents: Mapping[str, Mapping[bytes, bytes]]) -> Outcome:
+        """Compare with what the maps really hold, and write the difference."""
+        delta: Delta = {}
+        for spec in self._specs:
+            wanted, actual = contents.get(spec.c_name, {}), dict(self._records(spec))
+            changes: dict[bytes, bytes | None] = {
+                key: value for key, value in wanted.items() if actual.get(key) != value
+            }
+            changes |= {key: None for key in actual.keys() - wanted.keys()}
+            delta[spec.c_name] = changes
+        self._retry = {}
+        return self.apply(delta)
+
+    def _records(self, spec: MapSpec) -> Iterable[tuple[bytes, bytes]]:
+        records = self._maps[spec.c_name].items()
+        if spec.layout.type in ARRAYS:
+            return ((key, value) for key, value in records if any(value))
+        return records
+
+    def apply(self, delta: Delta) -> Outcome:
+        """Write a difference, and what earlier ones could not; then raise the epochs it concerns."""
+        merged = {
+            spec.c_name: {**self._retry.get(spec.c_name, {}), **delta.get(spec.c_name, {})}
+            for spec in self._specs
+        }
+        self._retry = {}
+        outcome = Outcome()
+        concerns = self._concerns(merged)
+        for spec in self._specs:
+            self._write(spec, merged[spec.c_name], outcome)
+        if any(None in changes.values() for changes in merged.values()):
+            synchronize()
+        for spec in reversed(self._specs):
+            self._remove(spec, merged[spec.c_name], outcome)
+        self._epochs.raise_for(concerns)
+        return outcome
+
+    def _concerns(self, delta: Delta) -> set[Address | Everything]:
+        found: set[Address | Everything] = set()
+        for spec in self._specs:
+            declared = spec.declared
+            if declared is None or declared.concerns is None:
+                continue
+            for raw, value in delta[spec.c_name].items():
+                key = declared.key.unpack(raw, self._family)
+                for each in (value, self._maps[spec.c_name].lookup(raw)):
+                    if each is not None:
+                        concern = declared.concerns(
+                            key, declared.value.unpack(each, self._family)
+                        )
+                        found |= {concern} - {None}
+        return found
+
+    def _write(
+        self, spec: MapSpec, changes: Mapping[bytes, bytes | None], outcome: Outcome
+    ) -> None:
+        wanted = {key: value for key, value in changes.items() if value is not None}
+        if not wanted:
+            return
+        try:
+            self._maps[spec.c_name].update_batch(wanted.items())
+            outcome.written += len(wanted)
+        except BpfError as error:
+            outcome.failures[spec.c_name] = str(error)
+            log.error("a map refuses entries", map=spec.c_name, error=str(error))
+            self._retry.setdefault(spec.c_name, {}).update(wanted)
+
+    def _remove(
+        self, spec: MapSpec, changes: Mapping[bytes, bytes | None], outcome: Outcome
+    ) -> None:
+        gone = [key for key, value in changes.items() if value is None]
+        if not gone:
+            return
+        table = self._maps[spec.c_name]
+        if spec.layout.type in ARRAYS:
+            table.update_batch((key, bytes(spec.layout.value_size)) for key in gone)
+        else:
+            table.delete_batch(gone)
+        outcome.removed += len(gone)

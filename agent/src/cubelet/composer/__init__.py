@@ -1,0 +1,1 @@
+"""Turns cubes and their settings into programs, and puts those in force."""

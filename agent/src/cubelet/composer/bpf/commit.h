@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Connection tracking, the part after the cubes: turns their verdict into a
+ * flow's two records, an updated flow, an error, or a drop.
+ */
+#pragma once
+
+#include "track.h"
+
+#define CUBELET_PORT_TRIES 16
+
+/* Picks the i-th candidate for the source port: the sender's own first, then spread by hash. */
+CUBELET_INLINE __be16 cubelet_port_candidate(const struct cubelet_pkt *pkt, __u32 hash, __u32 i)
+{
+	__u16 own = bpf_ntohs(pkt->orig.sport), count = pkt->range_count ? pkt->range_count : 1;
+
+	if (!i && own >= pkt->range_first && own - pkt->range_first < count)
+		return pkt->orig.sport;
+	return bpf_htons(pkt->range_first + (hash + i * 7919) % count);
+}
+
+/*
+ * Settles the source port so that the reply's key is free, and leaves that key in
+ * s->key. A key that is taken (a flow to the same backend through another VIP, a
+ * translated source) means another source port. 0, or the reason it cannot be.
+ */
+CUBELET_INLINE __u16 cubelet_settle_port(struct cubelet_scratch *s)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+	__u32 hash = cubelet_tuple_hash(&pkt->orig);
+	struct cubelet_flow *taken;
+
+	if (!(pkt->flags & CUBELET_SRC_RANGE) || !pkt->hdr.ports) {
+		cubelet_tuple_invert(&s->key, &pkt->cur);
+		taken = cubelet_find(&s->key);
+		if (!taken)
+			return 0;
+		cubelet_tuple_invert(&s->quoted.tuple, &pkt->orig);
+		if (cubelet_tuple_equal(&taken->to, &s->quoted.tuple))
+			return 0; /* our own: its other record was evicted */
+		if (!pkt->hdr.ports)
+			return CUBELET_REASON_NO_SOURCE_PORT;
+		pkt->range_first = CUBELET_SNAT_FIRST;
+		pkt->range_count = CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1;
+	}
+	for (__u32 i = 0; i < CUBELET_PORT_TRIES; i++) {
+		pkt->cur.sport = cubelet_port_candidate(pkt, hash, i);
+		cubelet_tuple_invert(&s->key, &pkt->cur);
+		if (!cubelet_find(&s->key))
+			return 0;
+	}
+	return CUBELET_REASON_NO_SOURCE_PORT;
+}
+
+/* Fills s->forward and s->reply from what the cubes described. */
+CUBELET_INLINE void cubelet_build(struct __sk_buff *skb, struct cubelet_scratch *s)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+	struct cubelet_flow *f = &s->forward;
+
+	__builtin_memset(f, 0, sizeof(*f));
+	f->enters = pkt->in;
+	f->leaves = pkt->out;
+	f->to = pkt->cur;
+	f->last_seen = bpf_jiffies64();
+	f->epoch_sum = pkt->epoch_sum;
+	f->epoch_src = pkt->epoch_src;
+	f->epoch_dst = pkt->epoch_dst;
+	f->epoch_backend = pkt->epoch_backend;
+	f->state = CUBELET_FLOW_PENDING;
+	f->timeout = CUBELET_TIMEOUT_PENDING;
+	if (pkt->flags & CUBELET_ROUTED)
+		f->flags = CUBELET_FLOW_ROUTED;
+	cubelet_rewrite_prepare(f, &pkt->orig);
+	cubelet_invert_flow(&s->reply, &pkt->orig, &s->key, f);
+	if (pkt->reply) {
+		s->reply.packets = 1;
+		s->reply.bytes = skb->len;
+	} else {
+		f->packets = 1;
+		f->bytes = skb->len;
+	}
+}
+
+/*
+ * Writes the two records. The reply's first: it reserves the source port, and a
+ * forward record that can be found is then always complete. Of two packets racing
+ * to open one flow the later one gives its reservation back and uses the winner's.
+ */
+CUBELET_INLINE struct cubelet_flow *cubelet_create(struct __sk_buff *skb, struct cubelet_scratch *s)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+	__u16 reason = cubelet_settle_port(s);
+	struct cubelet_flow *winner;
+
+	if (reason) {
+		pkt->reason = reason;
+		return NULL;
+	}
+	cubelet_build(skb, s);
+	if (cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_ANY))
+		goto failed;
+	if (!cubelet_update(cubelet_pending, &pkt->orig, &s->forward, BPF_NOEXIST))
+		return pkt->reply ? &s->reply : &s->forward;
+	winner = cubelet_find(&pkt->orig);
+	if (winner) {
+		if (!cubelet_tuple_equal(&winner->to, &s->forward.to))
+			cubelet_delete(cubelet_pending, &s->key);
+		return pkt->reply ? cubelet_find(&pkt->hdr.tuple) : winner;
+	}
+	cubelet_delete(cubelet_pending, &s->key);
+failed:
+	pkt->reason = CUBELET_REASON_FLOW_TABLE;
+	return NULL;
+}
+
+CUBELET_INLINE void cubelet_adopt(struct cubelet_flow *f, const struct cubelet_pkt *pkt,
+				  const struct cubelet_tuple *key)
+{
+	f->epoch_sum = pkt->epoch_sum;
+	f->epoch_src = pkt->epoch_src;
+	f->epoch_dst = pkt->epoch_dst;
+	f->epoch_backend = pkt->epoch_backend;
+	f->flags &= ~CUBELET_FLOW_ROUTED;
+	if (pkt->flags & CUBELET_ROUTED)
+		f->flags |= CUBELET_FLOW_ROUTED;
+	cubelet_rewrite_prepare(f, key);
+}
+
+/* A known flow may go on: both records take today's path and epochs. */
+CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct cubelet_scratch *s)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+	struct cubelet_flow *f = cubelet_find(&pkt->orig), *reply, *hand;
+
+	if (!f) { /* evicted meanwhile: nothing to go by */
+		pkt->reason = CUBELET_REASON_FLOW_TABLE;
+		return NULL;
+	}
+	f->leaves = pkt->out;
+	cubelet_adopt(f, pkt, &pkt->orig);
+	cubelet_partner_key(s, f);
+	reply = cubelet_find(&s->key);
+	if (reply) {
+		reply->enters = pkt->out;
+		cubelet_adopt(reply, pkt, &s->key);
+	}
+	hand = pkt->reply ? reply : f;
+	if (!hand) {
+		pkt->reason = CUBELET_REASON_FLOW_TABLE;
+		return NULL;
+	}
+	hand->last_seen = bpf_jiffies64();
+	hand->packets++;
+	hand->bytes += skb->len;
+	return hand;
+}
+
+/*
+ * A mid-stream packet that may not open a flow may still belong to one that its peer
+ * opened and that no record is left of: the core says where the peer lives, then the
+ * peer's direction is judged. Only TCP shows that it is mid-stream.
+ */
+CUBELET_INLINE int cubelet_second_reading(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	const struct cubelet_headers *h = &pkt->hdr;
+
+	if (pkt->mode != CUBELET_NEW || h->tuple.protocol != IPPROTO_TCP || h->fragment ||
+	    h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
+		return 0;
+	pkt->mode = CUBELET_FIND_ORIGIN;
+	pkt->first_reason = pkt->reason;
+	pkt->flags = 0;
+	pkt->cur = pkt->orig;
+	cubelet_jump(skb, CUBELET_JUMP_SLOW);
+	return 1;
+}
+
+CUBELET_INLINE void cubelet_judge_as_reply(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	pkt->mode = CUBELET_AS_REPLY;
+	pkt->reply = 1;
+	pkt->flags = 0;
+	pkt->in = pkt->out;
+	pkt->out.remote = 0;
+	cubelet_tuple_invert(&pkt->orig, &pkt->hdr.tuple);
+	pkt->cur = pkt->orig;
+	cubelet_epoch_take(pkt);
+	cubelet_jump(skb, CUBELET_JUMP_SLOW);
+}
+
+/* Did the reading as a reply end where the packet in hand really came from, untranslated? */
+CUBELET_INLINE int cubelet_reading_holds(const struct cubelet_pkt *pkt)
+{
+	return pkt->out.port_class == pkt->entered && !(pkt->flags & CUBELET_SRC_RANGE) &&
+	       (pkt->entered != CUBELET_POD || pkt->out.ifindex == pkt->ifindex) &&
+	       cubelet_tuple_equal(&pkt->orig, &pkt->cur);
+}
+
+/* The path of the packet in hand. 1 if it passes; 0 if pkt now holds the ICMP error to send. */
+CUBELET_INLINE int cubelet_check_path(struct cubelet_pkt *pkt, __u16 mtu)
+{
+	int routed = pkt->flags & CUBELET_ROUTED;
+
+	if (cubelet_passes(&pkt->hdr, mtu, routed))
+		return 1;
+	if (routed && pkt->hdr.ttl <= 1)
+		cubelet_reject(pkt, CUBELET_REASON_TTL, ICMP_TIME_EXCEEDED, ICMP_EXC_TTL, 0);
+	else
+		cubelet_reject(pkt, CUBELET_REASON_TOO_BIG, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
+			       mtu);
+	return 0;
+}
+
+CUBELET_INLINE int cubelet_rejected(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	cubelet_jump(skb, CUBELET_JUMP_ERROR);
+	return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);
+}
+
+/* The frame, as it is now, back out of the device it came from. */
+CUBELET_INLINE int cubelet_send_back(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	cubelet_trace_sent(&pkt->in, 2);
+	if (pkt->entered == CUBELET_OVERLAY) {
+		struct cubelet_hop back = {};
+
+		back.port_class = CUBELET_OVERLAY;
+		back.ifindex = pkt->ifindex;
+		back.remote = cubelet_tunnel_remote(skb);
+		return cubelet_transmit(skb, &back);
+	}
+	return bpf_redirect(pkt->ifindex, 0);
+}
+
+/* The cubes let the packet through, to pkt->out. *flow is then what sends it. */
+CUBELET_INLINE int cubelet_permitted(struct __sk_buff *skb, struct cubelet_scratch *s,
+				     struct cubelet_flow **flow)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+
+	if (pkt->mode == CUBELET_FIND_ORIGIN) {
+		cubelet_judge_as_reply(skb, pkt);
+		return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);
+	}
+	if (pkt->mode == CUBELET_AS_REPLY && !cubelet_reading_holds(pkt))
+		return cubelet_dropped(skb, pkt, pkt->first_reason);
+	if (pkt->mode == CUBELET_REJUDGE) {
+		*flow = cubelet_renew(skb, s);
+	} else {
+		if (!cubelet_check_path(pkt, pkt->reply ? pkt->in.mtu : pkt->out.mtu))
+			return cubelet_rejected(skb, pkt);
+		*flow = cubelet_create(skb, s);
+	}
+	if (!*flow)
+		return cubelet_dropped(skb, pkt, pkt->reason);
+	return TC_ACT_OK;
+}
+
+/* Acts on every verdict but "forward"; the packet's end. */
+CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch *s)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+	struct cubelet_flow *f;
+
+	if (pkt->mode == CUBELET_REJUDGE && pkt->verdict != CUBELET_ANSWER) {
+		f = cubelet_find(&pkt->orig);
+		if (f)
+			cubelet_forget(s, &pkt->orig, f);
+		cubelet_delete(cubelet_flows, &pkt->hdr.tuple);
+		cubelet_delete(cubelet_pending, &pkt->hdr.tuple);
+	}
+	switch (pkt->verdict) {
+	case CUBELET_STACK:
+		return TC_ACT_UNSPEC;
+	case CUBELET_ANSWER:
+		return cubelet_send_back(skb, pkt);
+	case CUBELET_FLOOD:
+		cubelet_jump(skb, CUBELET_JUMP_FLOOD);
+		return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);
+	case CUBELET_RESTART:
+		if (!pkt->reply) {
+			pkt->mode = CUBELET_ARRIVED;
+			cubelet_jump(skb, CUBELET_JUMP_SLOW);
+		}
+		return cubelet_dropped(skb, pkt, pkt->reason);
+	case CUBELET_NEXT:
+		pkt->reason = CUBELET_REASON_NO_PATH;
+		break;
+	}
+	if (cubelet_second_reading(skb, pkt))
+		return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);
+	if (pkt->mode == CUBELET_FIND_ORIGIN || pkt->mode == CUBELET_AS_REPLY)
+		return cubelet_dropped(skb, pkt, pkt->first_reason);
+	if (pkt->verdict == CUBELET_REJECT)
+		return cubelet_rejected(skb, pkt);
+	return cubelet_dropped(skb, pkt, pkt->reason);
+}
+
+/* After the cubes: the end of every packet that was judged. */
+CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch *s,
+				  struct cubelet_flow **flow)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+
+	if (pkt->verdict != CUBELET_FORWARD)
+		return cubelet_refused(skb, s);
+	if (pkt->mode == CUBELET_LINK)
+		return cubelet_transmit(skb, &pkt->out);
+	return cubelet_permitted(skb, s, flow);
+}
+
+/* Sends by a flow, unless the packet in hand expires or does not fit. */
+CUBELET_INLINE int cubelet_send_checked(struct __sk_buff *skb, struct cubelet_scratch *s,
+					const struct cubelet_flow *f)
+{
+	if (!cubelet_check_path(&s->pkt, f->leaves.mtu))
+		return cubelet_rejected(skb, &s->pkt);
+	return cubelet_send(skb, &s->pkt.hdr, f);
+}

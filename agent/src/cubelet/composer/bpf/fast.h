@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The fast path, one program per port class: parse, one lookup, checks,
+ * rewrite, redirect. Whatever it cannot finish goes to the slow program.
+ */
+#pragma once
+
+#include "cubelet/parse.h"
+#include "send.h"
+#include "state.h"
+
+/*
+ * Is a packet from the uplink ours to look at? All else (the host's own traffic,
+ * tunnels' outer packets) passes untouched.
+ */
+CUBELET_INLINE int cubelet_ours(const struct cubelet_headers *h)
+{
+	const struct cubelet_addr node = CUBELET_NODE_ADDRESS, pods = CUBELET_POD_NETWORK;
+	__u16 port = bpf_ntohs(h->tuple.dport);
+
+	if (!h->ip)
+		return 0;
+	if (cubelet_addr_within(&h->tuple.dst, &pods, CUBELET_POD_PREFIX))
+		return 1;
+	if (!cubelet_addr_equal(&h->tuple.dst, &node))
+		return 0;
+	if (h->fragment == CUBELET_LATER || h->icmp_error)
+		return 1;
+	return (port >= CUBELET_SNAT_FIRST && port <= CUBELET_SNAT_LAST) ||
+	       (port >= CUBELET_NODE_PORT_FIRST && port <= CUBELET_NODE_PORT_LAST);
+}
+
+/* Did the packet enter where its flow enters? A pod's by its own port, others by class. */
+CUBELET_INLINE int cubelet_enters(struct __sk_buff *skb, const struct cubelet_flow *f,
+				  const __u8 class)
+{
+	if (f->enters.port_class != class)
+		return 0;
+	if (class == CUBELET_POD)
+		return f->enters.ifindex == skb->ifindex;
+#if CUBELET_CHECK_TUNNEL
+	if (class == CUBELET_OVERLAY) {
+		struct bpf_tunnel_key key = {};
+
+		return !bpf_skb_get_tunnel_key(skb, &key, 8, 0) &&
+		       f->enters.remote == bpf_htonl(key.remote_ipv4);
+	}
+#endif
+	return 1;
+}
+
+CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
+{
+	struct cubelet_headers h;
+	struct cubelet_scratch *s;
+	struct cubelet_flow *f;
+	int parsed = cubelet_parse(skb, &h);
+
+	if (class == CUBELET_UPLINK && (parsed == CUBELET_MALFORMED || !cubelet_ours(&h)))
+		return TC_ACT_UNSPEC;
+	if (parsed == CUBELET_PLAIN) {
+		f = cubelet_lookup(cubelet_flows, &h.tuple);
+		if (f && cubelet_enters(skb, f, class) && cubelet_flow_current(f) &&
+		    (__u32)bpf_jiffies64() - f->last_seen < CUBELET_HZ &&
+		    cubelet_passes(&h, f->leaves.mtu, f->flags & CUBELET_FLOW_ROUTED)) {
+			/* one CPU serves one direction of a flow, so plain additions count it */
+			f->packets++;
+			f->bytes += skb->len;
+			return cubelet_send(skb, &h, f);
+		}
+	}
+	s = cubelet_scratch_get();
+	if (!s)
+		return TC_ACT_SHOT;
+	s->pkt.hdr = h;
+	s->pkt.ifindex = skb->ifindex;
+	s->pkt.entered = class;
+	s->pkt.mode = CUBELET_ARRIVED;
+	s->pkt.stage = 0;
+	if (parsed == CUBELET_MALFORMED)
+		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_MALFORMED);
+	cubelet_jump(skb, CUBELET_JUMP_SLOW);
+	return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_JUMP);
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The end of a packet's way: fit for where it leaves, rewritten, sent. */
+#pragma once
+
+#include "cubelet/rewrite.h"
+#include "state.h"
+
+/* BCC 0.26 declares bpf_redirect_neigh without its third argument. */
+static long (*cubelet_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int length,
+				      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+
+/* Sends the frame as it stands to where a flow leaves. */
+CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_hop *to)
+{
+	cubelet_trace_sent(to, 1);
+	switch (to->port_class) {
+	case CUBELET_POD:
+		return bpf_redirect_peer(to->ifindex, 0);
+	case CUBELET_HOST:
+		return bpf_redirect(to->ifindex, BPF_F_INGRESS);
+	case CUBELET_OVERLAY: {
+		struct bpf_tunnel_key key = {};
+
+		key.tunnel_id = CUBELET_TUNNEL_ID;
+		key.remote_ipv4 = bpf_ntohl(to->remote);
+		key.tunnel_ttl = 64;
+		if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
+			return TC_ACT_SHOT;
+		return bpf_redirect(to->ifindex, 0);
+	}
+	default: {
+		struct bpf_redir_neigh next = {};
+
+		if (!to->remote)
+			return cubelet_redirect_neigh(to->ifindex, NULL, 0, 0);
+		next.nh_family = 2; /* AF_INET */
+		next.ipv4_nh = to->remote;
+		return cubelet_redirect_neigh(to->ifindex, &next, sizeof(next), 0);
+	}
+	}
+}
+
+/* Would a packet expire here, or not fit? Then it is for the slow side to say so. */
+CUBELET_INLINE int cubelet_passes(const struct cubelet_headers *h, __u16 mtu, int routed)
+{
+	return (!routed || h->ttl > 1) && (h->size <= mtu || h->may_fragment);
+}
+
+CUBELET_INLINE int cubelet_send(struct __sk_buff *skb, const struct cubelet_headers *h,
+				const struct cubelet_flow *f)
+{
+	if (cubelet_rewrite(skb, h, f))
+		return TC_ACT_SHOT;
+	return cubelet_transmit(skb, &f->leaves);
+}

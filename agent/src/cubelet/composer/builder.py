@@ -1,0 +1,108 @@
+"""The compiling process: BCC in, bytecode out. Run as ``python -m cubelet.composer.builder``.
+
+It reads one job as JSON from standard input and writes one result as JSON to standard output,
+and ends, so that LLVM's memory and crashes stay here. Programs are verified and tried on packets
+against scratch maps; what it returns refers to maps by their number in the job.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import struct
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cubelet.bpf.constants import MapFlags, MapType
+from cubelet.bpf.layout import ARRAYS, MapLayout
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.programs import BpfProgram, load, relocate
+from cubelet.composer.headers import ensure_tree
+
+_SCRATCH_ENTRIES = 256
+_TC_VERDICTS = frozenset({-1, 0, 2, 7})
+"""Unspec, ok, shot, redirect: all that our programs may answer."""
+
+
+def main() -> None:
+    """Compile the job on standard input."""
+    job = json.load(sys.stdin)
+    json.dump(build(job), sys.stdout)
+
+
+def build(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Compile, verify and try one job. Raises whatever BCC or the kernel raises."""
+    maps = [_scratch_map(spec) for spec in job["maps"]]
+    numbers = {scratch.fd: number for number, scratch in enumerate(maps)}
+    programs = _compile(job, maps)
+    code = {name: relocate(insns, numbers) for name, insns in programs.items()}
+    _try(job, maps, code)
+    return {name: base64.b64encode(insns).decode() for name, insns in code.items()}
+
+
+def _scratch_map(spec: Mapping[str, Any]) -> BpfMap:
+    kind = MapType(spec["type"])
+    entries = spec["entries"]
+    if kind not in ARRAYS and kind not in (MapType.PROG_ARRAY, MapType.RINGBUF):
+        entries = min(entries, _SCRATCH_ENTRIES)
+    if kind is MapType.RINGBUF:
+        entries = 4096
+    layout = MapLayout(kind, spec["key"], spec["value"], entries, MapFlags(spec["flags"]))
+    return BpfMap.create(spec["name"][:15], layout)
+
+
+def _compile(job: Mapping[str, Any], maps: Sequence[BpfMap]) -> dict[str, bytes]:
+    os.environ["BCC_KERNEL_SOURCE"] = str(ensure_tree(Path(job["cache"])))
+    from bcc import BPF
+
+    with tempfile.TemporaryDirectory(prefix="cubelet-") as folder:
+        header = Path(folder) / "cubelet" / "generated.h"
+        header.parent.mkdir()
+        header.write_text(job["generated"])
+        flags = [f"-DCUBELET_FAMILY={job['family']}", f"-I{folder}"]
+        flags += [f"-I{path}" for path in job["include"]]
+        flags += [f"-DCUBELET_FD_{n}={scratch.fd}" for n, scratch in enumerate(maps)]
+        module = BPF(text=job["text"], cflags=flags)
+    for name in job["programs"]:
+        module.load_func(name, BPF.SCHED_CLS)
+    return {name: module.dump_func(name) for name in job["programs"]}
+
+
+def _try(job: Mapping[str, Any], maps: Sequence[BpfMap], code: Mapping[str, bytes]) -> None:
+    """Run every entry on packets: empty tables, so nothing is sent and nothing is kept."""
+    fds = {number: scratch.fd for number, scratch in enumerate(maps)}
+    programs = {name: load(insns, name[:15], relocations=fds) for name, insns in code.items()}
+    jumps = maps[job["jumps_map"]]
+    for name, slot in job["jumps"].items():
+        jumps.update(struct.pack("=I", slot), struct.pack("=I", programs[name].fd))
+    for name, program in programs.items():
+        if name not in job["jumps"]:
+            _try_entry(name, program)
+
+
+def _try_entry(name: str, program: BpfProgram) -> None:
+    for packet in _trial_packets():
+        verdict = struct.unpack("=i", struct.pack("=I", program.test_run(packet).retval))[0]
+        if verdict not in _TC_VERDICTS:
+            raise RuntimeError(f"{name} answered {verdict} to a trial packet of {len(packet)} bytes")
+
+
+def _trial_packets() -> list[bytes]:
+    ethernet = bytes.fromhex("020000000001" "020000000002")
+    ip = bytes.fromhex("45000028000040004006" "0000" "0a000001" "0a000002")
+    tcp = bytes.fromhex("1f90c35000000001000000005002ffff00000000")
+    arp = bytes.fromhex("0001080006040001" "020000000002" "0a000001" "000000000000" "0a000002")
+    return [
+        ethernet + b"\x08\x00" + ip + tcp,
+        ethernet + b"\x08\x06" + arp,
+        ethernet + b"\x08\x00" + ip,
+        ethernet + b"\x86\xdd" + bytes(40),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The agent's side of compiling: starts the builder, keeps its bytecode, explains its errors."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cubelet.composer.core import JUMPS
+from cubelet.composer.layout import MapSpec
+from cubelet.composer.source import Source
+
+TIMEOUT = 120.0
+_CLANG = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.M)
+_VERIFIER = re.compile(r"^; .*@ (?P<file>[^\s:]+):(?P<line>\d+)$", re.M)
+
+
+class CompileError(Exception):
+    """A composition that clang or the verifier refuses.
+
+    ``cube`` is the kind at fault ('' when it is the core's own code), ``file`` and ``line`` where
+    in its source, ``log`` all that was said.
+    """
+
+    def __init__(self, cube: str, file: str, line: int, message: str, log: str) -> None:
+        self.cube, self.file, self.line, self.message, self.log = cube, file, line, message, log
+        place = f"{file}:{line}: " if file else ""
+        super().__init__(f"cube {cube}: {place}{message}" if cube else f"{place}{message}")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Bytecode whose map references are positions in ``specs``; ``identity`` names its content."""
+
+    identity: str
+    code: Mapping[str, bytes]
+    specs: tuple[MapSpec, ...]
+    jumps: Mapping[str, int]
+
+
+def compile_source(source: Source, cache: Path, kinds: Mapping[str, str]) -> Compiled:
+    """The source's bytecode, from the cache if it was compiled before.
+
+    ``kinds`` maps a C file's name to the kind of cube it belongs to. Raises CompileError.
+    """
+    identity = source_identity(source)
+    stored = cache / f"{identity}.json"
+    if not stored.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        _store(stored, _run_builder(source, cache, kinds))
+    encoded = json.loads(stored.read_text())
+    code = {name: base64.b64decode(text) for name, text in encoded.items()}
+    return Compiled(identity, code, source.specs, source.jumps)
+
+
+def source_identity(source: Source) -> str:
+    """A hash of all that the bytecode depends on: sources, headers, settings and kernel."""
+    digest = hashlib.sha256(platform.release().encode())
+    for folder in source.include_folders:
+        for header in sorted(folder.rglob("*.h")):
+            digest.update(header.read_bytes())
+    for part in (source.text, source.generated, *source.programs, str(source.family)):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _store(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def _job(source: Source, cache: Path) -> dict[str, Any]:
+    specs = source.specs
+    return {
+        "text": source.text,
+        "generated": source.generated,
+        "include": [str(folder) for folder in source.include_folders],
+        "programs": list(source.programs),
+        "jumps": dict(source.jumps),
+        "jumps_map": next(n for n, spec in enumerate(specs) if spec.name == JUMPS),
+        "family": source.family,
+        "cache": str(cache),
+        "maps": [
+            {
+                "name": spec.c_name,
+                "type": int(spec.layout.type),
+                "key": spec.layout.key_size,
+                "value": spec.layout.value_size,
+                "entries": spec.layout.max_entries,
+                "flags": int(spec.layout.flags),
+            }
+            for spec in specs
+        ],
+    }
+
+
+def _run_builder(source: Source, cache: Path, kinds: Mapping[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "cubelet.composer.builder"],
+            input=json.dumps(_job(source, cache)),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CompileError("", "", 0, f"the compiler took over {TIMEOUT:.0f} s", "") from error
+    if done.returncode != 0:
+        raise explain(done.stderr, done.returncode, kinds)
+    return done.stdout
+
+
+def explain(log: str, status: int, kinds: Mapping[str, str]) -> CompileError:
+    """What the builder's output says went wrong, and in whose source."""
+    clang = _CLANG.search(log)
+    if clang:
+        return _at(clang, clang["text"], log, kinds)
+    places = list(_VERIFIER.finditer(log))
+    if places:
+        return _at(places[-1], f"refused by the verifier: {_verdict(log)}", log, kinds)
+    last = log.strip().splitlines()[-1] if log.strip() else "no output"
+    what = f"the compiler ended by signal {-status}" if status < 0 else last
+    return CompileError("", "", 0, what, log)
+
+
+def _at(match: re.Match[str], text: str, log: str, kinds: Mapping[str, str]) -> CompileError:
+    name = Path(match["file"]).name
+    return CompileError(kinds.get(name, ""), name, int(match["line"]), text, log)
+
+
+def _verdict(log: str) -> str:
+    """The verifier's last words: the line before its statistics."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    end = next((i for i, line in enumerate(lines) if line.startswith("processed ")), len(lines))
+    return lines[end - 1] if end else ""

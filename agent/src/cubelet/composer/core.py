@@ -1,0 +1,176 @@
+"""The core's own maps and their plan: flows, epochs, drops and what the programs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cubelet_hooks import flows
+from cubelet_hooks.cube import Cube, Entry, Settings, Unit
+from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
+from cubelet_hooks.maps import EVERYTHING, Map, MapType
+from cubelet_hooks.objects import Change, Node, Port
+from cubelet_hooks.reasons import FIRST_CUBE_REASON, REASONS_PER_CUBE
+from cubelet_hooks.records import U8, U32, Record
+from cubelet_hooks.view import View
+
+MAX_CUBES = 32
+PORT_CLASS_COUNT = 4
+
+
+class Bucket(Record):
+    """A rate limit's second: when it began (jiffies) and how much of it is used."""
+
+    since: U32
+    used: U32
+
+
+class Trace(Record):
+    """Where a packet went, written by programs that are composed with tracing.
+
+    ``sent`` says that it left by ``hop`` (1) or went back unchanged in direction (2); otherwise
+    ``reason`` says why not, and ``stage`` which cube spoke last.
+    """
+
+    hop: flows.Hop
+    reason: U32
+    stage: U8
+    sent: U8
+    verdict: U8
+
+
+class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sizes and limits of the core. The defaults fit a node of 110 pods.
+
+    ``flows`` counts records, two a connection; memory is about 250 bytes a record. Timeouts are
+    in seconds of idleness; ``timeout_tcp`` is longer than keep-alives' usual two hours.
+    """
+
+    flows: int = 262_144
+    pending_flows: int = 65_536
+    flows_per_pod: int = 32_768
+    fragments: int = 8_192
+    ports: int = 1_024
+    nodes: int = 8_192
+    errors_per_second: int = 100
+    event_bytes: int = 262_144
+    timeout_pending: int = 30
+    timeout_closing: int = 10
+    timeout_tcp: int = 8_000
+    timeout_udp: int = 180
+    timeout_icmp: int = 30
+    timeout_other: int = 600
+    tunnel_id: int = 1
+    snat_first_port: int = 12_000
+    snat_last_port: int = 29_999
+    node_port_first: int = 30_000
+    node_port_last: int = 32_767
+    hairpin_address: str = "169.254.1.2"
+
+
+CORE_RECORDS: tuple[type[Record], ...] = (
+    flows.Tuple,
+    flows.Hop,
+    flows.Flow,
+    flows.FragmentKey,
+    flows.FragmentPorts,
+    flows.PortKey,
+    flows.PortInfo,
+    flows.NodeKey,
+    flows.NodeInfo,
+    flows.Counter,
+    flows.Count,
+    flows.Index,
+    Bucket,
+    Trace,
+)
+"""In the order in which their C structs refer to each other."""
+
+CORE_MAPS: tuple[Map, ...] = (
+    Map("flows", MapType.HASH, flows.Tuple, flows.Flow, "flows", planned=False),
+    Map("pending", MapType.LRU_HASH, flows.Tuple, flows.Flow, "pending_flows", planned=False),
+    Map("fragments", MapType.LRU_HASH, FragmentKey, FragmentPorts, "fragments", planned=False),
+    Map("flow_counts", MapType.HASH, flows.PortKey, Count, "ports", planned=False),
+    Map(
+        "ports",
+        MapType.HASH,
+        flows.PortKey,
+        flows.PortInfo,
+        "ports",
+        concerns=lambda key, value: value.address,
+    ),
+    Map(
+        "nodes",
+        MapType.HASH,
+        flows.NodeKey,
+        flows.NodeInfo,
+        "nodes",
+        concerns=lambda key, value: EVERYTHING,
+    ),
+    Map(
+        "drops",
+        MapType.PERCPU_ARRAY,
+        Index,
+        Counter,
+        (FIRST_CUBE_REASON + REASONS_PER_CUBE * MAX_CUBES) * PORT_CLASS_COUNT,
+        planned=False,
+    ),
+    Map("error_rate", MapType.PERCPU_ARRAY, Index, Bucket, 1, planned=False),
+    Map("events", MapType.RINGBUF, Index, Index, "event_bytes", planned=False),
+)
+
+
+class Core(Cube):
+    """The core as planner and applier see it: which port may send what, and who tunnels."""
+
+    kind = "cubelet"
+    settings_type = CoreSettings
+    maps: ClassVar[tuple[Map, ...]] = CORE_MAPS
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        """A port and a node are a unit each."""
+        if change.kind == Port.kind:
+            return (("port", change.key),)
+        if change.kind == Node.kind:
+            return (("node", change.key),)
+        return ()
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """A port's own address; the podCIDR that each address of another node may carry."""
+        kind, key = unit
+        if kind == "port" and key in view.ports:
+            port = view.ports[key]
+            for address in port.addresses:
+                if address.version == self.family:
+                    info = flows.PortInfo(address=address, mac=port.mac)
+                    yield Entry("ports", flows.PortKey(ifindex=port.ifindex), info)
+        if kind == "node" and key in view.nodes and (view.local is None or view.local.name != key):
+            yield from self._tunnels(view.nodes[key])
+
+    def _tunnels(self, node: Node) -> Iterable[Entry]:
+        for network in node.pod_cidrs:
+            if network.version != self.family:
+                continue
+            info = flows.NodeInfo(network=network.network_address, prefix=network.prefixlen)
+            for address in node.addresses:
+                if address.version == 4:  # the tunnel runs over IPv4
+                    yield Entry("nodes", flows.NodeKey(address=int(address)), info)
+
+
+@dataclass(frozen=True)
+class ValueMap:
+    """An array of one value that programs address directly, without a lookup."""
+
+    name: str
+    size: int
+
+
+EPOCHS = ValueMap("epochs", 8 + 4 * EPOCH_BUCKETS)
+MONITOR = ValueMap("monitor", 8)
+TRACE = ValueMap("trace", Trace.layout().size)
+VALUE_MAPS = (EPOCHS, MONITOR, TRACE)
+SCRATCH = "scratch_map"
+SCRATCH_BYTES = 2048
+JUMPS = "jumps"
+"""The table of tail calls; each composition has its own."""

@@ -1,0 +1,86 @@
+"""Which maps a composition has: C names, kernel layouts, and the hash of what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cubelet.bpf.constants import MapFlags
+from cubelet.bpf.constants import MapType as KernelType
+from cubelet.bpf.layout import MapLayout
+from cubelet.composer.core import JUMPS, SCRATCH, SCRATCH_BYTES, VALUE_MAPS, Core
+from cubelet_hooks.cube import Cube
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.records import Family
+
+JUMP_SLOTS = 256
+_KERNEL_TYPES = {
+    MapType.HASH: KernelType.HASH,
+    MapType.ARRAY: KernelType.ARRAY,
+    MapType.LPM_TRIE: KernelType.LPM_TRIE,
+    MapType.LRU_HASH: KernelType.LRU_HASH,
+    MapType.PERCPU_HASH: KernelType.PERCPU_HASH,
+    MapType.PERCPU_ARRAY: KernelType.PERCPU_ARRAY,
+    MapType.RINGBUF: KernelType.RINGBUF,
+}
+_ON_DEMAND = frozenset({MapType.HASH, MapType.LPM_TRIE})
+"""Types whose memory is taken entry by entry, so that generous sizes cost nothing."""
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """One map of a composition.
+
+    ``owner`` is the instance (``cubelet`` for the core's own), ``declared`` what it declared, if
+    it did. ``identity`` hashes everything about the records but their number.
+    """
+
+    owner: str
+    name: str
+    layout: MapLayout
+    identity: str
+    declared: Map | None = None
+    direct: bool = False
+    per_composition: bool = False
+
+    @property
+    def c_name(self) -> str:
+        """The identifier in C, also the pin's name."""
+        return f"{self.owner}_{self.name}"
+
+
+def map_specs(core: Core, cubes: Iterable[Cube]) -> list[MapSpec]:
+    """Every map that these cubes and the core use."""
+    specs = list(_plain_maps())
+    for cube in (core, *cubes):
+        specs += [
+            _declared(cube.instance, declared, cube.size_of(declared), cube.family)
+            for declared in cube.maps
+        ]
+    return specs
+
+
+def _plain_maps() -> Iterator[MapSpec]:
+    for value in VALUE_MAPS:
+        layout = MapLayout(KernelType.ARRAY, 4, value.size, 1, MapFlags.MMAPABLE)
+        yield MapSpec("cubelet", value.name, layout, _hash(str(layout)), direct=True)
+    scratch = MapLayout(KernelType.PERCPU_ARRAY, 4, SCRATCH_BYTES, 1)
+    yield MapSpec("cubelet", SCRATCH, scratch, _hash(str(scratch)), per_composition=True)
+    jumps = MapLayout(KernelType.PROG_ARRAY, 4, 4, JUMP_SLOTS)
+    yield MapSpec("cubelet", JUMPS, jumps, _hash(str(jumps)), per_composition=True)
+
+
+def _declared(owner: str, declared: Map, size: int, family: Family) -> MapSpec:
+    flags = MapFlags.NO_PREALLOC if declared.type in _ON_DEMAND else MapFlags.NONE
+    key, value = declared.key.layout(family), declared.value.layout(family)
+    ring = declared.type is MapType.RINGBUF
+    layout = MapLayout(
+        _KERNEL_TYPES[declared.type], 0 if ring else key.size, 0 if ring else value.size, size, flags
+    )
+    text = "\n".join([declared.type.value, str(flags), *key.c_members(), "", *value.c_members()])
+    return MapSpec(owner, declared.name, layout, _hash(text), declared)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

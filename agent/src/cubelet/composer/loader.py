@@ -1,0 +1,52 @@
+"""Loads compiled programs with their real maps and joins them by the jump table."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cubelet.bpf.fs import ensure_bpffs
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.programs import BpfProgram, load
+from cubelet.composer.compiler import Compiled
+from cubelet.composer.core import JUMPS
+from cubelet_hooks.cube import PORT_CLASSES
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A loaded composition: one entry program per port class, and all others by name."""
+
+    identity: str
+    entries: Mapping[str, BpfProgram]
+    others: Mapping[str, BpfProgram]
+    jumps: BpfMap
+
+    def close(self) -> None:
+        """Close descriptors; what is attached or pinned stays."""
+        for program in (*self.entries.values(), *self.others.values()):
+            program.close()
+        self.jumps.close()
+
+    def pin(self, folder: Path) -> Path:
+        """Pin the entries and the jump table: the kernel empties a table that nobody holds."""
+        place = ensure_bpffs(folder / self.identity)
+        for name, program in self.entries.items():
+            program.pin(place / name, replace=True)
+        self.jumps.pin(place / JUMPS, replace=True)
+        return place
+
+
+def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
+    """Load everything. Raises VerifierError; nothing is attached or pinned yet."""
+    fds = {number: maps[spec.c_name].fd for number, spec in enumerate(compiled.specs)}
+    loaded = {
+        name: load(insns, name[:15], relocations=fds) for name, insns in compiled.code.items()
+    }
+    jumps = maps[f"cubelet_{JUMPS}"]
+    for name, slot in compiled.jumps.items():
+        jumps.update(struct.pack("=I", slot), struct.pack("=I", loaded[name].fd))
+    entries = {name: loaded.pop(f"cubelet_{name}") for name in PORT_CLASSES}
+    return Programs(compiled.identity, entries, loaded, jumps)

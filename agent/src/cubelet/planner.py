@@ -1,0 +1,117 @@
+"""Keeps what all cubes want in their maps, unit by unit. Pure: no map is touched here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import structlog
+
+from cubelet_hooks.cube import Cube, Unit
+from cubelet_hooks.objects import Change
+from cubelet_hooks.view import View
+
+log = structlog.get_logger()
+
+Delta = dict[str, dict[bytes, bytes | None]]
+"""Per map (C name) the keys whose wanted value changed; None: no longer wanted."""
+
+Owned = tuple[str, Unit]
+"""An instance's unit."""
+
+
+class Planner:
+    """Merges the plans of all units into the wanted contents of the planned maps.
+
+    Two units may want the same key: the one that sorts first wins, whichever came first.
+    """
+
+    def __init__(self, cubes: Sequence[Cube]) -> None:
+        self.cubes = {cube.instance: cube for cube in cubes}
+        self.failures: dict[Owned, str] = {}
+        self._wanted: dict[str, dict[bytes, dict[Owned, bytes]]] = defaultdict(dict)
+        self._keys: dict[Owned, set[tuple[str, bytes]]] = {}
+
+    def units(self, changes: Iterable[Change], view: View) -> set[Owned]:
+        """Every unit that these changes may have altered."""
+        return {
+            (cube.instance, unit)
+            for change in changes
+            for cube in self.cubes.values()
+            for unit in self._units(cube, change, view)
+        }
+
+    def _units(self, cube: Cube, change: Change, view: View) -> Iterable[Unit]:
+        try:
+            return tuple(cube.units(change, view))
+        except Exception as error:  # a cube's bug must not stop the others
+            self._failed((cube.instance, ("units", change.kind, change.key)), error)
+            return ()
+
+    def replan(self, units: Iterable[Owned], view: View) -> Delta:
+        """Plan the units again; what changed in the wanted contents.
+
+        A unit whose plan raises keeps what it wanted before; ``failures`` says why.
+        """
+        delta: Delta = defaultdict(dict)
+        for owned in sorted(units):
+            try:
+                entries = self._plan(owned, view)
+            except Exception as error:  # a cube's bug must not stop the others
+                self._failed(owned, error)
+                continue
+            self.failures.pop(owned, None)
+            self._replace(owned, entries, delta)
+        return dict(delta)
+
+    def contents(self) -> Mapping[str, Mapping[bytes, bytes]]:
+        """The wanted contents of every planned map, empty ones too."""
+        return {
+            f"{cube.instance}_{declared.name}": {
+                key: self._winner(owners)
+                for key, owners in self._wanted[f"{cube.instance}_{declared.name}"].items()
+            }
+            for cube in self.cubes.values()
+            for declared in cube.maps
+            if declared.planned
+        }
+
+    def _failed(self, owned: Owned, error: Exception) -> None:
+        if self.failures.get(owned) != repr(error):
+            log.error("a plan failed", cube=owned[0], unit=owned[1], error=repr(error))
+        self.failures[owned] = repr(error)
+
+    def _plan(self, owned: Owned, view: View) -> dict[tuple[str, bytes], bytes]:
+        cube = self.cubes[owned[0]]
+        return {
+            (f"{cube.instance}_{entry.map}", entry.key.pack(cube.family)): entry.value.pack(
+                cube.family
+            )
+            for entry in cube.plan(owned[1], view)
+        }
+
+    def _replace(
+        self, owned: Owned, entries: Mapping[tuple[str, bytes], bytes], delta: Delta
+    ) -> None:
+        for name, key in self._keys.get(owned, set()) - entries.keys():
+            owners = self._wanted[name][key]
+            del owners[owned]
+            if owners:
+                delta.setdefault(name, {})[key] = self._winner(owners)
+            else:
+                del self._wanted[name][key]
+                delta.setdefault(name, {})[key] = None
+        for (name, key), value in entries.items():
+            owners = self._wanted[name].setdefault(key, {})
+            before = self._winner(owners) if owners else None
+            owners[owned] = value
+            if self._winner(owners) != before:
+                delta.setdefault(name, {})[key] = self._winner(owners)
+        if entries:
+            self._keys[owned] = set(entries)
+        else:
+            self._keys.pop(owned, None)
+
+    @staticmethod
+    def _winner(owners: Mapping[Owned, bytes]) -> bytes:
+        return owners[min(owners)] if len(owners) > 1 else next(iter(owners.values()))
