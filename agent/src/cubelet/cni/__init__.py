@@ -1,0 +1,1 @@
+"""The CNI plugin, its side in the agent, and address management."""

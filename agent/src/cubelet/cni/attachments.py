@@ -1,0 +1,145 @@
+"""What the agent has attached, on disk: one file per attachment, so that a restart knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from cubelet.cni import errors, files
+from cubelet.cni.call import Call
+from cubelet.cni.errors import CniError
+from cubelet.cni.ipam import Key
+from cubelet.net import pods
+from cubelet.net.pods import PodLink
+from cubelet_hooks.objects import Address, LocalNode, Port
+
+log = structlog.get_logger(__name__)
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """A pod's interface that was added and not deleted. `ifindex` is the host side's."""
+
+    network: str
+    container_id: str
+    namespace: str
+    name: str
+    uid: str
+    ifindex: int
+    link: PodLink
+
+    @classmethod
+    def of(cls, call: Call, link: PodLink, ifindex: int) -> Attachment:
+        """What an ADD has made. Without a pod's name the container's id stands for it."""
+        return cls(
+            network=call.config.name,
+            container_id=call.container_id,
+            namespace=call.args.namespace,
+            name=call.args.name or call.container_id,
+            uid=call.args.uid,
+            ifindex=ifindex,
+            link=link,
+        )
+
+    @property
+    def key(self) -> Key:
+        """Container id and interface name."""
+        return (self.container_id, self.link.ifname)
+
+    @property
+    def port(self) -> Port:
+        """The attachment as cubes see it."""
+        link = self.link
+        return Port(
+            namespace=self.namespace,
+            name=self.name,
+            container_id=self.container_id,
+            ifname=link.ifname,
+            netns=link.netns,
+            host_ifname=link.host_ifname,
+            ifindex=self.ifindex,
+            mac=link.mac,
+            host_mac=link.host_mac,
+            addresses=(ip_address(link.address),),
+            mtu=link.mtu,
+            uid=self.uid,
+        )
+
+
+def plan_link(call: Call, local: LocalNode, address: Address) -> PodLink:
+    """The veth pair that an ADD is to make."""
+    return PodLink(
+        netns=call.netns,
+        ifname=call.ifname,
+        mac=pods.mac("pod", *call.key),
+        host_ifname=pods.host_ifname(*call.key),
+        host_mac=pods.mac("host", *call.key),
+        address=str(address),
+        prefix_length=local.pod_cidr.prefixlen,
+        gateway=str(local.gateway),
+        mtu=local.uplink_mtu,
+        route_mtu=local.overlay_mtu,
+    )
+
+
+class AttachmentStore:
+    """The attachments in `directory`, each in a file named for its host-side interface.
+
+    Reads the directory once; only one process may use it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._unreadable: set[str] = set()
+        self._attachments: dict[Key, Attachment] = {}
+        for path in sorted(directory.glob("*.json")):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            attachment = msgspec.json.decode(path.read_bytes(), type=Attachment)
+        except (OSError, msgspec.DecodeError) as error:
+            log.error(
+                "cannot read an attachment: it is left alone", path=str(path), error=str(error)
+            )
+            self._unreadable.add(path.stem)
+        else:
+            self._attachments[attachment.key] = attachment
+
+    def __iter__(self) -> Iterator[Attachment]:
+        return iter(tuple(self._attachments.values()))
+
+    def get(self, key: Key) -> Attachment | None:
+        """The attachment of a container's interface."""
+        return self._attachments.get(key)
+
+    @property
+    def host_ifnames(self) -> set[str]:
+        """The host-side interfaces of all attachments, those that could not be read included."""
+        return self._unreadable | {a.link.host_ifname for a in self._attachments.values()}
+
+    def save(self, attachment: Attachment) -> None:
+        """Record, durably. Raises CniError, code 5."""
+        path = self._path(attachment.key)
+        try:
+            files.write_atomic(path, msgspec.json.encode(attachment))
+        except OSError as error:
+            raise CniError(errors.IO_FAILURE, f"cannot write {path}", str(error)) from error
+        self._unreadable.discard(path.stem)
+        self._attachments[attachment.key] = attachment
+
+    def forget(self, key: Key) -> None:
+        """Remove the record of an attachment; none is fine. Raises CniError, code 5."""
+        path = self._path(key)
+        try:
+            files.remove(path)
+        except OSError as error:
+            raise CniError(errors.IO_FAILURE, f"cannot remove {path}", str(error)) from error
+        self._unreadable.discard(path.stem)
+        self._attachments.pop(key, None)
+
+    def _path(self, key: Key) -> Path:
+        return self._directory / f"{pods.host_ifname(*key)}.json"

@@ -1,0 +1,291 @@
+"""The agent's side of CNI: attaches pods and detaches them (CNI specification 1.1)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+import structlog
+
+from cubelet.cni import errors
+from cubelet.cni.attachments import Attachment, AttachmentStore, plan_link
+from cubelet.cni.call import Call, decode
+from cubelet.cni.errors import CniError
+from cubelet.cni.ipam import Ipam, Key
+from cubelet.cni.locks import KeyedLocks
+from cubelet.cni.protocols import CniSettings, Wiring
+from cubelet.cni.result import add_result
+from cubelet.net import NetError
+from cubelet.net.netns import NetnsGone
+from cubelet.net.pods import host_ifname
+from cubelet_hooks.objects import Address, LocalNode, Pod, Port
+
+log = structlog.get_logger(__name__)
+
+IP_ANNOTATION = "cubelet.io/ip"
+
+
+class CniService:
+    """Handles CNI calls; one at a time for a container, those of different containers at once.
+
+    `local` gives the node once it is set up. `attached` returns when the datapath serves the port,
+    `detached` when it no longer does; both may be called again for the same port, and `attached`
+    is cancelled when it takes too long. Two ports may have one key for a while: a pod's new
+    container can come before its old one goes. `find_pod` gives a pod by key, and may wait for one
+    that is not known yet.
+    """
+
+    def __init__(
+        self,
+        settings: CniSettings,
+        ipam: Ipam,
+        wiring: Wiring,
+        local: Callable[[], LocalNode | None],
+        attached: Callable[[Port], Awaitable[None]],
+        detached: Callable[[Port], Awaitable[None]],
+        find_pod: Callable[[str], Awaitable[Pod | None]],
+    ) -> None:
+        self._attach_timeout = settings.attach_timeout
+        self._ipam = ipam
+        self._wiring = wiring
+        self._local = local
+        self._attached = attached
+        self._detached = detached
+        self._find_pod = find_pod
+        self._store = AttachmentStore(settings.state_dir / "attachments")
+        self._locks = KeyedLocks()
+        self._running: set[asyncio.Task[dict[str, Any]]] = set()
+
+    def load(self) -> list[Port]:
+        """The ports that earlier runs attached; to be called once, before the first call.
+
+        Forgets attachments whose device is gone (the node was started anew) and clears what an ADD
+        that never ended left behind. Raises CniError or NetError.
+
+        Not from a running event loop: through `asyncio.to_thread`.
+        """
+        wired = dict(self._wiring.list_wired())
+        for attachment in self._store:
+            found = wired.get(attachment.link.host_ifname)
+            if found is None or found.index != attachment.ifindex:
+                log.info("attachment is gone", port=attachment.port.key)
+                self._clear(attachment.key)
+                wired.pop(attachment.link.host_ifname, None)
+        known = self._store.host_ifnames
+        # ADD records before it sets the device up. One that is up was a pod's all the same, and
+        # its record lost: it stays until the runtime says DEL or GC.
+        unknown_up = {name for name, link in wired.items() if link.up and name not in known}
+        for name in unknown_up:
+            log.warning("device of an unknown pod is left alone", device=name)
+        for name in wired.keys() - unknown_up - known:
+            self._wiring.unwire(name)
+        for key in self._leased():
+            if host_ifname(*key) not in known | unknown_up:
+                self._ipam.release(key)
+        return [attachment.port for attachment in self._store]
+
+    async def handle(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Serve one call; the result to print, empty for all but ADD. Raises CniError.
+
+        A call goes on when its caller goes away: whatever follows waits for it.
+        """
+        operation = asyncio.create_task(self._run(decode(params)))
+        self._running.add(operation)
+        operation.add_done_callback(self._ended)
+        return await asyncio.shield(operation)
+
+    async def close(self) -> None:
+        """Wait for the calls under way."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _ended(self, operation: asyncio.Task[dict[str, Any]]) -> None:
+        self._running.discard(operation)
+        if not operation.cancelled():
+            operation.exception()  # else asyncio complains when the caller has gone away
+
+    async def _run(self, call: Call) -> dict[str, Any]:
+        try:
+            match call.command:
+                case "STATUS":
+                    return self._status()
+                case "GC":
+                    return await self._collect(call)
+            async with self._locks.hold(call.container_id):
+                match call.command:
+                    case "ADD":
+                        return await self._add(call)
+                    case "DEL":
+                        return await self._delete(call)
+                    case "CHECK":
+                        return await self._check(call)
+        except CniError:
+            raise
+        except NetnsGone as error:
+            raise CniError(errors.INVALID_ENVIRONMENT, f"CNI_NETNS: {error}") from error
+        except NetError as error:
+            raise CniError(errors.WIRING_FAILED, str(error)) from error
+        except Exception as error:
+            log.exception("CNI call failed", command=call.command, container=call.container_id)
+            raise CniError(errors.INTERNAL, f"{call.command} failed", repr(error)) from error
+
+    async def _add(self, call: Call) -> dict[str, Any]:
+        local = self._local()
+        if local is None:
+            raise CniError(errors.TRY_AGAIN_LATER, "the agent has not set up this node yet")
+        attachment = self._store.get(call.key)
+        if attachment is not None and await self._is_intact(attachment, call):
+            await self._program(attachment.port)
+        else:
+            if attachment is not None:
+                await self._remove(call.key)
+            attachment = await self._attach(call, local)
+        return add_result(attachment, call.config.version, call.config.dns)
+
+    async def _is_intact(self, attachment: Attachment, call: Call) -> bool:
+        if attachment.link.netns != call.netns:
+            return False
+        try:
+            await asyncio.to_thread(self._wiring.check, attachment.link, attachment.ifindex)
+        except NetError as error:
+            log.warning("wiring a pod anew", port=attachment.port.key, why=str(error))
+            return False
+        return True
+
+    async def _attach(self, call: Call, local: LocalNode) -> Attachment:
+        requested = await self._requested_address(call)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(
+                _undo, partial(asyncio.to_thread, self._ipam.release, call.key)
+            )
+            address = await asyncio.to_thread(
+                self._ipam.allocate, local.pod_cidr, call.key, requested
+            )
+            link = plan_link(call, local, address)
+            ifindex = await asyncio.to_thread(self._wiring.wire, link)
+            undo.push_async_callback(
+                _undo, partial(asyncio.to_thread, self._wiring.unwire, link.host_ifname)
+            )
+            attachment = Attachment.of(call, link, ifindex)
+            undo.push_async_callback(_undo, partial(self._detached, attachment.port))
+            await self._program(attachment.port)
+            undo.push_async_callback(
+                _undo, partial(asyncio.to_thread, self._store.forget, call.key)
+            )
+            await asyncio.to_thread(self._store.save, attachment)
+            # Last, so that no packet of the pod is seen before its policies apply.
+            await asyncio.to_thread(self._wiring.bring_up, link.host_ifname)
+            undo.pop_all()
+        return attachment
+
+    async def _requested_address(self, call: Call) -> Address | None:
+        if not call.args.name:
+            return None
+        pod = await self._find_pod(f"{call.args.namespace}/{call.args.name}")
+        text = pod.annotations.get(IP_ANNOTATION) if pod is not None else None
+        if text is None:
+            return None
+        try:
+            return ip_address(text)
+        except ValueError:
+            raise CniError(
+                errors.ADDRESS_UNAVAILABLE, f"annotation {IP_ANNOTATION}: {text!r} is no address"
+            ) from None
+
+    async def _program(self, port: Port) -> None:
+        try:
+            async with asyncio.timeout(self._attach_timeout):
+                await self._attached(port)
+        except TimeoutError:
+            raise CniError(
+                errors.TRY_AGAIN_LATER,
+                f"the datapath did not take in {port.key} within {self._attach_timeout:g} s",
+            ) from None
+        except Exception as error:
+            raise CniError(
+                errors.NOT_PROGRAMMED, f"the datapath did not take in {port.key}", str(error)
+            ) from error
+
+    async def _delete(self, call: Call) -> dict[str, Any]:
+        await self._remove(call.key)
+        return {}
+
+    async def _remove(self, key: Key) -> None:
+        """Detach what is there of it; the record goes last, so that a failure can be repeated."""
+        attachment = self._store.get(key)
+        if attachment is not None:
+            await self._detached(attachment.port)
+        await asyncio.to_thread(self._clear, key)
+
+    def _clear(self, key: Key) -> None:
+        self._wiring.unwire(host_ifname(*key))
+        self._ipam.release(key)
+        self._store.forget(key)
+
+    async def _check(self, call: Call) -> dict[str, Any]:
+        attachment = self._store.get(call.key)
+        if attachment is None:
+            raise CniError(errors.CHECK_FAILED, "this container is not attached")
+        address = f"{attachment.link.address}/{attachment.link.prefix_length}"
+        prev = call.config.prev_result
+        if prev is not None and address not in {ip.address for ip in prev.ips}:
+            raise CniError(errors.CHECK_FAILED, f"prevResult lacks the pod's address {address}")
+        try:
+            await asyncio.to_thread(self._wiring.check, attachment.link, attachment.ifindex)
+        except NetError as error:
+            raise CniError(errors.CHECK_FAILED, str(error)) from error
+        return {}
+
+    def _status(self) -> dict[str, Any]:
+        if self._local() is None:
+            raise CniError(errors.NOT_AVAILABLE, "the agent has not set up this node yet")
+        return {}
+
+    async def _collect(self, call: Call) -> dict[str, Any]:
+        if call.config.valid is None:
+            raise CniError(errors.INVALID_CONFIG, "GC needs cni.dev/valid-attachments")
+        keep = {(valid.container_id, valid.ifname) for valid in call.config.valid}
+        failed: list[str] = []
+        for key in self._stale(call.config.name, keep):
+            try:
+                async with self._locks.hold(key[0]):
+                    await self._remove(key)
+            except Exception as error:
+                failed.append(f"{key[0]} {key[1]}: {error}")
+        await asyncio.to_thread(self._unwire_unknown, keep)
+        if failed:
+            raise CniError(
+                errors.WIRING_FAILED, "some attachments could not be removed", "; ".join(failed)
+            )
+        return {}
+
+    def _stale(self, network: str, keep: set[Key]) -> list[Key]:
+        """The network's attachments that are not in `keep`, and addresses without an attachment.
+
+        What a call is at work on is left to that call.
+        """
+        recorded = self._store.host_ifnames
+        leased = [k for k in self._leased() if host_ifname(*k) not in recorded]
+        found = [a.key for a in self._store if a.network == network] + leased
+        return [key for key in found if key not in keep and not self._locks.busy(key[0])]
+
+    def _unwire_unknown(self, keep: set[Key]) -> None:
+        # Devices first: an ADD holds its address before it makes the device.
+        wired = self._wiring.list_wired()
+        held = {host_ifname(*key) for key in (*self._leased(), *keep)}
+        for name in wired.keys() - held - set(self._store.host_ifnames):
+            self._wiring.unwire(name)
+
+    def _leased(self) -> list[Key]:
+        return [lease.key for lease in self._ipam.leases]
+
+
+async def _undo(step: Callable[[], Awaitable[object]]) -> None:
+    """Run one step back; those that remain matter more than its error, which is logged."""
+    try:
+        await step()
+    except Exception:
+        log.exception("cannot roll back a failed ADD")

@@ -1,0 +1,7 @@
+"""What the agent sets up in the kernel besides eBPF: devices, addresses, routes, sysctls."""
+
+from __future__ import annotations
+
+
+class NetError(Exception):
+    """The settings or the kernel do not allow a step; the text names the step and the remedy."""

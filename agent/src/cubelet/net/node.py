@@ -1,0 +1,217 @@
+"""A node's own devices, addresses and sysctls: what every port class but the pods' stands on.
+
+Everything here runs in the node's network namespace, can run again at any time, and then changes
+only what differs. `teardown` undoes it by the marks that the devices and routes carry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, ip_interface
+from socket import AF_INET, AF_UNSPEC
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cubelet.net import NetError, devices, routes, rtnl, sysctl
+from cubelet.net.devices import Wanted
+from cubelet.net.rtnl import Link
+from cubelet.net.uplink import Uplink, find_uplink
+from cubelet_hooks.objects import Address, LocalNode, Network
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+_DATAPATH_SUFFIX = "-dp"
+_NAME_MAX = 15  # IFNAMSIZ less its terminator
+_NUD_PERMANENT = 0x80
+_ADDR_GEN_NONE = "1"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What the node is to look like; a mistake in it is a NetError at construction.
+
+    `addresses` are the Node object's, InternalIP first. `snat_ports` is first and last port,
+    both included. `uplink` None means to detect it.
+    """
+
+    node_name: str
+    pod_cidr: Network
+    snat_ports: tuple[int, int]
+    addresses: tuple[Address, ...] = ()
+    gateway: str = "cubelet0"
+    overlay: str = "cubelet-vxlan"
+    uplink: str | None = None
+    vxlan_port: int = 4789  # RFC 7348, section 5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pod_cidr, IPv4Network) or self.pod_cidr.prefixlen > 30:
+            raise NetError(f"the podCIDR {self.pod_cidr} is no IPv4 network with room for pods")
+        first, last = self.snat_ports
+        if not 0 < first <= last <= 0xFFFF:
+            raise NetError(f"{first}-{last} is no range of ports")
+        if not 0 < self.vxlan_port <= 0xFFFF:
+            raise NetError(f"{self.vxlan_port} is no UDP port for VXLAN")
+        if len({*self.device_names, self.uplink}) != len(self.device_names) + 1:
+            raise NetError("gateway, overlay and uplink need names of their own")
+        for name in self.device_names:
+            if not 0 < len(name) <= _NAME_MAX or "/" in name or any(map(str.isspace, name)):
+                raise NetError(f"{name!r} is no device name (at most {_NAME_MAX} characters)")
+
+    @property
+    def datapath(self) -> str:
+        """The name of the gateway's other end."""
+        return self.gateway + _DATAPATH_SUFFIX
+
+    @property
+    def device_names(self) -> tuple[str, str, str]:
+        """The names of our own devices."""
+        return self.gateway, self.datapath, self.overlay
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Our devices, as they were found or made."""
+
+    gateway: Link
+    datapath: Link
+    overlay: Link
+
+
+def gateway_of(pod_cidr: Network) -> Address:
+    """The host's address among the pods: the first after the network's own."""
+    return pod_cidr[1]
+
+
+def mac_of(node_name: str, role: str) -> str:
+    """A locally administered unicast MAC that is the same after every restart."""
+    octets = bytearray(hashlib.sha256(f"{node_name}/{role}".encode()).digest()[:6])
+    octets[0] = octets[0] & 0xFC | 0x02
+    return octets.hex(":")
+
+
+def ensure(settings: NodeSettings) -> LocalNode:
+    """Bring the namespace to what the settings say and describe it.
+
+    A changed podCIDR takes the routes with the old source address away: follow with
+    `sync_routes`. A replaced device has a new ifindex: programs are to be attached again.
+    Blocks; raises NetError, after which another call goes on from where this one stopped.
+    """
+    with rtnl.session() as ipr:
+        found = rtnl.links(ipr)
+        ours = devices.owned(found)
+        others = {name: link for name, link in found.items() if name not in ours}
+        uplink = find_uplink(ipr, others, settings.uplink, settings.addresses)
+        if uplink.name in settings.device_names:
+            raise NetError(f"{uplink.name} is the uplink: choose another name for our device")
+        own = _make_devices(ipr, settings, uplink, ours)
+        _write_sysctls(own, uplink.name)
+        _bring_up(ipr, own, settings)
+        return _local_node(settings, uplink, own)
+
+
+def teardown() -> None:
+    """Remove our devices, routes and port reservations, whatever the settings were.
+
+    Forwarding stays on: whether somebody else has come to need it cannot be known.
+    Blocks; raises NetError.
+    """
+    with rtnl.session() as ipr:
+        routes.remove_routes(ipr)
+        ours = devices.owned(rtnl.links(ipr))
+        sysctl.reserve_ports(sysctl.reserved_ports() - devices.noted_ports(ours))
+        for link in ours.values():
+            devices.delete(ipr, link)
+
+
+def _make_devices(
+    ipr: IPRoute, settings: NodeSettings, uplink: Uplink, ours: Mapping[str, Link]
+) -> _Own:
+    """Make our devices, and away with those of `ours` that have names of earlier settings.
+
+    An earlier gateway holds the note of the reserved ports until the new one has it; an earlier
+    overlay holds the UDP port until it is gone.
+    """
+
+    def wanted(name: str, role: str, mtu: int) -> Wanted:
+        return Wanted(name, mac_of(settings.node_name, role), mtu)
+
+    gateway, datapath = devices.ensure_pair(
+        ipr,
+        wanted(settings.gateway, "gateway", uplink.mtu),
+        wanted(settings.datapath, "datapath", uplink.mtu),
+    )
+    first, last = settings.snat_ports
+    ports = frozenset(range(first, last + 1))
+    devices.reserve_ports(ipr, gateway, devices.noted_ports(ours), ports)
+    for link in ours.values():
+        if link.name not in settings.device_names:
+            devices.delete(ipr, link)
+    overlay = devices.ensure_overlay(
+        ipr, wanted(settings.overlay, "overlay", uplink.overlay_mtu), settings.vxlan_port
+    )
+    return _Own(gateway, datapath, overlay)
+
+
+def _write_sysctls(own: _Own, uplink: str) -> None:
+    gateway, datapath, overlay = own.gateway.name, own.datapath.name, own.overlay.name
+    # Turning this on sets every device's forwarding, so it comes before the single ones.
+    sysctl.write("ipv4/ip_forward", "1")
+    # bpf_fib_lookup answers only for packets from devices that forward.
+    for device in (gateway, datapath, overlay, uplink):
+        sysctl.write(f"ipv4/conf/{device}/forwarding", "1")
+    # What enters by the gateway has sources routed elsewhere: clients, and the node itself.
+    sysctl.write(f"ipv4/conf/{gateway}/rp_filter", "0")
+    sysctl.write(f"ipv4/conf/{gateway}/accept_local", "1")
+    # The kernel applies the stricter of this one and the device's.
+    if sysctl.read("ipv4/conf/all/rp_filter") == "1":
+        log.warning(
+            "net.ipv4.conf.all.rp_filter=1 overrides the gateway's: "
+            "outside clients of hostNetwork pods may be dropped; set it to 0 or 2",
+            gateway=gateway,
+        )
+    # On the datapath's own ends the host's stack has nothing to say.
+    for device in (datapath, overlay):
+        if sysctl.exists(key := f"ipv6/conf/{device}/addr_gen_mode"):
+            sysctl.write(key, _ADDR_GEN_NONE)
+
+
+def _bring_up(ipr: IPRoute, own: _Own, settings: NodeSettings) -> None:
+    for link in (own.gateway, own.datapath, own.overlay):
+        devices.bring_up(ipr, link)
+    address = ip_interface(gateway_of(settings.pod_cidr))
+    devices.ensure_addresses(ipr, own.gateway, {address}, AF_INET)
+    for link in (own.datapath, own.overlay):
+        devices.ensure_addresses(ipr, link, set(), AF_UNSPEC)
+    # A changed MAC of the gateway's flushes its neighbours, so this one comes last.
+    with rtnl.attempt(f"set the neighbour {routes.NEXT_HOP} on {own.gateway.name}"):
+        ipr.neigh(
+            "replace",
+            dst=str(routes.NEXT_HOP),
+            lladdr=mac_of(settings.node_name, "router"),
+            ifindex=own.gateway.index,
+            state=_NUD_PERMANENT,
+        )
+
+
+def _local_node(settings: NodeSettings, uplink: Uplink, own: _Own) -> LocalNode:
+    return LocalNode(
+        name=settings.node_name,
+        addresses=tuple(dict.fromkeys((*settings.addresses, *uplink.addresses))),
+        pod_cidr=settings.pod_cidr,
+        gateway=gateway_of(settings.pod_cidr),
+        gateway_mac=mac_of(settings.node_name, "gateway"),
+        gateway_ifindex=own.gateway.index,
+        datapath_ifindex=own.datapath.index,
+        overlay_ifindex=own.overlay.index,
+        uplink_ifindex=uplink.index,
+        uplink_mac=uplink.mac,
+        uplink_mtu=uplink.mtu,
+        overlay_mtu=uplink.overlay_mtu,
+        router_mac=mac_of(settings.node_name, "router"),
+    )

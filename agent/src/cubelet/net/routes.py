@@ -1,0 +1,177 @@
+"""The host's routes into the datapath.
+
+What host processes send to pods, Services and external VIPs enters through the gateway. These
+routes share a next hop that exists only as a permanent neighbour entry, and a protocol number of
+their own, by which the next run tells them from everybody else's.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from socket import AF_INET, if_indextoname
+from typing import TYPE_CHECKING, Any
+
+from cubelet.net import NetError, rtnl
+from cubelet_hooks.objects import LocalNode, Network
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+NEXT_HOP = IPv4Address("169.254.1.1")
+PROTOCOL = 203  # unassigned in rtnetlink.h and in iproute2's rt_protos
+
+_MAIN_TABLE = 254
+_RTN_UNICAST = 1
+_RTNH_F_ONLINK = 4
+_GONE = (errno.ESRCH, errno.ENODEV)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A wanted network that has no route of ours, and why."""
+
+    network: Network
+    reason: str
+
+
+@dataclass(frozen=True)
+class RouteReport:
+    """What one synchronisation changed; `refused` holds for as long as its cause does."""
+
+    installed: tuple[Network, ...] = ()
+    removed: tuple[Network, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+
+def sync_routes(wanted: Iterable[Network], local: LocalNode) -> RouteReport:
+    """Make our routes in the main table exactly those to `wanted`, through the gateway.
+
+    A network that anybody else routes, with whatever metric, is refused: the same prefix through
+    the gateway could cut the node off. Raises NetError when routes cannot be listed or removed.
+    """
+    with rtnl.session() as ipr:
+        return _Sync(ipr, local).run(wanted)
+
+
+def remove_routes(ipr: IPRoute) -> None:
+    """Remove every route of ours. Raises NetError."""
+    for route in _main_table(ipr):
+        if route["proto"] == PROTOCOL:
+            _remove(ipr, route)
+
+
+class _Sync:
+    """One run: the diff of the wanted networks against the main table."""
+
+    def __init__(self, ipr: IPRoute, local: LocalNode) -> None:
+        self._ipr = ipr
+        self._nexthop = {
+            "oif": local.gateway_ifindex,
+            "gateway": str(NEXT_HOP),
+            "prefsrc": str(local.gateway),
+        }
+        routes = _main_table(ipr)
+        self._ours = [route for route in routes if route["proto"] == PROTOCOL]
+        self._right = {_network(route) for route in self._ours if self._is_right(route)}
+        self._foreign = {_network(route): route for route in routes if route["proto"] != PROTOCOL}
+
+    def run(self, wanted: Iterable[Network]) -> RouteReport:
+        installed, refused = [], []
+        held: set[Network] = set()
+        for network in dict.fromkeys(wanted):
+            reason = self._objection(network)
+            if reason is None and network not in self._right:
+                reason = self._install(network)
+                if reason is None:
+                    installed.append(network)
+            if reason is None:
+                held.add(network)
+            else:
+                refused.append(Refused(network, reason))
+        return RouteReport(tuple(installed), self._prune(held), tuple(refused))
+
+    def _is_right(self, route: Any) -> bool:
+        return (
+            route["type"] == _RTN_UNICAST
+            and _is_plain(route)
+            and all(route.get(name) == value for name, value in self._nexthop.items())
+        )
+
+    def _objection(self, network: Network) -> str | None:
+        if not isinstance(network, IPv4Network):
+            return "only IPv4 networks are routed through the gateway"
+        route = self._foreign.get(network)
+        return None if route is None else f"another route to it exists: {_describe(route)}"
+
+    def _install(self, network: Network) -> str | None:
+        """Add the route, or put it in the place of a wrong one of ours; the reason if it fails."""
+        try:
+            with rtnl.attempt(f"route {network} through the gateway"):
+                self._ipr.route(
+                    "replace",
+                    dst=str(network),
+                    table=_MAIN_TABLE,
+                    proto=PROTOCOL,
+                    flags=_RTNH_F_ONLINK,
+                    **self._nexthop,
+                )
+        except NetError as error:
+            return str(error)
+        return None
+
+    def _prune(self, held: set[Network]) -> tuple[Network, ...]:
+        """Remove our routes that no wanted one replaced; the networks that lost theirs."""
+        removed: dict[Network, None] = {}
+        for route in self._ours:
+            network = _network(route)
+            if network in held and _is_plain(route):
+                continue
+            _remove(self._ipr, route)
+            if network not in held:
+                removed[network] = None
+        return tuple(removed)
+
+
+def _main_table(ipr: IPRoute) -> list[Any]:
+    with rtnl.attempt("list the routes"):
+        return list(ipr.get_routes(family=AF_INET, table=_MAIN_TABLE))
+
+
+def _network(route: Any) -> IPv4Network:
+    return IPv4Network((route.get("dst") or "0.0.0.0", route["dst_len"]))
+
+
+def _is_plain(route: Any) -> bool:
+    """Without TOS and metric: with the prefix, the key by which the kernel replaces a route."""
+    return not route["tos"] and not route.get("priority")
+
+
+def _describe(route: Any) -> str:
+    """The route in the words of ip-route(8)."""
+    words = [f"proto {route['proto']}"]
+    if gateway := route.get("gateway"):
+        words.append(f"via {gateway}")
+    if index := route.get("oif"):
+        # The device may be gone by now, and its routes with it.
+        with suppress(OSError):
+            words.append(f"dev {if_indextoname(index)}")
+    if metric := route.get("priority"):
+        words.append(f"metric {metric}")
+    return " ".join(words)
+
+
+def _remove(ipr: IPRoute, route: Any) -> None:
+    network = _network(route)
+    with rtnl.attempt(f"remove the route to {network}", ignore=_GONE):
+        ipr.route(
+            "del",
+            dst=str(network),
+            table=_MAIN_TABLE,
+            proto=PROTOCOL,
+            tos=route["tos"],
+            priority=route.get("priority") or 0,
+        )

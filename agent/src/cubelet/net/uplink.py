@@ -1,0 +1,85 @@
+"""Which device is the node's uplink, and what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from socket import AF_INET
+from typing import TYPE_CHECKING
+
+from cubelet.net import NetError, rtnl
+from cubelet.net.rtnl import Link
+from cubelet_hooks.objects import Address
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+VXLAN_OVERHEAD = 50  # outer IPv4 20, UDP 8, VXLAN 8 and the inner Ethernet header 14
+
+_MAIN_TABLE = 254
+_RTN_UNICAST = 1
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """The node's NIC; `addresses` are those of global scope, in the kernel's order."""
+
+    name: str
+    index: int
+    mac: str
+    mtu: int
+    addresses: tuple[Address, ...]
+
+    @property
+    def overlay_mtu(self) -> int:
+        """What a packet may have to fit through the uplink once it is encapsulated."""
+        return self.mtu - VXLAN_OVERHEAD
+
+
+def find_uplink(
+    ipr: IPRoute, candidates: Mapping[str, Link], name: str | None, addresses: tuple[Address, ...]
+) -> Uplink:
+    """The named device, or else the default route's, or else the one with a node address.
+
+    `candidates` are the namespace's devices without the agent's own. Raises NetError when there
+    is none, or when it is no Ethernet device or has no address.
+    """
+    link = candidates.get(name) if name else _detect(ipr, candidates, addresses)
+    if link is None:
+        raise NetError(
+            f"there is no device {name} to be the uplink"
+            if name
+            else "no uplink found: no default route, and no device has a node address; "
+            "name one in the settings"
+        )
+    if not link.ethernet:
+        raise NetError(f"the uplink {link.name} is no Ethernet device; name another")
+    found = tuple(a.ip for a in rtnl.addresses(ipr, link.index, global_only=True))
+    if not found:
+        raise NetError(f"the uplink {link.name} has no address yet")
+    return Uplink(link.name, link.index, link.mac, link.mtu, found)
+
+
+def _detect(
+    ipr: IPRoute, candidates: Mapping[str, Link], addresses: tuple[Address, ...]
+) -> Link | None:
+    by_index = {link.index: link for link in candidates.values()}
+    for index in _default_devices(ipr):
+        if index in by_index:
+            return by_index[index]
+    for link in candidates.values():
+        if any(a.ip in addresses for a in rtnl.addresses(ipr, link.index)):
+            return link
+    return None
+
+
+def _default_devices(ipr: IPRoute) -> Iterator[int]:
+    """Devices of the default routes, the most preferred first."""
+    routes = [
+        route
+        for route in ipr.get_routes(family=AF_INET, table=_MAIN_TABLE)
+        if route["dst_len"] == 0 and route["type"] == _RTN_UNICAST
+    ]
+    for route in sorted(routes, key=lambda route: route.get("priority") or 0):
+        for hop in route.get("multipath") or (route,):
+            yield hop["oif"] if "oif" in hop else hop.get("oif")
