@@ -1,0 +1,108 @@
+"""The nodes' agents: starting them, waiting until they are ready, and until they have caught up."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import yaml
+
+from cubelet.client import AgentUnreachableError, call
+from cubelet.lab import processes
+from cubelet.lab.errors import LabError
+from cubelet.lab.layout import LabNode, LabSpec, Layout
+
+START_LIMIT: Final = 90.0  # seconds for all agents together, compilation included
+SYNC_LIMIT: Final = 60.0  # seconds until an agent has put a change in force
+_POLL: Final = 0.05
+
+
+def process(node: LabNode) -> str:
+    """The name under which a node's agent is recorded, and logs."""
+    return f"agent.{node.name}"
+
+
+def settings(layout: Layout, spec: LabSpec, node: LabNode) -> dict[str, Any]:
+    """The settings of a node's agent: what the lab needs, then what its user set."""
+    own: dict[str, Any] = {
+        "node_name": node.name,
+        "manifests": str(layout.manifests),
+        "socket": str(layout.socket(node.name)),
+        "state_dir": str(layout.node(node.name) / "state"),
+        "bpffs": str(layout.bpffs_of(node.name)),
+    }
+    return merge(own, spec.settings)
+
+
+def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `extra`, mappings inside them merged likewise."""
+    merged = dict(base)
+    for key, value in extra.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def start(layout: Layout, spec: LabSpec) -> None:
+    """Start the agents of all nodes at once; they may not be ready yet."""
+    for node in spec.nodes:
+        config = layout.node(node.name) / "agent.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(yaml.safe_dump(settings(layout, spec, node), sort_keys=False))
+        processes.spawn(
+            layout,
+            process(node),
+            layout.node_netns(node.name),
+            [sys.executable, "-m", "cubelet", "agent", "--config", str(config)],
+        )
+
+
+def wait_ready(layout: Layout, spec: LabSpec, tell: Callable[[str], None]) -> None:
+    """Wait until all agents are ready, telling of each; raises LabError with the log of one that
+    ended or took too long."""
+    began = time.monotonic()
+    waiting = list(spec.nodes)
+    while waiting:
+        for node in tuple(waiting):
+            elapsed = time.monotonic() - began
+            if _ready(layout, node):
+                waiting.remove(node)
+                tell(f"{node.name}: agent ready after {elapsed:.1f} s")
+            elif not processes.alive(layout, process(node)):
+                raise LabError(f"{node.name}: the agent ended", _log(layout, node))
+            elif elapsed > START_LIMIT:
+                message = f"{node.name}: the agent is not ready after {elapsed:.0f} s"
+                raise LabError(message, _log(layout, node))
+        time.sleep(_POLL if waiting else 0)
+
+
+def sync(layout: Layout, spec: LabSpec) -> None:
+    """Return once every agent has what is in the manifests folder now in force.
+
+    Raises LabError with the agent's log if one is gone, AgentError with what it says.
+    """
+
+    def one(node: LabNode) -> None:
+        try:
+            call(str(layout.socket(node.name)), "sync", {}, SYNC_LIMIT)
+        except AgentUnreachableError as error:
+            message = f"{node.name}: {error.message}: {error.details}"
+            raise LabError(message, _log(layout, node)) from error
+
+    with ThreadPoolExecutor(len(spec.nodes)) as pool:
+        list(pool.map(one, spec.nodes))
+
+
+def _ready(layout: Layout, node: LabNode) -> bool:
+    try:
+        return bool(call(str(layout.socket(node.name)), "status", {}, 5)["ready"])
+    except AgentUnreachableError:
+        return False
+
+
+def _log(layout: Layout, node: LabNode) -> str:
+    return processes.tail(layout.log(process(node)))

@@ -1,0 +1,259 @@
+"""The commands `cubelet lab ...`: a cluster in network namespaces of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+import yaml
+
+from cubelet.client import AgentError
+from cubelet.lab import cluster, netns, views
+from cubelet.lab.errors import LabError
+from cubelet.lab.kubelet import Kubelet
+from cubelet.lab.layout import LabSpec, Layout, plan_nodes
+from cubelet.lab.objects import Objects, Outcome
+from cubelet.lab.store import Key, Manifest, Store, key_of, kind_named, read_documents
+
+app = typer.Typer(
+    name="lab",
+    help="A cluster in network namespaces of this machine, with real agents and real packets.",
+    no_args_is_help=True,
+)
+
+
+class Format(StrEnum):
+    """How a command prints what it finds."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class Composition(StrEnum):
+    """How cubes are joined into programs."""
+
+    FUSED = "fused"
+    TAILCALL = "tailcall"
+
+
+Name = Annotated[
+    str, typer.Option("--name", envvar="CUBELET_LAB", help="Which lab: letters and digits.")
+]
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print it.")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The objects' namespace.")]
+File = Annotated[
+    Path,
+    typer.Option("--filename", "-f", help="A file of manifests, a folder of them, or - for stdin."),
+]
+Mode = Annotated[Composition, typer.Option(help="How cubes are joined into programs.")]
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 2,
+    name: Name = "lab",
+    pod_cidr: Annotated[
+        list[str] | None,
+        typer.Option(help="One range to be split among the nodes, or one for each (repeat it)."),
+    ] = None,
+    composition: Mode = Composition.FUSED,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the agents: KEY=VALUE, dots go deeper."),
+    ] = None,
+) -> None:
+    """Build a cluster and wait until its agents are ready."""
+    with _told():
+        settings = parse_settings([f"composition={composition.value}", *(set_ or [])])
+        spec = LabSpec(name, plan_nodes(nodes, tuple(pod_cidr or ())), settings)
+        cluster.up(Layout(name), spec, _tell)
+
+
+@app.command()
+def down(name: Name = "lab") -> None:
+    """Remove a cluster and all that belongs to it, whatever state it is in."""
+    with _told():
+        there = cluster.down(Layout(name))
+        _tell(f"lab {name} is gone" if there else f"there is no lab {name}")
+
+
+@app.command()
+def apply(filename: File, name: Name = "lab") -> None:
+    """Create or change objects; returns when they are in force."""
+    with _told(), _objects(name) as objects:
+        _report(objects.apply(_documents(filename)))
+
+
+@app.command()
+def delete(
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[KIND NAME...]", show_default=False)
+    ] = None,
+    filename: Annotated[Path | None, typer.Option("--filename", "-f")] = None,
+    namespace: Namespace = "default",
+    name: Name = "lab",
+) -> None:
+    """Remove the objects in a file, or objects by kind and name."""
+    with _told(), _objects(name) as objects:
+        _report(objects.delete(_keys(what or [], filename, namespace)))
+
+
+@app.command()
+def get(
+    kind: str,
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Only of this namespace.")
+    ] = "",
+    output: Output = Format.TABLE,
+    name: Name = "lab",
+) -> None:
+    """List objects: pods, services, networkpolicies, namespaces, nodes, endpointslices."""
+    with _told(output):
+        layout = Layout(name)
+        layout.load()
+        wanted = kind_named(kind)
+        found = Store(layout).list(wanted.name, namespace)
+        _print(output, views.as_list(found), lambda: views.manifests(wanted, found))
+
+
+@app.command(name="exec")
+def execute(
+    target: Annotated[str, typer.Argument(metavar="POD|node/NAME|outside")],
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...")],
+    namespace: Namespace = "default",
+    name: Name = "lab",
+) -> None:
+    """Run a command where a pod, a node or the outside is; its exit status is passed on."""
+    with _told():
+        argv = netns.command(_place(Layout(name), target, namespace), command)
+        sys.stdout.flush()
+        os.execvp(argv[0], argv)
+
+
+@app.command()
+def probe(output: Output = Format.TABLE, name: Name = "lab") -> None:
+    """Try every pod, protocol and port from every other pod, with real packets."""
+    from cubelet.lab.probe import probe as probe_lab
+
+    with _told(output):
+        layout = Layout(name)
+        layout.load()
+        rows = [msgspec.to_builtins(row) for row in probe_lab(layout)]
+        headers = ("FROM", "TO", "PROTOCOL", "PORT", "VERDICT")
+        _print(output, rows, lambda: views.table(headers, [tuple(row.values()) for row in rows]))
+
+
+@app.command()
+def demo(
+    name: Name = "demo", composition: Mode = Composition.FUSED, output: Output = Format.TABLE
+) -> None:
+    """Build a cluster, show what it does to real traffic, and remove it."""
+    from cubelet.lab.demo import run
+
+    with _told(output):
+        report = run(Layout(name), composition.value, _tell)
+        _print(output, msgspec.to_builtins(report), report.text)
+        if not report.ok:
+            raise typer.Exit(1)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs: values are YAML, and a dot in a key goes one level deeper."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise LabError(f"--set {pair}: KEY=VALUE is expected")
+        *parents, last = key.split(".")
+        level = settings
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[last] = yaml.safe_load(text)
+    return settings
+
+
+@contextmanager
+def _objects(name: str) -> Iterator[Objects]:
+    layout = Layout(name)
+    spec = layout.load()
+    with cluster.locked(layout):
+        yield Objects(layout, spec)
+
+
+def _documents(filename: Path) -> list[Manifest]:
+    return read_documents(Path("/dev/stdin") if str(filename) == "-" else filename)
+
+
+def _keys(what: Sequence[str], filename: Path | None, namespace: str) -> list[Key]:
+    if filename is not None:
+        return [key_of(document) for document in _documents(filename)]
+    if len(what) < 2:
+        raise LabError("name what to delete: -f FILE, or KIND NAME...")
+    if what[0].lower() in ("deployment", "deployments", "deploy"):
+        return [Key("Deployment", namespace, each) for each in what[1:]]
+    kind = kind_named(what[0])
+    return [Key(kind.name, namespace if kind.namespaced else "", each) for each in what[1:]]
+
+
+def _place(layout: Layout, target: str, namespace: str) -> str:
+    spec = layout.load()
+    if target == "outside":
+        return layout.outside_netns
+    kind, slash, node = target.partition("/")
+    if slash and kind == "node":
+        if node not in {each.name for each in spec.nodes}:
+            raise LabError(f"no node {node!r} in lab {layout.name}")
+        return layout.node_netns(node)
+    store = Store(layout)
+    pod = store.get(Key("Pod", namespace, target))
+    if pod is None:
+        raise LabError(f"no pod {target!r} in namespace {namespace}")
+    return Kubelet(layout, store).netns_of(pod)
+
+
+def _report(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        detail = f": {outcome.detail}" if outcome.detail else ""
+        failed = outcome.done in ("failed", "not found")
+        print(f"{outcome.key} {outcome.done}{detail}", file=sys.stderr if failed else sys.stdout)
+    if any(outcome.done in ("failed", "not found") for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _print(output: Format, document: Any, text: Callable[[], str]) -> None:
+    if output is Format.JSON:
+        print(json.dumps(document, indent=2))
+    elif output is Format.YAML:
+        print(yaml.safe_dump(document, sort_keys=False), end="")
+    else:
+        print(text())
+
+
+@contextmanager
+def _told(output: Format = Format.TABLE) -> Iterator[None]:
+    """Tell the user what went wrong, as JSON on stdout if that was asked for, and exit with 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        raise typer.Exit(130) from None
+    except (LabError, AgentError) as error:
+        detail = error.detail if isinstance(error, LabError) else error.details
+        if output is Format.TABLE:
+            _tell("\n".join(filter(None, (f"error: {error}", detail))))
+        else:
+            _print(output, {"error": {"message": str(error), "detail": detail}}, str)
+        raise typer.Exit(1) from None

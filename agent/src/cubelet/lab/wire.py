@@ -1,0 +1,48 @@
+"""The underlay: a bridge in a namespace of its own that joins the nodes and the outside.
+
+    node1 eth0 ──┐
+    node2 eth0 ──┤ wire0 (namespace cubelet-LAB-wire)
+    outside eth0 ┘
+
+The outside is the nodes' default gateway, knows no route to any pod, and serves TCP, UDP and SCTP
+on one port, so that what arrives from the cluster can be seen with the address it arrives from.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cubelet.lab import netns, processes
+from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT, UNDERLAY, LabSpec, Layout
+
+_BRIDGE: Final = "wire0"
+
+
+def build(layout: Layout, spec: LabSpec) -> None:
+    """Make the namespaces of the wire, the outside and all nodes, and join them."""
+    places = {layout.node_netns(node.name): node.address for node in spec.nodes}
+    places[layout.outside_netns] = OUTSIDE_ADDRESS
+    for name in (layout.wire_netns, *places):
+        netns.create(name)
+    lines = [f"link add {_BRIDGE} type bridge mcast_snooping 0", f"link set {_BRIDGE} up"]
+    for i, place in enumerate(places):
+        lines += [
+            f"link add wire{i + 1} type veth peer name eth0 netns {place}",
+            f"link set wire{i + 1} master {_BRIDGE} up",
+        ]
+    netns.ip_batch(lines, layout.wire_netns)
+    for place, address in places.items():
+        netns.ip_batch(_addressing(address), place)
+
+
+def serve_outside(layout: Layout) -> None:
+    """Start the server that says which address it sees."""
+    ports = [(protocol, OUTSIDE_PORT) for protocol in ("TCP", "UDP", "SCTP")]
+    processes.spawn_server(layout, "outside", layout.outside_netns, "outside", ports)
+
+
+def _addressing(address: str) -> list[str]:
+    lines = [f"address add {address}/{UNDERLAY.prefixlen} dev eth0", "link set eth0 up"]
+    if address != OUTSIDE_ADDRESS:
+        lines.append(f"route add default via {OUTSIDE_ADDRESS}")
+    return lines
