@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The pods' Ethernet segment. Maps:
+ *
+ *   neighbors    address -> pod         10.0.1.7 -> {02:..:07, ifindex 12, MTU 1500}
+ *   stations     MAC, segment -> pod    02:..:07, 0 -> ifindex 12
+ *   learned      MAC, segment -> port   06:..:01, 0 -> {ifindex 12, heard at ...}
+ *   flood_ports  what a flood reaches, walked by the core's flood program
+ *   flood_rates  source port -> token bucket
+ *
+ * MAC addresses are read from pkt->in, which describes the flow's opener in every
+ * mode: in.dst_mac is who sent, in.src_mac whom it addressed. For a packet that
+ * opens a flow, and for frames that are not IP, that is the frame in hand.
+ */
+#include "cubelet.h"
+
+#define BRIDGE_VLAN_ID 0x0fff /* of a tag's 16 bits; the rest is priority */
+
+/* An ARP packet of IPv4 over Ethernet (RFC 826), after the Ethernet header. */
+struct bridge_arp {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_size;
+	__u8 protocol_size;
+	__be16 operation;
+	__u8 sender_mac[ETH_ALEN];
+	__be32 sender;
+	__u8 target_mac[ETH_ALEN];
+	__be32 target;
+} __attribute__((packed));
+
+static __always_inline int bridge_same_mac(const __u8 *a, const __u8 *b)
+{
+	__u8 differs = 0;
+
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++)
+		differs |= a[i] ^ b[i];
+	return !differs;
+}
+
+static __always_inline int bridge_is_router(const __u8 *mac)
+{
+	return bridge_same_mac(mac, (const __u8[ETH_ALEN])CUBELET_ROUTER_MAC);
+}
+
+/* IEEE 802.1Q, table 8-1: 01:80:c2:00:00:00 to :0f stop at every bridge. */
+static __always_inline int bridge_is_reserved(const __u8 *mac)
+{
+	return mac[0] == 0x01 && mac[1] == 0x80 && mac[2] == 0xc2 && !mac[3] && !mac[4] &&
+	       mac[5] < 0x10;
+}
+
+/* Takes a token from the bucket of the port the frame came from; 0 if it is empty. */
+static __always_inline int bridge_spend(const struct cubelet_pkt *pkt)
+{
+	const __u64 full = (__u64)BRIDGE_FLOOD_BURST * CUBELET_HZ;
+	struct bridge_flood_rate fresh = {}, *rate;
+	struct bridge_flood_rate_key key = {};
+	__u32 now = bpf_jiffies64();
+	__u64 tokens = full;
+
+	key.ifindex = pkt->ifindex;
+	rate = cubelet_lookup(bridge_flood_rates, &key);
+	if (rate) {
+		tokens = rate->tokens + (__u64)(now - rate->seen) * BRIDGE_FLOOD_RATE;
+		if (tokens > full)
+			tokens = full;
+	}
+	if (tokens < CUBELET_HZ)
+		return 0; /* the bucket keeps its time, so it fills on */
+	tokens -= CUBELET_HZ;
+	if (rate) {
+		rate->tokens = tokens;
+		rate->seen = now;
+		return 1;
+	}
+	fresh.tokens = tokens;
+	fresh.seen = now;
+	cubelet_update(bridge_flood_rates, &key, &fresh, BPF_ANY);
+	return 1;
+}
+
+static __always_inline int bridge_flood(struct cubelet_pkt *pkt)
+{
+	if (pkt->mode != CUBELET_NEW && pkt->mode != CUBELET_LINK)
+		return cubelet_drop(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR);
+	if (!bridge_spend(pkt))
+		return cubelet_drop(pkt, BRIDGE_REASON_FLOOD_LIMITED);
+	return cubelet_flood(pkt);
+}
+
+/* Learns where a MAC address that is no pod's is. 0, or the reason to drop its frame. */
+static __always_inline __u16 bridge_learn(struct cubelet_pkt *pkt, struct bridge_station_key *from)
+{
+	struct bridge_learned_station fresh = {}, *known;
+	__u32 now = bpf_jiffies64();
+
+	known = cubelet_lookup(bridge_learned, from);
+	if (!known) {
+		fresh.ifindex = pkt->ifindex;
+		fresh.seen = now;
+		cubelet_update(bridge_learned, from, &fresh, BPF_ANY);
+		return 0;
+	}
+	if (known->ifindex != pkt->ifindex) {
+		/* A move ends cached verdicts, which nobody may do without limit. */
+		if (!bridge_spend(pkt))
+			return BRIDGE_REASON_FLOOD_LIMITED;
+		known->ifindex = pkt->ifindex;
+		known->seen = now;
+		cubelet_epoch_raise();
+	} else if (now - known->seen > CUBELET_HZ) {
+		known->seen = now;
+	}
+	return 0;
+}
+
+/* Who sent the frame in hand? Learned, unless it is a pod. 0, or the reason to drop it. */
+static __always_inline __u16 bridge_source(struct cubelet_pkt *pkt, __u16 segment)
+{
+	struct bridge_station_key from = {};
+	struct bridge_station *pod;
+
+	if (pkt->in.dst_mac[0] & 1 || bridge_is_router(pkt->in.dst_mac) ||
+	    bridge_same_mac(pkt->in.dst_mac, (const __u8[ETH_ALEN])CUBELET_GATEWAY_MAC))
+		return BRIDGE_REASON_MAC_SPOOFED;
+	__builtin_memcpy(from.mac, pkt->in.dst_mac, ETH_ALEN);
+	/* a pod's MAC address is its own on every segment */
+	pod = cubelet_lookup(bridge_stations, &from);
+	if (pod && pod->ifindex != pkt->ifindex)
+		return BRIDGE_REASON_MAC_SPOOFED;
+	if (pod && !segment)
+		return 0;
+	from.segment = segment;
+	return bridge_learn(pkt, &from);
+}
+
+/* The port of the station that the frame in hand is addressed to; 0: unknown, or a group. */
+static __always_inline __u32 bridge_station(const struct cubelet_pkt *pkt, __u16 segment)
+{
+	const __u32 age = BRIDGE_AGING_SECONDS * CUBELET_HZ;
+	struct bridge_learned_station *learned;
+	struct bridge_station_key to = {};
+	struct bridge_station *pod;
+
+	if (pkt->in.src_mac[0] & 1)
+		return 0;
+	__builtin_memcpy(to.mac, pkt->in.src_mac, ETH_ALEN);
+	to.segment = segment;
+	pod = cubelet_lookup(bridge_stations, &to);
+	if (pod)
+		return pod->ifindex;
+	learned = cubelet_lookup(bridge_learned, &to);
+	if (learned && (__u32)bpf_jiffies64() - learned->seen <= age)
+		return learned->ifindex;
+	return 0;
+}
+
+/* Hands the frame to a pod's port with the addresses `to` and its sender's. */
+static __always_inline int bridge_deliver(struct cubelet_pkt *pkt, const __u8 *to, __u16 mtu,
+					  __u32 ifindex)
+{
+	if (ifindex == pkt->in.ifindex)
+		return cubelet_drop(pkt, BRIDGE_REASON_SAME_PORT);
+	__builtin_memcpy(pkt->out.dst_mac, to, ETH_ALEN);
+	__builtin_memcpy(pkt->out.src_mac, pkt->in.dst_mac, ETH_ALEN);
+	pkt->out.mtu = mtu;
+	return cubelet_forward(pkt, CUBELET_POD, ifindex);
+}
+
+/* Forwards by MAC address alone: what is not IP. */
+static __always_inline int bridge_link(struct cubelet_pkt *pkt, __u16 segment)
+{
+	__u32 ifindex;
+
+	if (bridge_is_router(pkt->in.src_mac))
+		return cubelet_drop(pkt, BRIDGE_REASON_NOT_ROUTED);
+	ifindex = bridge_station(pkt, segment);
+	if (!ifindex)
+		return bridge_flood(pkt);
+	return bridge_deliver(pkt, pkt->in.src_mac, CUBELET_UPLINK_MTU, ifindex);
+}
+
+/*
+ * Forwards an IP packet within the segment. The pod is found by the address that
+ * policy is judged by; a MAC address that leads to another pod is refused. A flow
+ * that is judged again follows its address to a pod that replaced the old one.
+ */
+static __always_inline int bridge_ip(struct cubelet_pkt *pkt)
+{
+	struct bridge_neighbor_key key = {};
+	struct bridge_neighbor *pod;
+	__u32 ifindex;
+
+	key.address = pkt->cur.dst;
+	pod = cubelet_lookup(bridge_neighbors, &key);
+	if (pkt->mode == CUBELET_REJUDGE || pkt->mode == CUBELET_AS_REPLY) {
+		if (!pod)
+			return cubelet_drop(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR);
+		return bridge_deliver(pkt, pod->mac, pod->mtu, pod->ifindex);
+	}
+	if (pod && bridge_same_mac(pod->mac, pkt->in.src_mac))
+		return bridge_deliver(pkt, pod->mac, pod->mtu, pod->ifindex);
+	ifindex = bridge_station(pkt, 0);
+	if (!ifindex)
+		return bridge_flood(pkt);
+	if (!pod || pod->ifindex != ifindex)
+		return cubelet_drop(pkt, BRIDGE_REASON_WRONG_ADDRESS);
+	return bridge_deliver(pkt, pkt->in.src_mac, pod->mtu, ifindex);
+}
+
+#if CUBELET_FAMILY == 4
+/* Does a pod's ARP packet claim an address that is another's? */
+static __always_inline int bridge_arp_spoofed(const struct cubelet_pkt *pkt,
+					      const struct cubelet_addr *sender)
+{
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS;
+	struct bridge_neighbor_key key = {};
+	struct bridge_neighbor *owner;
+
+	if (pkt->entered != CUBELET_POD)
+		return 0;
+	if (cubelet_addr_equal(sender, &gateway))
+		return 1;
+	key.address = *sender;
+	owner = cubelet_lookup(bridge_neighbors, &key);
+	return owner && owner->ifindex != pkt->ifindex;
+}
+
+/* Writes the answer for an address with this MAC over the request. */
+static __always_inline int bridge_arp_answer(struct __sk_buff *skb, struct cubelet_pkt *pkt,
+					     struct bridge_arp *arp, const __u8 *mac)
+{
+	__be32 asked = arp->target;
+	struct ethhdr eth = {};
+
+	__builtin_memcpy(eth.h_dest, pkt->in.dst_mac, ETH_ALEN);
+	__builtin_memcpy(eth.h_source, mac, ETH_ALEN);
+	eth.h_proto = pkt->hdr.ethertype;
+	arp->operation = bpf_htons(ARPOP_REPLY);
+	__builtin_memcpy(arp->target_mac, arp->sender_mac, ETH_ALEN);
+	arp->target = arp->sender;
+	__builtin_memcpy(arp->sender_mac, mac, ETH_ALEN);
+	arp->sender = asked;
+	if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, arp, sizeof(*arp), 0))
+		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ARP);
+	return cubelet_answer(pkt);
+}
+
+/*
+ * Answers ARP for the gateway and for pods. Announcements (sender and target the
+ * same), questions about the asker's own address such as the probes of RFC 5227, and
+ * all that is not known here are for the others to hear: CUBELET_NEXT.
+ */
+static __always_inline int bridge_arp(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS;
+	struct bridge_neighbor_key key = {};
+	struct cubelet_addr sender = {};
+	struct bridge_neighbor *pod;
+	struct bridge_arp arp;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
+		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ARP);
+	if (arp.hardware != bpf_htons(ARPHRD_ETHER) || arp.protocol != bpf_htons(ETH_P_IP) ||
+	    arp.hardware_size != ETH_ALEN || arp.protocol_size != sizeof(arp.target))
+		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ARP);
+	sender.w[0] = arp.sender;
+	if (bridge_arp_spoofed(pkt, &sender))
+		return cubelet_drop(pkt, BRIDGE_REASON_ARP_SPOOFED);
+	if (arp.operation != bpf_htons(ARPOP_REQUEST) || arp.sender == arp.target)
+		return cubelet_next(pkt);
+	key.address.w[0] = arp.target;
+	if (cubelet_addr_equal(&key.address, &gateway))
+		return bridge_arp_answer(skb, pkt, &arp, (const __u8[ETH_ALEN])CUBELET_ROUTER_MAC);
+	pod = cubelet_lookup(bridge_neighbors, &key);
+	if (!pod || pod->ifindex == pkt->ifindex)
+		return cubelet_next(pkt);
+	return bridge_arp_answer(skb, pkt, &arp, pod->mac);
+}
+#endif
+
+/*
+ * Frames of the pods' own segment. None may carry IP in a form that a pod would take:
+ * another family, a second tag or a mere priority tag would lead past NetworkPolicy.
+ */
+static __always_inline int bridge_untagged(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	switch (bpf_ntohs(pkt->hdr.ethertype)) {
+	case ETH_P_IP:
+	case ETH_P_IPV6:
+	case ETH_P_8021Q:
+	case ETH_P_8021AD:
+		return cubelet_drop(pkt, BRIDGE_REASON_UNFILTERED_IP);
+#if CUBELET_FAMILY == 4
+	case ETH_P_ARP:
+		return bridge_arp(skb, pkt);
+#endif
+	}
+	return cubelet_next(pkt);
+}
+
+/* A frame that the core did not parse as IP of its family: forwarded, never cached. */
+static __always_inline int bridge_frame(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	__u16 segment = skb->vlan_present ? skb->vlan_tci & BRIDGE_VLAN_ID : 0;
+	__u16 reason;
+	int verdict;
+
+	if (pkt->entered == CUBELET_POD) {
+		reason = bridge_source(pkt, segment);
+		if (reason)
+			return cubelet_drop(pkt, reason);
+	}
+	if (bridge_is_reserved(pkt->in.src_mac))
+		return cubelet_drop(pkt, BRIDGE_REASON_RESERVED);
+	if (!segment) {
+		verdict = bridge_untagged(skb, pkt);
+		if (verdict != CUBELET_NEXT)
+			return verdict;
+	}
+	return bridge_link(pkt, segment);
+}
+
+static __always_inline int bridge_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	__u16 reason;
+
+	if (pkt->mode == CUBELET_LINK)
+		return bridge_frame(skb, pkt);
+	if (pkt->mode == CUBELET_NEW && pkt->entered == CUBELET_POD) {
+		reason = bridge_source(pkt, 0);
+		if (reason)
+			return cubelet_drop(pkt, reason);
+	}
+	/* what a cube has translated is no longer for whom it was addressed to */
+	if (bridge_is_router(pkt->in.src_mac) || !cubelet_addr_equal(&pkt->cur.dst, &pkt->orig.dst))
+		return cubelet_next(pkt);
+	return bridge_ip(pkt);
+}
+
+/* The last step of a routed packet whose next hop is a pod of this node. */
+static __always_inline int bridge_outward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	struct bridge_neighbor_key key = {};
+	struct bridge_neighbor *pod;
+
+	if (!(pkt->flags & CUBELET_TO_SEGMENT))
+		return cubelet_next(pkt);
+	key.address = pkt->next_hop;
+	pod = cubelet_lookup(bridge_neighbors, &key);
+	if (!pod)
+		return cubelet_reject(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR, ICMP_DEST_UNREACH,
+				      ICMP_HOST_UNREACH, 0);
+	__builtin_memcpy(pkt->out.dst_mac, pod->mac, ETH_ALEN);
+	__builtin_memcpy(pkt->out.src_mac, (__u8[ETH_ALEN])CUBELET_ROUTER_MAC, ETH_ALEN);
+	pkt->out.mtu = pod->mtu;
+	pkt->out.ifindex = pod->ifindex;
+	return cubelet_next(pkt);
+}

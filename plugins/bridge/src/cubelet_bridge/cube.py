@@ -1,0 +1,146 @@
+"""The bridge cube: the Ethernet segment that a node's pods share.
+
+Pods are static stations, known from CNI. What else speaks through a pod's port (a MAC of its own
+inside the pod) is learned and ages out. ARP requests for known addresses are answered in place,
+so pods flood next to nothing at each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import nsmallest
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from cubelet_bridge.records import (
+    FloodPort,
+    FloodRate,
+    FloodRateKey,
+    LearnedStation,
+    Neighbor,
+    NeighborKey,
+    Station,
+    StationKey,
+)
+from cubelet_hooks.cube import Cube, Entry, Reason, Settings, Unit
+from cubelet_hooks.flows import Index
+from cubelet_hooks.hookspecs import hookimpl
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.objects import Change, Port
+from cubelet_hooks.records import Address
+from cubelet_hooks.view import View
+
+FLOOD_PORTS = 256
+"""Floods reach at most so many ports: those attached first."""
+
+POD_SEGMENT = 0
+"""Pods send untagged frames."""
+
+_FLOOD: Unit = ("flood",)
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+_Rate = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+
+
+class BridgeSettings(Settings, frozen=True, kw_only=True):
+    """Rates are per source port, sizes in entries."""
+
+    aging_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 300
+    """How long a learned station that is silent stays known (IEEE 802.1Q recommends 300)."""
+    flood_packets_per_second: _Rate = 100
+    flood_burst: _Rate = 100
+    pods: _Count = 1024
+    learned_stations: _Count = 4096
+
+
+class Bridge(Cube):
+    """Forwards frames between the ports of a segment; frames for the router's MAC it leaves."""
+
+    kind: ClassVar[str] = "bridge"
+    core: ClassVar[bool] = True
+    inward: ClassVar[frozenset[str]] = frozenset({"pod", "host"})
+    outward: ClassVar[frozenset[str]] = frozenset({"pod"})
+    floods: ClassVar[bool] = True
+    settings_type: ClassVar[type[Settings]] = BridgeSettings
+    settings: BridgeSettings
+    reasons: ClassVar[tuple[Reason, ...]] = (
+        Reason("mac_spoofed", "the source MAC address belongs to another port"),
+        Reason("arp_spoofed", "an ARP packet that claims another port's address"),
+        Reason("malformed_arp", "a truncated ARP packet"),
+        Reason("reserved", "a link-local control frame (01:80:c2:00:00:0x), never forwarded"),
+        Reason("same_port", "the destination is on the port the frame came from"),
+        Reason("wrong_address", "an IP packet to the MAC address of a pod with another address"),
+        Reason("unknown_neighbor", "no pod of this node has the destination address"),
+        Reason("not_routed", "a frame for the router that is no IP packet of its family"),
+        Reason("unfiltered_ip", "an IP packet that NetworkPolicy could not see, on the segment"),
+        Reason("flood_limited", "floods or moves of stations beyond the port's rate"),
+    )
+    maps: ClassVar[tuple[Map, ...]] = (
+        Map(
+            "neighbors",
+            MapType.HASH,
+            NeighborKey,
+            Neighbor,
+            "pods",
+            concerns=lambda key, _value: key.address,
+        ),
+        Map("stations", MapType.HASH, StationKey, Station, "pods"),
+        Map("flood_ports", MapType.ARRAY, Index, FloodPort, FLOOD_PORTS),
+        Map(
+            "learned",
+            MapType.LRU_HASH,
+            StationKey,
+            LearnedStation,
+            "learned_stations",
+            planned=False,
+        ),
+        Map("flood_rates", MapType.LRU_HASH, FloodRateKey, FloodRate, "pods", planned=False),
+    )
+
+    def defines(self, view: View) -> Mapping[str, int]:
+        """The settings that the C reads."""
+        return {
+            "AGING_SECONDS": self.settings.aging_seconds,
+            "FLOOD_RATE": self.settings.flood_packets_per_second,
+            "FLOOD_BURST": self.settings.flood_burst,
+        }
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        """A port is a unit; the list of all that floods reach is one more."""
+        if change.kind != Port.kind:
+            return ()
+        return (("port", change.key), _FLOOD)
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """A port's neighbor and station, or the list of flood ports."""
+        if unit == _FLOOD:
+            return self._flood_list(view.ports.values())
+        port = view.ports.get(unit[1])
+        return () if port is None else self._station(port)
+
+    def _station(self, port: Port) -> Iterable[Entry]:
+        mac = port.mac.lower()
+        station = StationKey(mac=mac, segment=POD_SEGMENT)
+        yield Entry("stations", station, Station(ifindex=port.ifindex))
+        address = self._address(port)
+        if address is not None:
+            neighbor = Neighbor(mac=mac, mtu=port.mtu, ifindex=port.ifindex)
+            yield Entry("neighbors", NeighborKey(address=address), neighbor)
+
+    def _flood_list(self, ports: Iterable[Port]) -> Iterable[Entry]:
+        found = ((port.ifindex, self._address(port)) for port in ports)
+        reached = ((ifindex, address) for ifindex, address in found if address is not None)
+        for index, (ifindex, address) in enumerate(nsmallest(FLOOD_PORTS, reached)):
+            value = FloodPort(ifindex=ifindex, address=address, segment=POD_SEGMENT)
+            yield Entry("flood_ports", Index(index=index), value)
+
+    def _address(self, port: Port) -> Address | None:
+        """The port's address of this instance's family: Kubernetes gives a pod one of each."""
+        return next((a for a in port.addresses if a.version == self.family), None)
+
+
+@hookimpl
+def cubelet_cubes() -> Sequence[type[Cube]]:
+    """Offer the bridge."""
+    return [Bridge]

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * lbrp: sends what opens a flow to a Service on to one of its backends.
+ *
+ * lbrp_services says who serves an address and port: {10.96.0.10, 53, UDP,
+ * inside} -> {set 0x5e7, 2 backends}. lbrp_backends lists the set by number,
+ * {0x5e7, 1} -> 10.244.1.4:5353; lbrp_members finds it by address, {0x5e7,
+ * 10.244.1.4, 5353} -> chosen, and has those too that only keep connections.
+ * Port 0 of protocol 0 marks a virtual address; lbrp_nodes are real ones.
+ *
+ * A set never changes: other backends are another set, written before the
+ * service is switched to it. Who finds its set removed under it reads again.
+ */
+#include "cubelet.h"
+
+CUBELET_INLINE struct lbrp_frontend_key lbrp_key(const struct cubelet_pkt *pkt, __be16 port,
+						 __u8 protocol)
+{
+	struct lbrp_frontend_key key = {};
+
+	key.address = pkt->orig.dst;
+	key.port = port;
+	key.protocol = protocol;
+	key.scope = pkt->in.port_class == CUBELET_UPLINK ? LBRP_OUTSIDE : LBRP_INSIDE;
+	return key;
+}
+
+CUBELET_INLINE struct lbrp_frontend *lbrp_frontend(const struct cubelet_pkt *pkt)
+{
+	struct lbrp_frontend_key key = lbrp_key(pkt, pkt->orig.dport, pkt->orig.protocol);
+
+	return cubelet_lookup(lbrp_services, &key);
+}
+
+/* Does the address belong to a Service alone? A node's keeps its own ports. */
+CUBELET_INLINE int lbrp_virtual(const struct cubelet_pkt *pkt)
+{
+	struct lbrp_frontend_key key = lbrp_key(pkt, 0, 0);
+	struct lbrp_node_key node = {};
+
+	if (!cubelet_lookup(lbrp_services, &key))
+		return 0;
+	node.address = pkt->orig.dst;
+	return !cubelet_lookup(lbrp_nodes, &node);
+}
+
+CUBELET_INLINE int lbrp_translated(const struct cubelet_pkt *pkt)
+{
+	return !cubelet_addr_equal(&pkt->orig.dst, &pkt->cur.dst) ||
+	       pkt->orig.dport != pkt->cur.dport;
+}
+
+/* One round of murmur3's mixing, which is enough between words. */
+CUBELET_INLINE __u32 lbrp_mix(__u32 hash, __u32 word)
+{
+	word *= 0xcc9e2d51;
+	word = (word << 15 | word >> 17) * 0x1b873593;
+	hash ^= word;
+	return (hash << 13 | hash >> 19) * 5 + 0xe6546b64;
+}
+
+/*
+ * Of the tuple alone: whichever CPU judges a flow's first packet, and however
+ * often it is judged, the same set gives the same backend.
+ */
+CUBELET_INLINE __u32 lbrp_hash(const struct cubelet_tuple *tuple)
+{
+	__u32 hash = lbrp_mix(tuple->protocol, cubelet_addr_fold(&tuple->src));
+
+	hash = lbrp_mix(hash, cubelet_addr_fold(&tuple->dst));
+	hash = lbrp_mix(hash, (__u32)tuple->sport << 16 | tuple->dport);
+	hash = (hash ^ hash >> 16) * 0x85ebca6b;
+	hash = (hash ^ hash >> 13) * 0xc2b2ae35;
+	return hash ^ hash >> 16;
+}
+
+/* NULL if there is none, or if the set was removed since the service was read. */
+CUBELET_INLINE struct lbrp_backend *lbrp_choose(const struct cubelet_pkt *pkt,
+						const struct lbrp_frontend *frontend)
+{
+	struct lbrp_backend_key key = {};
+
+	key.set_id = frontend->set_id;
+	key.index = (__u64)lbrp_hash(&pkt->orig) * frontend->count >> 32;
+	return cubelet_lookup(lbrp_backends, &key);
+}
+
+CUBELET_INLINE int lbrp_balance(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
+{
+	struct lbrp_backend *backend;
+
+	if (!frontend->count && frontend->elsewhere)
+		return cubelet_drop(pkt, LBRP_REASON_NO_LOCAL_ENDPOINTS);
+	if (!frontend->count)
+		return cubelet_refuse(pkt, LBRP_REASON_NO_ENDPOINTS);
+	backend = lbrp_choose(pkt, frontend);
+	if (!backend) {
+		frontend = lbrp_frontend(pkt);
+		if (frontend)
+			backend = lbrp_choose(pkt, frontend);
+	}
+	if (!backend)
+		return cubelet_drop(pkt, LBRP_REASON_NO_BACKEND);
+	cubelet_set_dst(pkt, &backend->address, backend->port);
+	return cubelet_next(pkt);
+}
+
+CUBELET_INLINE struct lbrp_member *lbrp_member(const struct cubelet_pkt *pkt,
+					       const struct lbrp_frontend *frontend)
+{
+	struct lbrp_member_key key = {};
+
+	key.set_id = frontend->set_id;
+	key.address = pkt->cur.dst;
+	key.port = pkt->cur.dport;
+	return cubelet_lookup(lbrp_members, &key);
+}
+
+/* Part of a connection that both ends know of, which another backend could not go on with? */
+CUBELET_INLINE int lbrp_connected(const struct cubelet_pkt *pkt)
+{
+	if (pkt->orig.protocol == IPPROTO_TCP)
+		return (pkt->hdr.tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_ACK)) !=
+		       CUBELET_TCP_SYN;
+	return pkt->orig.protocol == IPPROTO_SCTP;
+}
+
+/*
+ * A known flow: is its backend still one of the service's? A connection is left
+ * alone as long as its endpoint exists, whatever the endpoint's condition, and
+ * if it is older than the service; a mere exchange of datagrams is not.
+ */
+CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
+{
+	struct lbrp_member *member = lbrp_member(pkt, frontend);
+
+	if (!member) {
+		frontend = lbrp_frontend(pkt);
+		if (frontend)
+			member = lbrp_member(pkt, frontend);
+	}
+	if (member && (member->chosen || lbrp_connected(pkt)))
+		return cubelet_next(pkt);
+	if (!member && !lbrp_translated(pkt) && lbrp_connected(pkt))
+		return cubelet_next(pkt);
+	return cubelet_restart(pkt, LBRP_REASON_BACKEND_GONE);
+}
+
+static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	struct lbrp_frontend *frontend;
+
+	/* A flow from when something was exposed is still to end with its service. */
+	if (!LBRP_EXPOSED && pkt->in.port_class == CUBELET_UPLINK && !lbrp_translated(pkt))
+		return cubelet_next(pkt);
+	frontend = lbrp_frontend(pkt);
+	if (frontend && cubelet_rejudging(pkt))
+		return lbrp_recheck(pkt, frontend);
+	if (frontend)
+		return lbrp_balance(pkt, frontend);
+	if (cubelet_rejudging(pkt) && lbrp_translated(pkt))
+		return cubelet_restart(pkt, LBRP_REASON_SERVICE_GONE);
+	if (lbrp_virtual(pkt))
+		return cubelet_refuse(pkt, LBRP_REASON_NO_SERVICE);
+	return cubelet_next(pkt);
+}

@@ -1,0 +1,147 @@
+"""The lbrp cube: load balancer and reverse proxy for Kubernetes Services.
+
+A Service's backends are a set under an id made of its contents: it is written first, the frontends
+are switched to it by one write each, and the set they left is removed after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from cubelet_hooks import cube
+from cubelet_hooks.cube import Cube, Entry, Reason, Unit
+from cubelet_hooks.hookspecs import hookimpl
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.objects import Address, Change, EndpointSlice, LocalNode, Node, Service
+from cubelet_hooks.view import View
+from cubelet_lbrp.frontends import entries, exposed, programmed
+from cubelet_lbrp.records import (
+    Backend,
+    BackendKey,
+    Frontend,
+    FrontendKey,
+    Member,
+    MemberKey,
+    NodeKey,
+    Present,
+    Scope,
+)
+
+
+class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sizes of the maps; the kernel takes their memory at once, about 70 bytes an entry (IPv4).
+
+    The defaults hold 10,000 Services of two ports, a third of them with a node port, and some
+    200,000 endpoints: 4.7 MB for the frontends, 19 MB each for backends and members. Leave room
+    for a set to exist twice while it is switched.
+    """
+
+    max_frontends: int = 65536
+    """Pairs of an address and a port, one per scope, and one more per virtual address."""
+    max_backends: int = 262144
+    """Endpoints, counted once per set of backends they are in; the size of two maps."""
+    max_node_addresses: int = 16384
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a size that no map can have."""
+        for name in ("max_frontends", "max_backends", "max_node_addresses"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def _frontend_address(key: FrontendKey, _: Frontend) -> Address:
+    return key.address
+
+
+def _node_address(key: NodeKey, _: Present) -> Address:
+    return key.address
+
+
+class Lbrp(Cube):
+    """Sends what opens a flow to a Service on to one of the Service's backends."""
+
+    kind: ClassVar[str] = "lbrp"
+    inward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "uplink"})
+    settings_type: ClassVar[type[cube.Settings]] = Settings
+    reasons: ClassVar[tuple[Reason, ...]] = (
+        Reason("no_service", "a Service's address, but none of its ports"),
+        Reason("no_endpoints", "the Service has no endpoint that serves"),
+        Reason("no_local_endpoints", "the Service has none on this node, as its policy demands"),
+        Reason("no_backend", "the Service's backends were being replaced"),
+        Reason("backend_gone", "the flow's backend no longer serves the Service"),
+        Reason("service_gone", "the flow's Service no longer exists"),
+    )
+    maps: ClassVar[tuple[Map, ...]] = (
+        Map("backends", MapType.HASH, BackendKey, Backend, "max_backends"),
+        Map("members", MapType.HASH, MemberKey, Member, "max_backends"),
+        Map(
+            "nodes",
+            MapType.HASH,
+            NodeKey,
+            Present,
+            "max_node_addresses",
+            concerns=_node_address,
+        ),
+        Map(
+            "services",
+            MapType.HASH,
+            FrontendKey,
+            Frontend,
+            "max_frontends",
+            concerns=_frontend_address,
+        ),
+    )
+
+    def defines(self, view: View) -> Mapping[str, int]:
+        """``EXPOSED`` is 0 while nothing can be asked for from outside: no code on the uplink."""
+        return {
+            "INSIDE": Scope.INSIDE,
+            "OUTSIDE": Scope.OUTSIDE,
+            "EXPOSED": int(any(exposed(service) for service in view.services.values())),
+        }
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        """One unit per Service and per node; the node's own one is ``("local",)``."""
+        if change.kind == Service.kind:
+            return [("service", change.key)]
+        if change.kind == EndpointSlice.kind:
+            return sorted(_services_of(change))
+        if change.kind == Node.kind:
+            return [("node", change.key)]
+        if change.kind == LocalNode.kind:
+            return [("local",), *(_tied_to_this_node(view))]
+        return ()
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """Frontends and backends of a Service, or the addresses of a node."""
+        if unit[0] == "service":
+            service = view.services.get(unit[1])
+            if service is None or not programmed(service):
+                return ()
+            return dict.fromkeys(entries(service, view, self.family))
+        node = view.local if unit[0] == "local" else view.nodes.get(unit[1])
+        return [
+            Entry("nodes", NodeKey(address), Present(1))
+            for address in (node.addresses if node else ())
+            if address.version == self.family
+        ]
+
+
+def _services_of(change: Change) -> set[Unit]:
+    slices = [item for item in (change.old, change.new) if isinstance(item, EndpointSlice)]
+    return {("service", item.service_key) for item in slices if item.service}
+
+
+def _tied_to_this_node(view: View) -> Iterator[Unit]:
+    """Units of the Services whose entries name this node's addresses or its endpoints."""
+    for service in view.services.values():
+        policies = (service.internal_traffic_policy, service.external_traffic_policy)
+        if "Local" in policies or any(port.node_port for port in service.ports):
+            yield ("service", service.key)
+
+
+@hookimpl
+def cubelet_cubes() -> Sequence[type[Cube]]:
+    """The one cube of this package."""
+    return [Lbrp]

@@ -1,0 +1,104 @@
+"""Which endpoints serve a Service's port: the selection of backends, as pure functions.
+
+Ready endpoints take new connections. Where a scope has none, those that still serve while they
+terminate do (KEP-1669). All others that the slices name only keep the connections they have.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cubelet_hooks.objects import Endpoint, EndpointSlice, ServicePort
+from cubelet_hooks.records import Address, Family
+
+
+class Condition(enum.IntEnum):
+    """What an endpoint is good for; the greatest in a scope is chosen, but never PRESENT."""
+
+    PRESENT = 0
+    DRAINING = 1
+    READY = 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An endpoint's address and port. ``node_name`` is empty if it is on no known node."""
+
+    address: Address
+    port: int
+    condition: Condition
+    node_name: str
+
+
+@dataclass(frozen=True)
+class BackendSet:
+    """The backends of one scope: ``chosen`` for new connections, ``kept`` for old ones.
+
+    ``elsewhere`` says that none was chosen though the cluster has some.
+    """
+
+    chosen: tuple[Candidate, ...]
+    kept: tuple[Candidate, ...]
+    elsewhere: bool = False
+
+    @property
+    def id(self) -> int:
+        """64 bits made of the addresses and ports alone: equal sets share their entries."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(len(self.chosen).to_bytes(4, "big"))
+        for candidate in self.chosen + self.kept:
+            digest.update(candidate.address.packed + candidate.port.to_bytes(2, "big"))
+        return int.from_bytes(digest.digest(), "big")
+
+
+def candidates(
+    slices: Iterable[EndpointSlice], port: ServicePort, family: Family
+) -> tuple[Candidate, ...]:
+    """All endpoints of a Service's port, ordered, each address and port once.
+
+    While slices are rewritten an endpoint may be in two of them: its better condition counts.
+    """
+    found: dict[tuple[bytes, int], Candidate] = {}
+    for item in slices:
+        if item.address_type != f"IPv{family}":
+            continue
+        numbers = [p.port for p in item.ports if (p.name, p.protocol) == (port.name, port.protocol)]
+        for candidate in _of_slice(item, numbers):
+            place = (candidate.address.packed, candidate.port)
+            known = found.get(place)
+            if known is None or known.condition < candidate.condition:
+                found[place] = candidate
+    return tuple(candidate for _, candidate in sorted(found.items()))
+
+
+def _of_slice(item: EndpointSlice, numbers: Iterable[int]) -> Iterable[Candidate]:
+    for number in numbers:
+        for endpoint in item.endpoints:
+            # An endpoint's addresses all lead to the same pod: consumers use the first.
+            for address in endpoint.addresses[:1]:
+                yield Candidate(address, number, _condition(endpoint), endpoint.node_name)
+
+
+def _condition(endpoint: Endpoint) -> Condition:
+    if endpoint.ready:
+        return Condition.READY
+    draining = endpoint.serving and endpoint.terminating
+    return Condition.DRAINING if draining else Condition.PRESENT
+
+
+def select(found: tuple[Candidate, ...], node_name: str | None = None) -> BackendSet:
+    """The backends of the whole cluster or, under a Local policy, of the node ``node_name``.
+
+    Connections are kept by any endpoint there is: a policy that turns Local breaks none.
+    """
+    scope = [c for c in found if node_name is None or c.node_name == node_name]
+    best = max((c.condition for c in scope), default=Condition.PRESENT)
+    chosen = tuple(c for c in scope if c.condition == best > Condition.PRESENT)
+    return BackendSet(
+        chosen=chosen,
+        kept=tuple(c for c in found if c not in chosen),
+        elsewhere=not chosen and any(c.condition > Condition.PRESENT for c in found),
+    )

@@ -1,0 +1,108 @@
+"""Where a Service is asked for, and the map entries that say who serves it there."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cubelet_hooks.cube import Entry
+from cubelet_hooks.objects import Protocol, Service, ServicePort
+from cubelet_hooks.records import Address, Family
+from cubelet_hooks.view import View
+from cubelet_lbrp.endpoints import BackendSet, candidates, select
+from cubelet_lbrp.records import (
+    Backend,
+    BackendKey,
+    Frontend,
+    FrontendKey,
+    Member,
+    MemberKey,
+    Scope,
+)
+
+PROTOCOLS: dict[Protocol, int] = {
+    "TCP": socket.IPPROTO_TCP,
+    "UDP": socket.IPPROTO_UDP,
+    "SCTP": socket.IPPROTO_SCTP,
+}
+FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "service.kubernetes.io/headless"
+_VIRTUAL = Frontend(set_id=0, count=0, elsewhere=0)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address and port of a Service in one scope; ``local`` is its traffic policy there."""
+
+    address: Address
+    port: int
+    scope: Scope
+    local: bool
+
+
+def programmed(service: Service) -> bool:
+    """Whether the Service has virtual addresses that are ours to serve."""
+    ignored = service.labels.keys() & {FOREIGN_PROXY, HEADLESS}
+    return service.type != "ExternalName" and not service.headless and not ignored
+
+
+def exposed(service: Service) -> bool:
+    """Whether packets that enter by the uplink may ask for the Service."""
+    external = service.external_ips or service.load_balancer_ips
+    return programmed(service) and bool(external or any(p.node_port for p in service.ports))
+
+
+def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
+    """All entries of one Service; the same entry may come more than once."""
+    local = view.local
+    slices = view.slices_of(service.key)
+    own = local.addresses if local else ()
+    for port in service.ports:
+        found = candidates(slices, port, family)
+        # An empty name is no node's: without a node of ours nothing is local.
+        sets = {False: select(found), True: select(found, local.name if local else "")}
+        for place in _places(service, port, own):
+            if place.address.version == family:
+                yield _frontend(place, port, sets[place.local])
+                yield from _backends(sets[place.local])
+    yield from _virtual_addresses(service, family)
+
+
+def _places(service: Service, port: ServicePort, own: tuple[Address, ...]) -> Iterator[Place]:
+    for address in service.cluster_ips:
+        local = service.internal_traffic_policy == "Local"
+        yield Place(address, port.port, Scope.INSIDE, local)
+    external = [(a, port.port) for a in service.external_ips + service.load_balancer_ips]
+    if port.node_port:
+        external += [(address, port.node_port) for address in own]
+    for address, number in external:
+        yield Place(address, number, Scope.INSIDE, local=False)
+        local = service.external_traffic_policy == "Local"
+        yield Place(address, number, Scope.OUTSIDE, local)
+
+
+def _frontend(place: Place, port: ServicePort, backends: BackendSet) -> Entry:
+    key = FrontendKey(place.address, place.port, PROTOCOLS[port.protocol], place.scope)
+    value = Frontend(backends.id, len(backends.chosen), int(backends.elsewhere))
+    return Entry("services", key, value)
+
+
+def _backends(backends: BackendSet) -> Iterator[Entry]:
+    set_id = backends.id
+    for index, found in enumerate(backends.chosen):
+        backend = Backend(found.address, found.port)
+        yield Entry("backends", BackendKey(set_id, index), backend)
+    for found in backends.chosen:
+        yield Entry("members", MemberKey(set_id, found.address, found.port), Member(chosen=1))
+    for found in backends.kept:
+        yield Entry("members", MemberKey(set_id, found.address, found.port), Member(chosen=0))
+
+
+def _virtual_addresses(service: Service, family: Family) -> Iterator[Entry]:
+    inside = [(address, Scope.INSIDE) for address in service.cluster_ips]
+    for address in service.external_ips + service.load_balancer_ips:
+        inside += [(address, Scope.INSIDE), (address, Scope.OUTSIDE)]
+    for address, scope in inside:
+        if address.version == family:
+            yield Entry("services", FrontendKey(address, 0, 0, scope), _VIRTUAL)

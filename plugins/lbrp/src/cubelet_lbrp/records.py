@@ -1,0 +1,79 @@
+"""Keys and values of the cube's maps. A frontend is where a Service is asked for."""
+
+from __future__ import annotations
+
+import enum
+
+from cubelet_hooks.records import U8, U32, U64, Addr, Be16, Record
+
+
+class Scope(enum.IntEnum):
+    """Whose packets a frontend is for; C knows ``LBRP_INSIDE`` and ``LBRP_OUTSIDE``."""
+
+    INSIDE = 0
+    """Those of pods and of the node."""
+    OUTSIDE = 1
+    """Those that enter by the uplink: externalTrafficPolicy applies to them alone."""
+
+
+class FrontendKey(Record):
+    """An address of a Service, with its port as in a packet and the IP protocol's number.
+
+    Port 0 of protocol 0 marks the address as a virtual one, whose other ports are refused.
+    """
+
+    address: Addr
+    port: Be16
+    protocol: U8
+    scope: U8
+
+
+class Frontend(Record):
+    """Which backends serve it: numbers 0 to ``count`` - 1 of the set.
+
+    ``elsewhere`` is 1 if there are none only because the traffic policy is Local.
+    """
+
+    set_id: U64
+    count: U32
+    elsewhere: U8
+
+
+class BackendKey(Record):
+    """One backend of a set, by number."""
+
+    set_id: U64
+    index: U32
+
+
+class Backend(Record):
+    """Where its packets go."""
+
+    address: Addr
+    port: Be16
+
+
+class MemberKey(Record):
+    """One backend of a set, by what a translated packet carries."""
+
+    set_id: U64
+    address: Addr
+    port: Be16
+
+
+class Member(Record):
+    """``chosen`` 1: takes new connections; 0: only keeps those it has."""
+
+    chosen: U8
+
+
+class NodeKey(Record):
+    """An address of some node."""
+
+    address: Addr
+
+
+class Present(Record):
+    """Says that the key exists; always 1."""
+
+    present: U8

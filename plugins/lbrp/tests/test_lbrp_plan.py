@@ -1,0 +1,361 @@
+"""Map entries planned from Services, EndpointSlices and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, ip_address
+from typing import Any
+
+import msgspec
+import pytest
+
+from cubelet.state import State
+from cubelet_hooks.cube import Entry
+from cubelet_hooks.objects import (
+    Address,
+    Change,
+    Endpoint,
+    EndpointPort,
+    EndpointSlice,
+    LocalNode,
+    Namespace,
+    Node,
+    Object,
+    Service,
+    ServicePort,
+)
+from cubelet_lbrp.cube import Lbrp, Settings, cubelet_cubes
+from cubelet_lbrp.records import (
+    Backend,
+    BackendKey,
+    Frontend,
+    FrontendKey,
+    Member,
+    MemberKey,
+    NodeKey,
+    Present,
+    Scope,
+)
+
+VIP = ip_address("10.96.0.10")
+EXTERNAL = ip_address("198.51.100.7")
+BALANCED = ip_address("203.0.113.9")
+NODE = ip_address("192.0.2.1")
+SECOND = ip_address("192.0.2.101")
+A, B = ip_address("10.1.1.5"), ip_address("10.1.2.6")
+TCP, UDP, SCTP = 6, 17, 132
+WEB = ("service", "default/web")
+
+LOCAL = LocalNode(
+    name="n1",
+    addresses=(NODE, SECOND, ip_address("2001:db8::1")),
+    pod_cidr=IPv4Network("10.1.1.0/24"),
+    gateway=ip_address("10.1.1.1"),
+    gateway_mac="02:00:00:00:00:01",
+    gateway_ifindex=2,
+    datapath_ifindex=3,
+    overlay_ifindex=4,
+    uplink_ifindex=5,
+    uplink_mac="02:00:00:00:00:05",
+    uplink_mtu=1500,
+    overlay_mtu=1450,
+    router_mac="02:00:00:00:00:02",
+)
+SLICE = EndpointSlice(
+    "default",
+    "web-1",
+    service="web",
+    endpoints=(Endpoint((A,), node_name="n1"), Endpoint((B,), node_name="n2")),
+    ports=(EndpointPort("http", "TCP", 8080), EndpointPort("dns", "UDP", 5353)),
+)
+HTTP = ServicePort("http", "TCP", 80, 8080)
+
+
+def service(**fields: Any) -> Service:
+    return Service("default", "web", **{"cluster_ips": (VIP,), "ports": (HTTP,), **fields})
+
+
+def state_of(*objects: Object) -> State:
+    state = State()
+    for item in objects:
+        state.apply(Change.between(None, item))
+    return state
+
+
+def plan(*objects: Object, unit: tuple[str, ...] = WEB) -> tuple[Entry, ...]:
+    return tuple(Lbrp("lbrp0", Settings()).plan(unit, state_of(*objects)))
+
+
+def wanted(entries: Iterable[Entry], name: str) -> dict[Any, Any]:
+    """The entries of one map; fails if two disagree."""
+    found: dict[Any, Any] = {}
+    for entry in entries:
+        if entry.map == name:
+            assert found.setdefault(entry.key, entry.value) == entry.value
+    return found
+
+
+def frontends(entries: Iterable[Entry], scope: Scope) -> dict[tuple[Address, int, int], list[str]]:
+    """The backends that each address, port and protocol leads to in a scope, by number."""
+    entries = tuple(entries)
+    backends = wanted(entries, "backends")
+    return {
+        (key.address, key.port, key.protocol): [
+            "{0.address}:{0.port}".format(backends[BackendKey(value.set_id, index)])
+            for index in range(value.count)
+        ]
+        for key, value in wanted(entries, "services").items()
+        if key.scope == scope and key.port
+    }
+
+
+def virtual(entries: Iterable[Entry]) -> set[tuple[Address, Scope]]:
+    keys = wanted(entries, "services")
+    return {(key.address, Scope(key.scope)) for key in keys if not key.port}
+
+
+def test_a_cluster_ip_leads_to_its_backends() -> None:
+    entries = plan(LOCAL, service(), SLICE)
+    [(key, value)] = [
+        (key, value) for key, value in wanted(entries, "services").items() if key.port
+    ]
+    assert key == FrontendKey(VIP, 80, TCP, Scope.INSIDE)
+    assert value == Frontend(value.set_id, count=2, elsewhere=0)
+    assert wanted(entries, "backends") == {
+        BackendKey(value.set_id, 0): Backend(A, 8080),
+        BackendKey(value.set_id, 1): Backend(B, 8080),
+    }
+    assert wanted(entries, "members") == {
+        MemberKey(value.set_id, A, 8080): Member(chosen=1),
+        MemberKey(value.set_id, B, 8080): Member(chosen=1),
+    }
+    assert virtual(entries) == {(VIP, Scope.INSIDE)}
+
+
+def test_entries_come_once_and_fit_their_maps() -> None:
+    ports = (ServicePort("http", "TCP", 80, 8080, 30080), ServicePort("dns", "UDP", 53, 5353))
+    entries = plan(LOCAL, service(type="NodePort", ports=ports, external_ips=(EXTERNAL,)), SLICE)
+    assert len(set(entries)) == len(entries)
+    declared = {each.name: each for each in Lbrp.maps}
+    for entry in entries:
+        assert type(entry.key) is declared[entry.map].key
+        assert type(entry.value) is declared[entry.map].value
+        assert entry.key.unpack(entry.key.pack()) == entry.key
+
+
+def test_a_set_is_written_before_what_refers_to_it() -> None:
+    names = [each.name for each in Lbrp.maps]
+    assert max(names.index("backends"), names.index("members")) < names.index("services")
+
+
+def test_each_port_has_its_own_backends() -> None:
+    ports = (
+        HTTP,
+        ServicePort("dns", "UDP", 80, 5353),
+        ServicePort("sctp", "SCTP", 80, 9),
+    )
+    assert frontends(plan(service(ports=ports), SLICE), Scope.INSIDE) == {
+        (VIP, 80, TCP): ["10.1.1.5:8080", "10.1.2.6:8080"],
+        (VIP, 80, UDP): ["10.1.1.5:5353", "10.1.2.6:5353"],
+        (VIP, 80, SCTP): [],
+    }
+
+
+def test_external_and_load_balancer_addresses_serve_both_scopes() -> None:
+    entries = plan(service(external_ips=(EXTERNAL,), load_balancer_ips=(BALANCED,)), SLICE)
+    both = ["10.1.1.5:8080", "10.1.2.6:8080"]
+    outside = {(EXTERNAL, 80, TCP): both, (BALANCED, 80, TCP): both}
+    assert frontends(entries, Scope.OUTSIDE) == outside
+    assert frontends(entries, Scope.INSIDE) == outside | {(VIP, 80, TCP): both}
+    assert virtual(entries) == {
+        (VIP, Scope.INSIDE),
+        (EXTERNAL, Scope.INSIDE),
+        (EXTERNAL, Scope.OUTSIDE),
+        (BALANCED, Scope.INSIDE),
+        (BALANCED, Scope.OUTSIDE),
+    }
+
+
+def test_a_node_port_is_served_on_all_addresses_of_this_node_but_makes_none_virtual() -> None:
+    port = ServicePort("http", "TCP", 80, 8080, node_port=30080)
+    entries = plan(LOCAL, service(type="NodePort", ports=(port,)), SLICE)
+    both = ["10.1.1.5:8080", "10.1.2.6:8080"]
+    node_ports = {(NODE, 30080, TCP): both, (SECOND, 30080, TCP): both}
+    assert frontends(entries, Scope.OUTSIDE) == node_ports
+    assert frontends(entries, Scope.INSIDE) == node_ports | {(VIP, 80, TCP): both}
+    assert virtual(entries) == {(VIP, Scope.INSIDE)}
+    assert len(wanted(entries, "backends")) == 2
+
+
+def test_without_a_node_of_ours_there_are_no_node_ports_and_nothing_is_local() -> None:
+    port = ServicePort("http", "TCP", 80, 8080, node_port=30080)
+    entries = plan(service(ports=(port,), internal_traffic_policy="Local"), SLICE)
+    assert frontends(entries, Scope.OUTSIDE) == {}
+    assert frontends(entries, Scope.INSIDE) == {(VIP, 80, TCP): []}
+
+
+def test_a_local_external_policy_binds_outside_clients_only() -> None:
+    port = ServicePort("http", "TCP", 80, 8080, node_port=30080)
+    web = service(ports=(port,), external_ips=(EXTERNAL,), external_traffic_policy="Local")
+    entries = plan(LOCAL, web, SLICE)
+    assert set(map(tuple, frontends(entries, Scope.OUTSIDE).values())) == {("10.1.1.5:8080",)}
+    both = ("10.1.1.5:8080", "10.1.2.6:8080")
+    assert set(map(tuple, frontends(entries, Scope.INSIDE).values())) == {both}
+
+
+def test_a_local_internal_policy_binds_the_cluster_ip_only() -> None:
+    web = service(external_ips=(EXTERNAL,), internal_traffic_policy="Local")
+    assert frontends(plan(LOCAL, web, SLICE), Scope.INSIDE) == {
+        (VIP, 80, TCP): ["10.1.1.5:8080"],
+        (EXTERNAL, 80, TCP): ["10.1.1.5:8080", "10.1.2.6:8080"],
+    }
+
+
+def test_backends_outside_a_local_policys_scope_keep_their_connections() -> None:
+    entries = plan(LOCAL, service(internal_traffic_policy="Local"), SLICE)
+    members = {key.address: value.chosen for key, value in wanted(entries, "members").items()}
+    assert members == {A: 1, B: 0}
+
+
+@pytest.mark.parametrize(("node", "elsewhere"), [("n1", 0), ("n2", 1), ("", 0)])
+def test_without_backends_it_is_said_whether_the_policy_is_why(node: str, elsewhere: int) -> None:
+    endpoints = (Endpoint((B,), node_name=node),) if node else ()
+    slices = msgspec.structs.replace(SLICE, endpoints=endpoints)
+    values = wanted(plan(LOCAL, service(internal_traffic_policy="Local"), slices), "services")
+    value = values[FrontendKey(VIP, 80, TCP, Scope.INSIDE)]
+    assert (value.count, value.elsewhere) == (1 if node == "n1" else 0, elsewhere)
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        pytest.param({"cluster_ips": ()}, id="headless"),
+        pytest.param({"cluster_ips": (), "external_ips": (EXTERNAL,)}, id="headless external"),
+        pytest.param({"type": "ExternalName"}, id="external name"),
+        pytest.param({"labels": {"service.kubernetes.io/service-proxy-name": "x"}}, id="proxy"),
+        pytest.param({"labels": {"service.kubernetes.io/headless": ""}}, id="headless label"),
+        pytest.param({"cluster_ips": (ip_address("fd00::1"),)}, id="other family"),
+    ],
+)
+def test_nothing_is_planned_for(ignored: dict[str, Any]) -> None:
+    assert plan(LOCAL, service(**ignored), SLICE) == ()
+
+
+def test_nothing_is_planned_for_what_is_gone() -> None:
+    assert plan(LOCAL, SLICE) == ()
+    assert plan(unit=("node", "n2")) == ()
+    assert plan(unit=("local",)) == ()
+
+
+def test_a_dual_stack_service_is_planned_per_family() -> None:
+    six = ip_address("fd00::10")
+    backend = EndpointSlice(
+        "default",
+        "web-6",
+        service="web",
+        address_type="IPv6",
+        endpoints=(Endpoint((ip_address("fd00:1::5"),)),),
+        ports=(EndpointPort("http", "TCP", 8080),),
+    )
+    state = state_of(LOCAL, service(cluster_ips=(VIP, six)), SLICE, backend)
+    entries = tuple(Lbrp("lbrp0", Settings(), 6).plan(WEB, state))
+    assert frontends(entries, Scope.INSIDE) == {(six, 80, TCP): ["fd00:1::5:8080"]}
+    assert {len(key.pack(6)) for key in wanted(entries, "services")} == {20}
+
+
+def test_equal_sets_of_two_services_are_one() -> None:
+    other = Service("default", "twin", cluster_ips=(ip_address("10.96.0.11"),), ports=(HTTP,))
+    twin = msgspec.structs.replace(SLICE, name="twin-1", service="twin")
+    first = plan(LOCAL, service(), SLICE)
+    second = plan(LOCAL, other, twin, unit=("service", "default/twin"))
+    assert wanted(first, "backends") == wanted(second, "backends")
+
+
+def test_addresses_of_nodes_are_known() -> None:
+    node = Node("n2", addresses=(ip_address("192.0.2.2"), ip_address("2001:db8::2")))
+    expected = {NodeKey(ip_address("192.0.2.2")): Present(1)}
+    assert wanted(plan(node, unit=("node", "n2")), "nodes") == expected
+    assert set(wanted(plan(LOCAL, unit=("local",)), "nodes")) == {NodeKey(NODE), NodeKey(SECOND)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "units"),
+    [
+        (None, service(), [WEB]),
+        (service(), None, [WEB]),
+        (None, SLICE, [WEB]),
+        (
+            SLICE,
+            msgspec.structs.replace(SLICE, service="other"),
+            [("service", "default/other"), WEB],
+        ),
+        (None, msgspec.structs.replace(SLICE, service=""), []),
+        (None, Node("n2"), [("node", "n2")]),
+        (None, Namespace("default"), []),
+    ],
+)
+def test_a_change_concerns_few_units(
+    old: Object | None, new: Object | None, units: list[tuple[str, ...]]
+) -> None:
+    assert list(Lbrp("lbrp0", Settings()).units(Change.between(old, new), State())) == units
+
+
+@pytest.mark.parametrize(
+    ("fields", "tied"),
+    [
+        ({}, False),
+        ({"ports": (ServicePort("http", "TCP", 80, 8080, 30080),)}, True),
+        ({"internal_traffic_policy": "Local"}, True),
+        ({"external_traffic_policy": "Local"}, True),
+    ],
+)
+def test_a_change_of_this_node_concerns_the_services_tied_to_it(
+    fields: dict[str, Any], tied: bool
+) -> None:
+    state = state_of(LOCAL, service(**fields))
+    units = list(Lbrp("lbrp0", Settings()).units(Change.between(None, LOCAL), state))
+    assert units == [("local",), *([WEB] if tied else [])]
+
+
+def test_a_changed_entry_concerns_the_services_address() -> None:
+    maps = {each.name: each for each in Lbrp.maps}
+    for entry in plan(LOCAL, service(external_ips=(EXTERNAL,)), SLICE):
+        concerns = maps[entry.map].concerns
+        if entry.map == "services":
+            assert concerns is not None
+            assert concerns(entry.key, entry.value) in {VIP, EXTERNAL}
+        else:
+            assert concerns is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "exposed"),
+    [
+        ({}, 0),
+        ({"ports": (ServicePort("http", "TCP", 80, 8080, 30080),)}, 1),
+        ({"external_ips": (EXTERNAL,)}, 1),
+        ({"load_balancer_ips": (BALANCED,)}, 1),
+        ({"external_ips": (EXTERNAL,), "type": "ExternalName"}, 0),
+    ],
+)
+def test_the_uplink_is_looked_at_only_while_a_service_is_exposed(
+    fields: dict[str, Any], exposed: int
+) -> None:
+    defines = Lbrp("lbrp0", Settings()).defines(state_of(service(**fields)))
+    assert defines == {"INSIDE": 0, "OUTSIDE": 1, "EXPOSED": exposed}
+
+
+def test_sizes_are_settings() -> None:
+    cube = Lbrp("lbrp0", Settings(max_frontends=1, max_backends=2, max_node_addresses=3))
+    sizes = {each.name: cube.size_of(each) for each in cube.maps}
+    assert sizes == {"backends": 2, "members": 2, "nodes": 3, "services": 1}
+    with pytest.raises(msgspec.ValidationError, match="max_backends must be at least 1, not 0"):
+        msgspec.convert({"max_backends": 0}, Settings)
+    with pytest.raises(msgspec.ValidationError, match="max_servces"):
+        msgspec.convert({"max_servces": 1}, Settings)
+
+
+def test_the_package_offers_one_cube_with_its_source() -> None:
+    assert cubelet_cubes() == [Lbrp]
+    assert Lbrp.source().name == "lbrp.bpf.c"
+    assert Lbrp.source().is_file()

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * nat: gives a new flow the source address that its replies find back to.
+ *
+ * By the uplink leave packets of the node's address, by the overlay of the
+ * node's podCIDR; what is delivered on the node itself may not seem to come
+ * from the receiver. nat_exempt has the networks that are shown pods' own
+ * addresses: 10.0.0.0/8 -> present.
+ */
+#include "cubelet.h"
+
+#define NAT_ICMP (CUBELET_FAMILY == 4 ? 1 : 58)
+
+#if CUBELET_FAMILY == 4
+#define NAT_HAIRPIN_WORDS bpf_htonl(NAT_HAIRPIN_0)
+#else
+#define NAT_HAIRPIN_WORDS                                                             \
+	bpf_htonl(NAT_HAIRPIN_0), bpf_htonl(NAT_HAIRPIN_1), bpf_htonl(NAT_HAIRPIN_2), \
+		bpf_htonl(NAT_HAIRPIN_3)
+#endif
+
+CUBELET_INLINE int nat_translated(const struct cubelet_pkt *pkt)
+{
+	return !cubelet_addr_equal(&pkt->orig.dst, &pkt->cur.dst) ||
+	       pkt->orig.dport != pkt->cur.dport;
+}
+
+CUBELET_INLINE int nat_exempted(const struct cubelet_pkt *pkt)
+{
+	struct nat_exempt_key key = {};
+
+	key.prefixlen = 8 * sizeof(key.network);
+	key.network = pkt->cur.dst;
+	return !!cubelet_lookup(nat_exempt, &key);
+}
+
+/* Many senders share the address: those without a port to tell them apart by keep what they have.
+ */
+CUBELET_INLINE void nat_masquerade(struct cubelet_pkt *pkt, const struct cubelet_addr *address)
+{
+	switch (pkt->cur.protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case NAT_ICMP:
+		cubelet_set_src_range(pkt, address, NAT_FIRST_PORT, NAT_PORT_COUNT);
+		break;
+	default:
+		cubelet_set_src(pkt, address, pkt->cur.sport);
+	}
+}
+
+/*
+ * Replies to a client on the uplink, or to the node itself, come back here of
+ * their own accord only if nothing was translated, and never because an exempt
+ * network knows the way to pods.
+ */
+CUBELET_INLINE void nat_by_uplink(struct cubelet_pkt *pkt)
+{
+	struct cubelet_addr node = CUBELET_NODE_ADDRESS;
+
+	if (pkt->in.port_class == CUBELET_UPLINK || cubelet_addr_equal(&pkt->cur.src, &node)) {
+		if (!nat_translated(pkt))
+			return;
+	} else if (nat_exempted(pkt)) {
+		return;
+	}
+	nat_masquerade(pkt, &node);
+}
+
+/* The far node takes only sources of this node's podCIDR, of which the host has the gateway's. */
+CUBELET_INLINE void nat_by_overlay(struct cubelet_pkt *pkt)
+{
+	struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS, pods = CUBELET_POD_NETWORK;
+
+	if (pkt->in.port_class == CUBELET_UPLINK ||
+	    (pkt->in.port_class == CUBELET_HOST &&
+	     !cubelet_addr_within(&pkt->cur.src, &pods, CUBELET_POD_PREFIX)))
+		nat_masquerade(pkt, &gateway);
+}
+
+/*
+ * To a backend of the host network: its reply to another host would leave by
+ * the uplink untranslated, its reply to itself would never leave the host.
+ */
+CUBELET_INLINE void nat_to_host(struct cubelet_pkt *pkt)
+{
+	struct cubelet_addr hairpin = { { NAT_HAIRPIN_WORDS } };
+
+	if (pkt->in.port_class == CUBELET_HOST ||
+	    (pkt->in.port_class == CUBELET_UPLINK && nat_translated(pkt)))
+		nat_masquerade(pkt, &hairpin);
+}
+
+/* A pod that is its own backend drops what claims to come from itself. */
+CUBELET_INLINE void nat_to_pod(struct cubelet_pkt *pkt)
+{
+	struct cubelet_addr hairpin = { { NAT_HAIRPIN_WORDS } };
+
+	if (pkt->in.port_class == CUBELET_POD && pkt->in.ifindex == pkt->out.ifindex)
+		cubelet_set_src(pkt, &hairpin, pkt->cur.sport);
+}
+
+static __always_inline int nat_outward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	if (cubelet_rejudging(pkt))
+		return cubelet_next(pkt);
+	switch (pkt->out.port_class) {
+	case CUBELET_UPLINK:
+		nat_by_uplink(pkt);
+		break;
+	case CUBELET_OVERLAY:
+		nat_by_overlay(pkt);
+		break;
+	case CUBELET_HOST:
+		nat_to_host(pkt);
+		break;
+	case CUBELET_POD:
+		nat_to_pod(pkt);
+		break;
+	}
+	return cubelet_next(pkt);
+}

@@ -1,0 +1,123 @@
+"""Exempt networks, constants and settings."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+import msgspec
+import pytest
+
+from cubelet.state import State
+from cubelet_hooks.cube import Entry
+from cubelet_hooks.objects import Change, LocalNode, Node, Object, Pod
+from cubelet_nat.cube import ExemptKey, Nat, Present, cubelet_cubes
+from cubelet_nat.settings import Settings
+
+LOCAL = LocalNode(
+    name="n1",
+    addresses=(ip_address("192.0.2.1"),),
+    pod_cidr=IPv4Network("10.1.1.0/24"),
+    gateway=ip_address("10.1.1.1"),
+    gateway_mac="02:00:00:00:00:01",
+    gateway_ifindex=2,
+    datapath_ifindex=3,
+    overlay_ifindex=4,
+    uplink_ifindex=5,
+    uplink_mac="02:00:00:00:00:05",
+    uplink_mtu=1500,
+    overlay_mtu=1450,
+    router_mac="02:00:00:00:00:02",
+)
+NODE = Node("n2", pod_cidrs=(IPv4Network("10.1.2.0/24"), IPv6Network("fd00:2::/64")))
+
+
+def exempt(network: str) -> Entry:
+    parsed = IPv4Network(network)
+    return Entry("exempt", ExemptKey(parsed.prefixlen, parsed.network_address), Present(1))
+
+
+def plan(unit: tuple[str, ...], *objects: Object, **settings: Any) -> list[Entry]:
+    state = State()
+    for item in objects:
+        state.apply(Change.between(None, item))
+    return list(Nat("nat0", Settings(**settings)).plan(unit, state))
+
+
+@pytest.mark.parametrize(
+    ("change", "units"),
+    [
+        (Change.between(None, NODE), [("node", "n2")]),
+        (Change.between(NODE, None), [("node", "n2")]),
+        (Change.between(None, LOCAL), [("settings",)]),
+        (Change.between(None, Pod("default", "web")), []),
+    ],
+)
+def test_a_change_concerns_one_unit(change: Change, units: list[tuple[str, ...]]) -> None:
+    assert list(Nat("nat0", Settings()).units(change, State())) == units
+
+
+def test_pods_of_other_nodes_see_pods() -> None:
+    assert plan(("node", "n2"), NODE) == [exempt("10.1.2.0/24")]
+    assert plan(("node", "n2")) == []
+
+
+def test_networks_of_the_settings_are_exempt() -> None:
+    networks = ("10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32")
+    assert plan(("settings",), exempt=networks) == [exempt("10.0.0.0/8"), exempt("192.0.2.7/32")]
+    assert plan(("settings",)) == []
+
+
+def test_a_longest_prefix_match_starts_with_the_prefix() -> None:
+    assert exempt("10.1.2.0/24").key.pack() == b"\x18\x00\x00\x00\x0a\x01\x02\x00"
+
+
+def test_constants_are_those_of_the_settings() -> None:
+    assert Nat("nat0", Settings()).defines(State()) == {
+        "FIRST_PORT": 12000,
+        "PORT_COUNT": 18000,
+        "HAIRPIN_0": 0xA9FE0102,
+    }
+    six = Nat("nat0", Settings(hairpin_address="fe80::2", first_port=1024, port_count=1), 6)
+    assert six.defines(State()) == {
+        "FIRST_PORT": 1024,
+        "PORT_COUNT": 1,
+        "HAIRPIN_0": 0xFE800000,
+        "HAIRPIN_1": 0,
+        "HAIRPIN_2": 0,
+        "HAIRPIN_3": 2,
+    }
+
+
+def test_the_hairpin_address_is_of_the_instances_family() -> None:
+    with pytest.raises(ValueError, match=r"hairpin_address: 169\.254\.1\.2 is not an IPv6 address"):
+        Nat("nat0", Settings(), 6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"first_port": 80}, "first_port must be at least 1024, not 80"),
+        ({"first_port": 60000}, "port_count: 18000 ports from 60000 on do not exist"),
+        ({"port_count": 0}, "port_count: 0 ports from 12000 on do not exist"),
+        ({"hairpin_address": "169.254.1"}, "hairpin_address: '169.254.1' does not appear to be"),
+        ({"exempt": ["10.0.0.0/8", "10.0.0.1/8"]}, "exempt: 10.0.0.1/8 has host bits set"),
+        ({"max_exempt": 0}, "max_exempt must be at least 1, not 0"),
+        ({"hairpin": "169.254.1.2"}, "unknown field `hairpin`"),
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(wrong, Settings)
+    assert message in str(caught.value)
+
+
+def test_the_range_may_end_with_the_last_port() -> None:
+    assert Settings(first_port=65535, port_count=1).first_port == 65535
+
+
+def test_the_package_offers_one_cube_with_its_source() -> None:
+    assert cubelet_cubes() == [Nat]
+    assert Nat.source().name == "nat.bpf.c"
+    assert Nat.source().is_file()
+    assert Nat("nat0", Settings(max_exempt=7)).size_of(Nat.maps[0]) == 7

@@ -1,0 +1,38 @@
+"""The router's map key and value. Each becomes a C struct ``router_NAME``."""
+
+from __future__ import annotations
+
+import enum
+
+from cubelet_hooks.records import U8, U32, Addr, Be32, Record
+
+
+class RouteKind(enum.IntEnum):
+    """Where a route leads; ``enum router_route_kind``."""
+
+    SEGMENT = 0
+    """The pods of this node: the next hop is the destination."""
+    HOST = 1
+    """The node's own stack."""
+    OVERLAY = 2
+    """Another node's pods, by tunnel to ``remote``."""
+    UPLINK = 3
+    """What the kernel's routes say, which is out by the uplink unless it is the node's own."""
+    UNREACHABLE = 4
+    """Nowhere: the sender is told."""
+    BROADCAST = 5
+    """The segment's broadcast addresses, which nobody may send to through the router."""
+
+
+class Prefix(Record):
+    """The trie's key: ``length`` bits of ``address`` count."""
+
+    length: U32
+    address: Addr
+
+
+class Route(Record):
+    """A :class:`RouteKind`, and for OVERLAY the other node's address."""
+
+    remote: Be32
+    kind: U8
