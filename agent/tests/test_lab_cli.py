@@ -28,12 +28,6 @@ def test_a_setting_without_key_or_value_is_refused(pair: str) -> None:
         parse_settings([pair])
 
 
-def test_a_table_is_as_wide_as_its_cells() -> None:
-    assert views.table(("A", "LONG"), [("wide cell", 1), ("b", "")]) == (
-        "A           LONG\nwide cell   1\nb"
-    )
-
-
 def test_objects_are_shown_with_what_their_kind_has() -> None:
     pod = {
         "metadata": {"name": "a", "namespace": "d", "labels": {"x": "y"}},

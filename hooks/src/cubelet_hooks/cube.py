@@ -74,6 +74,9 @@ class Cube:
     settings_type: ClassVar[type[Settings]] = Settings
     reasons: ClassVar[tuple[Reason, ...]] = ()
     maps: ClassVar[tuple[Map, ...]] = ()
+    shows: ClassVar[Mapping[str, str]] = {}
+    """What ``cubelet get NOUN`` lists: nouns in the plural, each with the name of the map whose
+    records are the rows, such as ``{"routes": "routes"}``."""
     records: ClassVar[tuple[type[Record], ...]] = ()
     """Further structs the C source uses, beyond the maps' keys and values."""
 

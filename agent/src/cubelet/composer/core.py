@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import ClassVar
 
 from cubelet_hooks import flows
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
-from cubelet_hooks.objects import Change, Node, Port
+from cubelet_hooks.objects import Change, LocalNode, Node, Port, Service
 from cubelet_hooks.reasons import FIRST_CUBE_REASON, REASONS_PER_CUBE
-from cubelet_hooks.records import U8, U32, Record
+from cubelet_hooks.records import U8, U16, U32, Addr, Be16, Record
 from cubelet_hooks.view import View
 
 MAX_CUBES = 32
@@ -24,6 +25,18 @@ class Bucket(Record):
 
     since: U32
     used: U32
+
+
+class ExposedKey(Record):
+    """An address that outside clients may send to."""
+
+    address: Addr
+
+
+class ExposedAddress(Record):
+    """Whether it is the node's ``own`` (only some ports are ours) or a Service's (all are)."""
+
+    own: U8
 
 
 class Trace(Record):
@@ -40,6 +53,24 @@ class Trace(Record):
     verdict: U8
 
 
+class DropEvent(Record):
+    """What `cubelet monitor` shows of a dropped packet, as it stands in the ring buffer.
+
+    ``tuple`` is the frame's own, zero unless it is IP; ``ifindex`` and ``entered`` are of the port
+    that it came by; ``length`` in bytes; ``stage`` is the cube that spoke last (0: none did).
+    """
+
+    tuple: flows.Tuple
+    ifindex: U32
+    length: U32
+    reason: U16
+    ethertype: Be16
+    entered: U8
+    stage: U8
+    tcp_flags: U8
+    mode: U8
+
+
 class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sizes and limits of the core. The defaults fit a node of 110 pods.
 
@@ -53,6 +84,7 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fragments: int = 8_192
     ports: int = 1_024
     nodes: int = 8_192
+    exposed: int = 16_384
     errors_per_second: int = 100
     event_bytes: int = 262_144
     timeout_pending: int = 30
@@ -67,6 +99,16 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     node_port_first: int = 30_000
     node_port_last: int = 32_767
     hairpin_address: str = "169.254.1.2"
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say. Raises ValueError naming the field."""
+        ip_address(self.hairpin_address)
+        for first, last in (
+            ("snat_first_port", "snat_last_port"),
+            ("node_port_first", "node_port_last"),
+        ):
+            if not 1024 <= getattr(self, first) <= getattr(self, last) <= 65535:
+                raise ValueError(f"{first} to {last} is no range of ports from 1024 to 65535")
 
 
 CORE_RECORDS: tuple[type[Record], ...] = (
@@ -83,7 +125,10 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     flows.Count,
     flows.Index,
     Bucket,
+    ExposedKey,
+    ExposedAddress,
     Trace,
+    DropEvent,
 )
 """In the order in which their C structs refer to each other."""
 
@@ -108,6 +153,7 @@ CORE_MAPS: tuple[Map, ...] = (
         "nodes",
         concerns=lambda key, value: EVERYTHING,
     ),
+    Map("exposed", MapType.HASH, ExposedKey, ExposedAddress, "exposed"),
     Map(
         "drops",
         MapType.PERCPU_ARRAY,
@@ -126,19 +172,29 @@ class Core(Cube):
 
     kind = "cubelet"
     settings_type = CoreSettings
+    settings: CoreSettings
     maps: ClassVar[tuple[Map, ...]] = CORE_MAPS
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """A port and a node are a unit each."""
+        """A port, a node and a Service are a unit each, and so are this node's addresses."""
         if change.kind == Port.kind:
             return (("port", change.key),)
         if change.kind == Node.kind:
             return (("node", change.key),)
-        return ()
+        if change.kind == Service.kind:
+            return (("service", change.key),)
+        return (("own",),) if change.kind == LocalNode.kind else ()
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """A port's own address; the podCIDR that each address of another node may carry."""
-        kind, key = unit
+        """A port's own address; what other nodes may tunnel; what outside clients may address."""
+        kind, key = unit[0], unit[-1]
+        if kind == "service" and key in view.services:
+            service = view.services[key]
+            for address in (*service.external_ips, *service.load_balancer_ips):
+                yield Entry("exposed", ExposedKey(address=address), ExposedAddress(own=0))
+        if kind == "own" and view.local is not None:
+            for address in view.local.addresses[1:]:
+                yield Entry("exposed", ExposedKey(address=address), ExposedAddress(own=1))
         if kind == "port" and key in view.ports:
             port = view.ports[key]
             for address in port.addresses:

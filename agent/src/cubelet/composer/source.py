@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 
 from cubelet.composer.chain import chain_links, chain_macros
 from cubelet.composer.composition import Composition, Stage
-from cubelet.composer.core import CORE_RECORDS, Core
+from cubelet.composer.core import CORE_RECORDS, Core, CoreSettings
 from cubelet.composer.layout import MapSpec, map_specs
 from cubelet.composer.reasons import reason_ranges
 from cubelet.composer.rename import rename
-from cubelet_hooks.cube import PORT_CLASSES, Cube, Settings
+from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.objects import LocalNode
 from cubelet_hooks.reasons import CORE_REASONS
 from cubelet_hooks.records import Address, Family, Record
@@ -126,7 +127,7 @@ def _define(name: str, value: object) -> str:
 
 
 def _core_constants(
-    local: LocalNode, settings: Settings, hz: int, trial: bool
+    local: LocalNode, settings: CoreSettings, hz: int, trial: bool
 ) -> list[str]:
     constants: dict[str, object] = {
         "HZ": hz,
@@ -142,6 +143,7 @@ def _core_constants(
         "OVERLAY_MTU": local.overlay_mtu,
         "GATEWAY_ADDRESS": _address(local.gateway),
         "NODE_ADDRESS": _address(local.addresses[0]),
+        "HAIRPIN_ADDRESS": _address(ip_address(settings.hairpin_address)),
         "POD_NETWORK": _address(local.pod_cidr.network_address),
         "POD_PREFIX": local.pod_cidr.prefixlen,
     }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -15,27 +14,19 @@ import msgspec
 import typer
 import yaml
 
-from cubelet.client import AgentError
 from cubelet.lab import cluster, netns, views
 from cubelet.lab.errors import LabError
 from cubelet.lab.kubelet import Kubelet
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects, Outcome
 from cubelet.lab.store import Key, Manifest, Store, key_of, kind_named, read_documents
+from cubelet.output import Format, print_as, table, tell, told
 
 app = typer.Typer(
     name="lab",
     help="A cluster in network namespaces of this machine, with real agents and real packets.",
     no_args_is_help=True,
 )
-
-
-class Format(StrEnum):
-    """How a command prints what it finds."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
 
 
 class Composition(StrEnum):
@@ -72,24 +63,24 @@ def up(
     ] = None,
 ) -> None:
     """Build a cluster and wait until its agents are ready."""
-    with _told():
+    with told():
         settings = parse_settings([f"composition={composition.value}", *(set_ or [])])
         spec = LabSpec(name, plan_nodes(nodes, tuple(pod_cidr or ())), settings)
-        cluster.up(Layout(name), spec, _tell)
+        cluster.up(Layout(name), spec, tell)
 
 
 @app.command()
 def down(name: Name = "lab") -> None:
     """Remove a cluster and all that belongs to it, whatever state it is in."""
-    with _told():
+    with told():
         there = cluster.down(Layout(name))
-        _tell(f"lab {name} is gone" if there else f"there is no lab {name}")
+        tell(f"lab {name} is gone" if there else f"there is no lab {name}")
 
 
 @app.command()
 def apply(filename: File, name: Name = "lab") -> None:
     """Create or change objects; returns when they are in force."""
-    with _told(), _objects(name) as objects:
+    with told(), _objects(name) as objects:
         _report(objects.apply(_documents(filename)))
 
 
@@ -103,7 +94,7 @@ def delete(
     name: Name = "lab",
 ) -> None:
     """Remove the objects in a file, or objects by kind and name."""
-    with _told(), _objects(name) as objects:
+    with told(), _objects(name) as objects:
         _report(objects.delete(_keys(what or [], filename, namespace)))
 
 
@@ -117,12 +108,12 @@ def get(
     name: Name = "lab",
 ) -> None:
     """List objects: pods, services, networkpolicies, namespaces, nodes, endpointslices."""
-    with _told(output):
+    with told(output):
         layout = Layout(name)
         layout.load()
         wanted = kind_named(kind)
         found = Store(layout).list(wanted.name, namespace)
-        _print(output, views.as_list(found), lambda: views.manifests(wanted, found))
+        print_as(output, views.as_list(found), lambda: views.manifests(wanted, found))
 
 
 @app.command(name="exec")
@@ -133,7 +124,7 @@ def execute(
     name: Name = "lab",
 ) -> None:
     """Run a command where a pod, a node or the outside is; its exit status is passed on."""
-    with _told():
+    with told():
         argv = netns.command(_place(Layout(name), target, namespace), command)
         sys.stdout.flush()
         os.execvp(argv[0], argv)
@@ -144,12 +135,12 @@ def probe(output: Output = Format.TABLE, name: Name = "lab") -> None:
     """Try every pod, protocol and port from every other pod, with real packets."""
     from cubelet.lab.probe import probe as probe_lab
 
-    with _told(output):
+    with told(output):
         layout = Layout(name)
         layout.load()
         rows = [msgspec.to_builtins(row) for row in probe_lab(layout)]
         headers = ("FROM", "TO", "PROTOCOL", "PORT", "VERDICT")
-        _print(output, rows, lambda: views.table(headers, [tuple(row.values()) for row in rows]))
+        print_as(output, rows, lambda: table(headers, [tuple(row.values()) for row in rows]))
 
 
 @app.command()
@@ -159,9 +150,9 @@ def demo(
     """Build a cluster, show what it does to real traffic, and remove it."""
     from cubelet.lab.demo import run
 
-    with _told(output):
-        report = run(Layout(name), composition.value, _tell)
-        _print(output, msgspec.to_builtins(report), report.text)
+    with told(output):
+        report = run(Layout(name), composition.value, tell)
+        print_as(output, msgspec.to_builtins(report), report.text)
         if not report.ok:
             raise typer.Exit(1)
 
@@ -227,33 +218,3 @@ def _report(outcomes: Sequence[Outcome]) -> None:
         print(f"{outcome.key} {outcome.done}{detail}", file=sys.stderr if failed else sys.stdout)
     if any(outcome.done in ("failed", "not found") for outcome in outcomes):
         raise typer.Exit(1)
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _print(output: Format, document: Any, text: Callable[[], str]) -> None:
-    if output is Format.JSON:
-        print(json.dumps(document, indent=2))
-    elif output is Format.YAML:
-        print(yaml.safe_dump(document, sort_keys=False), end="")
-    else:
-        print(text())
-
-
-@contextmanager
-def _told(output: Format = Format.TABLE) -> Iterator[None]:
-    """Tell the user what went wrong, as JSON on stdout if that was asked for, and exit with 1."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        raise typer.Exit(130) from None
-    except (LabError, AgentError) as error:
-        detail = error.detail if isinstance(error, LabError) else error.details
-        if output is Format.TABLE:
-            _tell("\n".join(filter(None, (f"error: {error}", detail))))
-        else:
-            _print(output, {"error": {"message": str(error), "detail": detail}}, str)
-        raise typer.Exit(1) from None

@@ -1,25 +1,15 @@
-"""How lab objects are shown: kubectl-like tables, and lists as JSON."""
+"""How lab objects are shown: as tables, and as lists for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cubelet.lab.admission import container_ports
 from cubelet.lab.store import Kind, Manifest
+from cubelet.output import table
 
 Columns = dict[str, str]
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table without boxes: columns as wide as their widest cell, three blanks between them."""
-    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join(lines)
 
 
 def manifests(kind: Kind, found: Sequence[Manifest]) -> str:

@@ -56,6 +56,7 @@ class FolderSource:
         self._seen: Listing = {}
         self._problems: list[Problem] = []
         self._synced = False
+        self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def has_synced(self) -> bool:
@@ -68,8 +69,18 @@ class FolderSource:
             tasks.create_task(self._watch())
             while True:
                 self._wake.clear()
+                waiting, self._waiting = self._waiting, []
                 await self._follow()
+                for each in waiting:
+                    each.done() or each.set_result(None)
                 await self._wake.wait()
+
+    async def refresh(self) -> None:
+        """Return once all that the folder holds now has been emitted."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._wake.set()
+        await waiter
 
     async def _watch(self) -> None:
         """Wake on the kernel's notices and on time; on time alone where there are no notices."""

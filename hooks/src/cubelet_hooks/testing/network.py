@@ -22,6 +22,8 @@ UPLINK_MAC = "02:00:00:00:00:03"
 class TestNetwork:
     """The node and its pods' ports; pod ``default/a`` is 10.1.0.2, ``default/b`` 10.1.0.3, ..."""
 
+    __test__ = False  # no test class, whatever its name suggests to pytest
+
     local: LocalNode
     ports: dict[str, Port]
 

@@ -1,1 +1,95 @@
+"""The firewall cube: NetworkPolicy, judged per pod when a flow opens."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import ClassVar
+
+from cubelet_firewall.changes import IDENTITY, changed_units
+from cubelet_firewall.plan import identity_entries, namespace_entries
+from cubelet_firewall.portsets import EVERYTHING_NUMBER, NOTHING_NUMBER
+from cubelet_firewall.records import (
+    BlockKey,
+    Direction,
+    Identity,
+    IdentityKey,
+    IsolatedKey,
+    PeerKey,
+    Policy,
+    PortKey,
+    PortSet,
+    Present,
+    bits_to,
+)
+from cubelet_firewall.settings import Settings
+from cubelet_hooks import cube
+from cubelet_hooks.cube import Cube, Entry, Reason, Unit
+from cubelet_hooks.hookspecs import hookimpl
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.objects import Address, Change
+from cubelet_hooks.view import View
+
+
+def _address(key: IsolatedKey | IdentityKey, value: object) -> Address:
+    return key.address
+
+
+class Firewall(Cube):
+    """Lets a flow begin only if the policies of its sender and of its receiver allow it."""
+
+    kind: ClassVar[str] = "firewall"
+    inward: ClassVar[frozenset[str]] = frozenset({"pod"})
+    outward: ClassVar[frozenset[str]] = frozenset({"pod"})
+    admits: ClassVar[bool] = True
+    settings_type: ClassVar[type[cube.Settings]] = Settings
+    settings: Settings
+    reasons: ClassVar[tuple[Reason, ...]] = (
+        Reason("egress_denied", "no policy of the sending pod allows it"),
+        Reason("ingress_denied", "no policy of the receiving pod allows it"),
+    )
+    # The first three hold numbers of contents, which mean the same for ever: only who begins to
+    # be known by another number, or to be isolated by one, makes a verdict stale.
+    maps: ClassVar[tuple[Map, ...]] = (
+        Map("ports", MapType.LPM_TRIE, PortKey, Present, "max_ports"),
+        Map("peers", MapType.LPM_TRIE, PeerKey, PortSet, "max_peers"),
+        Map("blocks", MapType.LPM_TRIE, BlockKey, PortSet, "max_blocks"),
+        Map(
+            "identities",
+            MapType.HASH,
+            IdentityKey,
+            Identity,
+            "max_identities",
+            concerns=_address,
+        ),
+        Map("isolated", MapType.HASH, IsolatedKey, Policy, "max_isolated", concerns=_address),
+    )
+
+    def defines(self, view: View) -> Mapping[str, int]:
+        """Fixed meanings; nothing that changes: a policy must not wait for a compiler."""
+        return {
+            "INGRESS": Direction.INGRESS,
+            "EGRESS": Direction.EGRESS,
+            "NOTHING": NOTHING_NUMBER,
+            "EVERYTHING": EVERYTHING_NUMBER,
+            "PORT_BITS": bits_to(PortKey, "port", self.family),
+            "PEER_BITS": bits_to(PeerKey, "pod", self.family),
+            "BLOCK_BITS": bits_to(BlockKey, "network", self.family),
+        }
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        """The namespaces of local pods, and the addresses of pods anywhere."""
+        return changed_units(change, view)
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """What the namespace's local pods may do, or who speaks from an address."""
+        if unit[0] != IDENTITY:
+            return namespace_entries(unit[1], view, self.family)
+        address = ip_address(unit[1])
+        return identity_entries(address, view) if address.version == self.family else ()
+
+
+@hookimpl
+def cubelet_cubes() -> Sequence[type[Cube]]:
+    """The one cube of this package."""
+    return [Firewall]

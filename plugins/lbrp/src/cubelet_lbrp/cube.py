@@ -92,6 +92,7 @@ class Lbrp(Cube):
             concerns=_frontend_address,
         ),
     )
+    shows: ClassVar[Mapping[str, str]] = {"services": "services"}
 
     def defines(self, view: View) -> Mapping[str, int]:
         """``EXPOSED`` is 0 while nothing can be asked for from outside: no code on the uplink."""

@@ -1,22 +1,21 @@
 """The nat cube: masquerade, NodePort traffic that leaves for another node, and hairpins.
 
-Source ports are taken from the settings' range when a flow is committed. The host is not asked
+Source ports are taken from the core's range when a flow is committed. The host is not asked
 whether it listens on one: the range has to be reserved (``net.ipv4.ip_local_reserved_ports``).
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 from typing import ClassVar
 
 from cubelet_hooks import cube
 from cubelet_hooks.cube import Cube, Entry, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Address, Change, LocalNode, Network, Node
-from cubelet_hooks.records import U8, U32, Addr, Family, Record
+from cubelet_hooks.objects import Change, LocalNode, Network, Node
+from cubelet_hooks.records import U8, U32, Addr, Record
 from cubelet_hooks.view import View
 from cubelet_nat.settings import Settings
 
@@ -40,29 +39,11 @@ class Nat(Cube):
     kind: ClassVar[str] = "nat"
     outward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "overlay", "uplink"})
     settings_type: ClassVar[type[cube.Settings]] = Settings
+    settings: Settings
     # No verdict depends on it: a flow keeps the translation that it began with.
     maps: ClassVar[tuple[Map, ...]] = (
         Map("exempt", MapType.LPM_TRIE, ExemptKey, Present, "max_exempt"),
     )
-
-    def __init__(self, instance: str, settings: Settings, family: Family = 4) -> None:
-        super().__init__(instance, settings, family)
-        self._hairpin: Address = ip_address(settings.hairpin_address)
-        self._exempt = tuple(ip_network(text) for text in settings.exempt)
-        self._ports = (settings.first_port, settings.port_count)
-        if self._hairpin.version != family:
-            raise ValueError(f"hairpin_address: {self._hairpin} is not an IPv{family} address")
-
-    def defines(self, view: View) -> Mapping[str, int]:
-        """``HAIRPIN_0`` and on are the address's 32-bit words in host byte order."""
-        packed = self._hairpin.packed
-        words = struct.unpack(f">{len(packed) // 4}I", packed)
-        first, count = self._ports
-        return {
-            "FIRST_PORT": first,
-            "PORT_COUNT": count,
-            **{f"HAIRPIN_{index}": word for index, word in enumerate(words)},
-        }
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """One unit per node, and ``("settings",)`` for the networks of the settings."""
@@ -75,7 +56,7 @@ class Nat(Cube):
 
         Pods of other nodes are reached by the uplink where routing is direct, and see each other.
         """
-        networks: Iterable[Network] = self._exempt
+        networks: Iterable[Network] = map(ip_network, self.settings.exempt)
         if unit[0] == "node":
             node = view.nodes.get(unit[1])
             networks = node.pod_cidrs if node else ()

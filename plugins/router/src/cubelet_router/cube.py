@@ -6,7 +6,7 @@ answer is asked for once per flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_network
 from typing import Annotated, ClassVar
 
@@ -66,6 +66,7 @@ class Router(Cube):
     maps: ClassVar[tuple[Map, ...]] = (
         Map("routes", MapType.LPM_TRIE, Prefix, Route, "routes", concerns=_concerns),
     )
+    shows: ClassVar[Mapping[str, str]] = {"routes": "routes"}
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """This node's own routes are a unit, and so are those to each other node."""

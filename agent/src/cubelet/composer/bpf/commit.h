@@ -157,7 +157,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct 
 }
 
 /*
- * A mid-stream packet that may not open a flow may still belong to one that its peer
+ * A mid-stream packet that is not permitted to open a flow may still belong to one that its peer
  * opened and that no record is left of: the core says where the peer lives, then the
  * peer's direction is judged. Only TCP shows that it is mid-stream.
  */
@@ -165,7 +165,7 @@ CUBELET_INLINE int cubelet_second_reading(struct __sk_buff *skb, struct cubelet_
 {
 	const struct cubelet_headers *h = &pkt->hdr;
 
-	if (pkt->mode != CUBELET_NEW || h->tuple.protocol != IPPROTO_TCP || h->fragment ||
+	if (pkt->mode != CUBELET_NEW || pkt->verdict != CUBELET_DROP || h->tuple.protocol != IPPROTO_TCP || h->fragment ||
 	    h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
 		return 0;
 	pkt->mode = CUBELET_FIND_ORIGIN;

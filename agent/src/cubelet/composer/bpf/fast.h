@@ -9,6 +9,19 @@
 #include "send.h"
 #include "state.h"
 
+/* Is a port of the node's own address one that Services or translated sources use? */
+CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
+{
+	__u16 port = bpf_ntohs(h->tuple.dport);
+
+	if (h->fragment == CUBELET_LATER || h->icmp_error)
+		return 1;
+	if (!h->ports && h->tuple.protocol != IPPROTO_ICMP)
+		return 1; /* translated by address alone */
+	return (port >= CUBELET_SNAT_FIRST && port <= CUBELET_SNAT_LAST) ||
+	       (port >= CUBELET_NODE_PORT_FIRST && port <= CUBELET_NODE_PORT_LAST);
+}
+
 /*
  * Is a packet from the uplink ours to look at? All else (the host's own traffic,
  * tunnels' outer packets) passes untouched.
@@ -16,18 +29,16 @@
 CUBELET_INLINE int cubelet_ours(const struct cubelet_headers *h)
 {
 	const struct cubelet_addr node = CUBELET_NODE_ADDRESS, pods = CUBELET_POD_NETWORK;
-	__u16 port = bpf_ntohs(h->tuple.dport);
+	struct cubelet_exposed_address *exposed;
 
 	if (!h->ip)
 		return 0;
+	if (cubelet_addr_equal(&h->tuple.dst, &node))
+		return cubelet_our_port(h);
 	if (cubelet_addr_within(&h->tuple.dst, &pods, CUBELET_POD_PREFIX))
 		return 1;
-	if (!cubelet_addr_equal(&h->tuple.dst, &node))
-		return 0;
-	if (h->fragment == CUBELET_LATER || h->icmp_error)
-		return 1;
-	return (port >= CUBELET_SNAT_FIRST && port <= CUBELET_SNAT_LAST) ||
-	       (port >= CUBELET_NODE_PORT_FIRST && port <= CUBELET_NODE_PORT_LAST);
+	exposed = cubelet_lookup(cubelet_exposed, &h->tuple.dst);
+	return exposed && (!exposed->own || cubelet_our_port(h));
 }
 
 /* Did the packet enter where its flow enters? A pod's by its own port, others by class. */

@@ -51,6 +51,7 @@ int cubelet_slow(struct __sk_buff *skb)
 		if (tracked != CUBELET_TRACKED_JUDGE)
 			return cubelet_settled(skb, s, tracked, f);
 	}
+	f = NULL; /* what was tracked is what is judged again, not yet what may pass */
 	s->pkt.verdict = cubelet_judge(skb, &s->pkt);
 	result = cubelet_finish(skb, s, &f);
 	return f ? cubelet_send_checked(skb, s, f) : result;

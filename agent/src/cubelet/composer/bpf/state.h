@@ -29,19 +29,6 @@ struct cubelet_scratch {
 	__u8 quote[CUBELET_QUOTE];
 };
 
-/* What `cubelet monitor` shows of a dropped packet. */
-struct cubelet_drop_event {
-	struct cubelet_tuple tuple;
-	__u32 ifindex;
-	__u32 length;
-	__u16 reason;
-	__be16 ethertype;
-	__u8 entered;
-	__u8 stage;
-	__u8 tcp_flags;
-	__u8 mode;
-};
-
 CUBELET_INLINE struct cubelet_scratch *cubelet_scratch_get(void)
 {
 	__u32 zero = 0;
@@ -91,7 +78,7 @@ CUBELET_INLINE void cubelet_trace_dropped(const struct cubelet_pkt *pkt)
 #endif
 }
 
-/* Drops the packet: counted by reason and class, shown to whoever watches. */
+/* Drops the packet: counted by reason and class, shown to whoever watches (DropEvent). */
 CUBELET_INLINE int cubelet_dropped(struct __sk_buff *skb, struct cubelet_pkt *pkt, __u16 reason)
 {
 	struct cubelet_drop_event event = {};

@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from cubelet.client import call
-from cubelet.lab import cluster, views
+from cubelet.lab import cluster
 from cubelet.lab.demo.checks import Row, Topology
 from cubelet.lab.demo.checks import run as run_checks
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects
 from cubelet.lab.store import read_documents
+from cubelet.output import table
 
 MANIFESTS = Path(__file__).with_name("demo.yaml")
 
@@ -45,7 +46,7 @@ class Report(msgspec.Struct, frozen=True):
         verdict = f"{len(rows)} checks hold" if not failed else f"{failed} of {len(rows)} fail"
         return "\n".join(
             [
-                views.table(headers, rows),
+                table(headers, rows),
                 "",
                 *(_composition(*item) for item in self.composition.items()),
                 f"{verdict}, {self.seconds:.1f} s in all",

@@ -47,13 +47,20 @@ CUBELET_INLINE int cubelet_forward(struct cubelet_pkt *pkt, __u8 port_class, __u
 	return CUBELET_FORWARD;
 }
 
+/* Has a cube given the packet another destination? */
+CUBELET_INLINE int cubelet_dst_translated(const struct cubelet_pkt *pkt)
+{
+	return !cubelet_addr_equal(&pkt->orig.dst, &pkt->cur.dst) ||
+	       pkt->orig.dport != pkt->cur.dport;
+}
+
 /*
  * Core cubes: to the node's own network stack. From the uplink that leaves the
  * packet untouched and without a record; from elsewhere it goes through the gateway.
  */
 CUBELET_INLINE int cubelet_to_stack(struct cubelet_pkt *pkt)
 {
-	if (pkt->in.port_class == CUBELET_UPLINK && cubelet_addr_equal(&pkt->orig.dst, &pkt->cur.dst))
+	if (pkt->in.port_class == CUBELET_UPLINK && !cubelet_dst_translated(pkt))
 		return CUBELET_STACK;
 	__builtin_memcpy(pkt->out.dst_mac, (__u8[6])CUBELET_GATEWAY_MAC, 6);
 	__builtin_memcpy(pkt->out.src_mac, (__u8[6])CUBELET_ROUTER_MAC, 6);

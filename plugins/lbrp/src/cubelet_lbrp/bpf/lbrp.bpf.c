@@ -44,12 +44,6 @@ CUBELET_INLINE int lbrp_virtual(const struct cubelet_pkt *pkt)
 	return !cubelet_lookup(lbrp_nodes, &node);
 }
 
-CUBELET_INLINE int lbrp_translated(const struct cubelet_pkt *pkt)
-{
-	return !cubelet_addr_equal(&pkt->orig.dst, &pkt->cur.dst) ||
-	       pkt->orig.dport != pkt->cur.dport;
-}
-
 /* One round of murmur3's mixing, which is enough between words. */
 CUBELET_INLINE __u32 lbrp_mix(__u32 hash, __u32 word)
 {
@@ -141,7 +135,7 @@ CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_front
 	}
 	if (member && (member->chosen || lbrp_connected(pkt)))
 		return cubelet_next(pkt);
-	if (!member && !lbrp_translated(pkt) && lbrp_connected(pkt))
+	if (!member && !cubelet_dst_translated(pkt) && lbrp_connected(pkt))
 		return cubelet_next(pkt);
 	return cubelet_restart(pkt, LBRP_REASON_BACKEND_GONE);
 }
@@ -151,14 +145,14 @@ static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt
 	struct lbrp_frontend *frontend;
 
 	/* A flow from when something was exposed is still to end with its service. */
-	if (!LBRP_EXPOSED && pkt->in.port_class == CUBELET_UPLINK && !lbrp_translated(pkt))
+	if (!LBRP_EXPOSED && pkt->in.port_class == CUBELET_UPLINK && !cubelet_dst_translated(pkt))
 		return cubelet_next(pkt);
 	frontend = lbrp_frontend(pkt);
 	if (frontend && cubelet_rejudging(pkt))
 		return lbrp_recheck(pkt, frontend);
 	if (frontend)
 		return lbrp_balance(pkt, frontend);
-	if (cubelet_rejudging(pkt) && lbrp_translated(pkt))
+	if (cubelet_rejudging(pkt) && cubelet_dst_translated(pkt))
 		return cubelet_restart(pkt, LBRP_REASON_SERVICE_GONE);
 	if (lbrp_virtual(pkt))
 		return cubelet_refuse(pkt, LBRP_REASON_NO_SERVICE);

@@ -11,20 +11,6 @@
 
 #define NAT_ICMP (CUBELET_FAMILY == 4 ? 1 : 58)
 
-#if CUBELET_FAMILY == 4
-#define NAT_HAIRPIN_WORDS bpf_htonl(NAT_HAIRPIN_0)
-#else
-#define NAT_HAIRPIN_WORDS                                                             \
-	bpf_htonl(NAT_HAIRPIN_0), bpf_htonl(NAT_HAIRPIN_1), bpf_htonl(NAT_HAIRPIN_2), \
-		bpf_htonl(NAT_HAIRPIN_3)
-#endif
-
-CUBELET_INLINE int nat_translated(const struct cubelet_pkt *pkt)
-{
-	return !cubelet_addr_equal(&pkt->orig.dst, &pkt->cur.dst) ||
-	       pkt->orig.dport != pkt->cur.dport;
-}
-
 CUBELET_INLINE int nat_exempted(const struct cubelet_pkt *pkt)
 {
 	struct nat_exempt_key key = {};
@@ -42,7 +28,8 @@ CUBELET_INLINE void nat_masquerade(struct cubelet_pkt *pkt, const struct cubelet
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
 	case NAT_ICMP:
-		cubelet_set_src_range(pkt, address, NAT_FIRST_PORT, NAT_PORT_COUNT);
+		cubelet_set_src_range(pkt, address, CUBELET_SNAT_FIRST,
+				      CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1);
 		break;
 	default:
 		cubelet_set_src(pkt, address, pkt->cur.sport);
@@ -59,7 +46,7 @@ CUBELET_INLINE void nat_by_uplink(struct cubelet_pkt *pkt)
 	struct cubelet_addr node = CUBELET_NODE_ADDRESS;
 
 	if (pkt->in.port_class == CUBELET_UPLINK || cubelet_addr_equal(&pkt->cur.src, &node)) {
-		if (!nat_translated(pkt))
+		if (!cubelet_dst_translated(pkt))
 			return;
 	} else if (nat_exempted(pkt)) {
 		return;
@@ -84,17 +71,17 @@ CUBELET_INLINE void nat_by_overlay(struct cubelet_pkt *pkt)
  */
 CUBELET_INLINE void nat_to_host(struct cubelet_pkt *pkt)
 {
-	struct cubelet_addr hairpin = { { NAT_HAIRPIN_WORDS } };
+	struct cubelet_addr hairpin = CUBELET_HAIRPIN_ADDRESS;
 
 	if (pkt->in.port_class == CUBELET_HOST ||
-	    (pkt->in.port_class == CUBELET_UPLINK && nat_translated(pkt)))
+	    (pkt->in.port_class == CUBELET_UPLINK && cubelet_dst_translated(pkt)))
 		nat_masquerade(pkt, &hairpin);
 }
 
 /* A pod that is its own backend drops what claims to come from itself. */
 CUBELET_INLINE void nat_to_pod(struct cubelet_pkt *pkt)
 {
-	struct cubelet_addr hairpin = { { NAT_HAIRPIN_WORDS } };
+	struct cubelet_addr hairpin = CUBELET_HAIRPIN_ADDRESS;
 
 	if (pkt->in.port_class == CUBELET_POD && pkt->in.ifindex == pkt->out.ifindex)
 		cubelet_set_src(pkt, &hairpin, pkt->cur.sport);

@@ -1,0 +1,267 @@
+"""The node agent: sources enqueue changes, one loop reconciles them, one socket answers.
+
+    sources --> one queue --> state --> cubes plan --> applier --> maps
+                                   `--> composition --> composer --> programs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from cubelet.bpf.fs import ensure_bpffs
+from cubelet.bpf.jiffies import Clock
+from cubelet.bpf.programs import BpfProgram
+from cubelet.client import AgentError
+from cubelet.cni.ipam import Ipam
+from cubelet.cni.service import CniService
+from cubelet.composer.composition import Composition, CompositionError, compose, default_chain
+from cubelet.composer.core import Core, CoreSettings
+from cubelet.composer.cost import established_cost
+from cubelet.composer.reasons import number_reasons
+from cubelet.monitor import Monitor, drop_rows
+from cubelet.net import pods
+from cubelet.plugins import Discovery, discover
+from cubelet.reconciler import Reconciler
+from cubelet.server import AgentServer
+from cubelet.settings import Settings, SettingsError
+from cubelet.show import Tables
+from cubelet.sources.derive import EndpointDeriver
+from cubelet.sources.folder import FolderSource
+from cubelet.sources.problem import Problem
+from cubelet.state import State
+from cubelet_hooks.objects import Change, LocalNode, Pod, Port
+
+log = structlog.get_logger()
+_COALESCE = 0.01
+"""Seconds to wait for further changes once one has come: bursts become one pass."""
+_RETRY = 5.0
+"""Seconds until a pass is repeated after which something was left undone."""
+OPTIONAL = ("lbrp", "nat", "firewall")
+"""Built-in kinds without which a node still forwards packets."""
+
+
+def run(settings: Settings) -> None:
+    """Run the agent until SIGTERM or SIGINT. Raises SettingsError or CompositionError."""
+    asyncio.run(Agent(settings).run())
+
+
+def make_composition(settings: Settings, discovery: Discovery) -> tuple[Composition, Core]:
+    """The composition that the settings ask for. Raises CompositionError, SettingsError."""
+    chain = settings.chain or default_chain()
+    optional = () if settings.chain else OPTIONAL
+    unknown = sorted(set(settings.cubes) - set(discovery.cubes))
+    if unknown:
+        raise SettingsError(f"cubes: no installed cube is called {', '.join(unknown)}")
+    try:
+        core = Core("cubelet", msgspec.convert(dict(settings.core), CoreSettings))
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"core: {error}") from error
+    composition = compose(
+        chain, discovery.cubes, settings.cubes, settings.composition, optional
+    )
+    return composition, core
+
+
+class Agent:
+    """Everything of one node, held together. Use :func:`run`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.discovery = discover()
+        self.composition, core = make_composition(settings, self.discovery)
+        ensure_bpffs(settings.bpffs)
+        self.state = State()
+        self._clock = Clock()
+        self.reconciler = Reconciler(settings, self.composition, core, self.state, self._clock)
+        self._deriver = EndpointDeriver()
+        self._queue: list[Change] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._wake = asyncio.Event()
+        self._problems: list[Problem] = []
+        self._source = FolderSource(settings.manifests, self._emit, self._report)
+        self._cni = CniService(
+            settings,
+            Ipam(settings.state_dir / "ipam.json"),
+            pods,
+            lambda: self.state.local if self.reconciler.in_force else None,
+            self._attached,
+            self._detached,
+            self._find_pod,
+        )
+        self._monitor = Monitor(
+            lambda: self.reconciler.datapath.maps,
+            number_reasons(type(cube) for cube in self.composition.cubes),
+            ["core", *(cube.kind for cube in self.composition.cubes)],
+        )
+        self._tables = Tables(self)
+
+    async def run(self) -> None:
+        """Serve until a signal comes. Programs, links and maps stay and keep forwarding."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, stop.set)
+        for port in await asyncio.to_thread(self._cni.load):
+            self._emit(Change.between(None, port))
+        self.settings.socket.parent.mkdir(parents=True, exist_ok=True)
+        server = AgentServer(self.settings.socket, self._handlers())
+        await server.start()
+        tasks = [
+            loop.create_task(work)
+            for work in (self._source.run(), self._reconcile(), self._sweep(), stop.wait())
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # only the wait for a signal ends without an error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._cni.close()
+            await server.stop()
+            self._clock.close()
+
+    def _handlers(self) -> dict[str, Any]:
+        return {
+            "cni": self._cni.handle,
+            "status": self._status,
+            "sync": self._sync,
+            "composition": self._composition,
+            "plugins": self._plugins,
+            "get": self._get,
+            "drops": self._drops,
+            "monitor": self._watch_drops,
+        }
+
+    # Changes in, passes out
+
+    def _emit(self, change: Change) -> None:
+        self._queue += self._deriver.apply(change)
+        self._wake.set()
+
+    def _report(self, problems: list[Problem]) -> None:
+        for problem in set(problems) - set(self._problems):
+            log.error("manifest refused", problem=str(problem))
+        self._problems = problems
+
+    async def _submit(self, *changes: Change) -> None:
+        """Enqueue changes and wait for the pass that takes them in."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        for change in changes:
+            self._emit(change)
+        self._wake.set()
+        await waiter
+
+    async def _reconcile(self) -> None:
+        while True:
+            undone = bool(self.reconciler.problems)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _RETRY if undone else None)
+            await asyncio.sleep(_COALESCE)
+            self._wake.clear()
+            changes, self._queue = self._queue, []
+            waiters, self._waiters = self._waiters, []
+            await asyncio.to_thread(self.reconciler.run, changes)
+            self._tell_plugins(changes)
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _tell_plugins(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            try:
+                self.discovery.manager.hook.cubelet_changed(change=change)
+            except Exception as error:  # an observer's bug is not the agent's
+                log.error("an observer failed", change=change.key, error=repr(error))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.sweep_seconds)
+            if self.reconciler.sweeper is not None:
+                await asyncio.to_thread(self.reconciler.sweeper.sweep)
+
+    # What CNI needs
+
+    async def _attached(self, port: Port) -> None:
+        await self._submit(Change.between(self.state.ports.get(port.key), port))
+        problem = self.reconciler.problems.get(f"port {port.key}")
+        if problem:
+            raise AgentError(11, f"the port of pod {port.key} is not served", problem)
+
+    async def _detached(self, port: Port) -> None:
+        known = self.state.ports.get(port.key)
+        if known is not None and known.container_id == port.container_id:
+            await self._submit(Change.between(known, None))
+
+    async def _find_pod(self, key: str) -> Pod | None:
+        return self.state.pods.get(key)
+
+    # What the socket answers
+
+    @property
+    def ready(self) -> bool:
+        """Whether pods can be served: everything composed, attached, and the source read."""
+        return self.reconciler.in_force and self._source.has_synced and not self._queue
+
+    async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        local: LocalNode | None = self.state.local
+        problems = [*map(str, self._problems), *self.reconciler.problems.values()]
+        return {
+            "ready": self.ready,
+            "node": self.settings.name,
+            "addresses": local.addresses if local else (),
+            "pod_cidr": local.pod_cidr if local else None,
+            "composition": self._composed(),
+            "ports": len(self.state.ports),
+            "problems": problems,
+        }
+
+    async def _sync(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        await self._source.refresh()
+        await self._submit()
+        return {"problems": [*map(str, self._problems), *self.reconciler.problems.values()]}
+
+    def _composed(self) -> dict[str, Any]:
+        composition, programs = self.composition, self.reconciler.datapath.programs
+        entries: Mapping[str, BpfProgram] = programs.entries if programs else {}
+        return {
+            "mode": composition.mode,
+            "identity": self.reconciler.datapath.identity,
+            "core": [cube.kind for cube in composition.core],
+            "stacks": {n: [c.kind for c in cubes] for n, cubes in composition.stacks.items()},
+            "programs": {name: program.id for name, program in entries.items()},
+        }
+
+    async def _composition(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        compiled = self.reconciler.datapath.compiled
+        if compiled is None:
+            raise AgentError(11, "nothing is composed yet", "see: cubelet status")
+        cost = await asyncio.to_thread(established_cost, compiled, self._clock)
+        return self._composed() | {"cost_ns": cost}
+
+    async def _plugins(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
+        return self.discovery.rows(active=[cube.kind for cube in self.composition.cubes])
+
+    async def _get(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._tables.rows, **params)
+
+    async def _drops(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(
+            drop_rows, self.reconciler.datapath.maps, self._monitor.reasons
+        )
+
+    async def _watch_drops(self, params: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async for event in self._monitor.events():
+            yield event
+
+
+__all__ = ["Agent", "CompositionError", "SettingsError", "make_composition", "run"]

@@ -1,0 +1,125 @@
+"""The programs in force on this node: composed, attached, replaced in one step a port.
+
+Compositions are compiled and loaded beside the running one; only when everything is ready are
+the attachments switched. A composition that fails leaves the running one as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
+from cubelet.bpf.links import Attachment
+from cubelet.bpf.maps import BpfMap
+from cubelet.composer.compiler import Compiled, compile_source, source_identity
+from cubelet.composer.composition import Composition
+from cubelet.composer.core import Core
+from cubelet.composer.loader import Programs, load_programs
+from cubelet.composer.source import write_source
+from cubelet.mapstore import close_maps, open_maps
+from cubelet_hooks.objects import LocalNode, Port
+from cubelet_hooks.view import View
+
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A composition that is loaded but not in force yet."""
+
+    compiled: Compiled
+    maps: dict[str, BpfMap]
+    programs: Programs
+
+
+class Datapath:
+    """Owns pins below ``bpffs`` and the attachments of this node's devices."""
+
+    def __init__(self, bpffs: Path, cache: Path, hz: int) -> None:
+        self._bpffs = ensure_bpffs(bpffs)
+        self._links = ensure_bpffs(bpffs / "links")
+        self._cache = cache
+        self._hz = hz
+        self._attached: dict[str, tuple[str, Attachment]] = {}
+        self._old: Path | None = None
+        self.programs: Programs | None = None
+        self.maps: dict[str, BpfMap] = {}
+        self.compiled: Compiled | None = None
+
+    @property
+    def identity(self) -> str:
+        """What is in force: a hash of sources, settings and kernel; '' before the first."""
+        return self.programs.identity if self.programs else ""
+
+    def prepare(
+        self, composition: Composition, core: Core, view: View, local: LocalNode
+    ) -> Prepared | None:
+        """Compile and load a composition; None if it is what already runs. Blocking.
+
+        Raises CompileError or BpfError. Nothing changes until :meth:`switch`, before which the
+        prepared maps must hold what the plans want.
+        """
+        source = write_source(composition, core, view, local, self._hz)
+        if source_identity(source) == self.identity:
+            return None
+        kinds = {cube.source().name: cube.kind for cube in composition.cubes}
+        compiled = compile_source(source, self._cache, kinds)
+        maps = open_maps(compiled.specs, self._bpffs / "maps")
+        return Prepared(compiled, maps, load_programs(compiled, maps))
+
+    def switch(self, prepared: Prepared) -> None:
+        """Put a prepared composition in force: each attachment in one step."""
+        programs = prepared.programs
+        programs.pin(self._bpffs / "programs")
+        for port_class, attachment in self._attached.values():
+            attachment.replace(programs.entries[port_class])
+        previous, self.programs = self.programs, programs
+        close_maps({k: v for k, v in self.maps.items() if v is not programs.jumps})
+        self.maps, self.compiled = prepared.maps, prepared.compiled
+        self._retire(previous)
+
+    def _retire(self, previous: Programs | None) -> None:
+        """Let go of what is no longer attached, one composition late.
+
+        A jump table is emptied when its last holder lets go, and a packet may still be under way
+        in the previous programs, so theirs stays pinned until the next replacement.
+        """
+        keep = {self.identity, previous.identity if previous else ""}
+        for folder in (self._bpffs / "programs").iterdir():
+            if folder.name not in keep:
+                unlink_tree(folder)
+        if previous is not None:
+            previous.close()
+
+    def attach(self, name: str, ifindex: int, port_class: str) -> None:
+        """Run the class's program on a device, from now on and across compositions."""
+        if self.programs is None:
+            raise RuntimeError("nothing is composed yet")
+        attachment = Attachment.attach(
+            ifindex, self.programs.entries[port_class], self._links / name.replace(".", "_")
+        )
+        self._attached[name] = (port_class, attachment)
+
+    def detach(self, name: str) -> None:
+        """Take the program off a device, which may be gone."""
+        known = self._attached.pop(name, None)
+        if known is not None:
+            known[1].detach()
+
+    def attach_node(self, local: LocalNode) -> None:
+        """Attach the node's own devices."""
+        self.attach("host", local.datapath_ifindex, "host")
+        self.attach("overlay", local.overlay_ifindex, "overlay")
+        self.attach("uplink", local.uplink_ifindex, "uplink")
+
+    def attach_pod(self, port: Port) -> None:
+        """Attach a pod's port."""
+        self.attach(port.host_ifname, port.ifindex, "pod")
+
+    def forget_strangers(self, keep: Mapping[str, Port]) -> None:
+        """Detach pods' devices that an earlier run attached and that no longer belong to any."""
+        names = {port.host_ifname.replace(".", "_") for port in keep.values()}
+        for pin in pins(self._links):
+            if pin.name not in names | {"host", "overlay", "uplink"}:
+                unlink(pin)

@@ -1,0 +1,30 @@
+"""What people call the numbers in packets and records."""
+
+from __future__ import annotations
+
+from cubelet_hooks.cube import PORT_CLASSES
+
+_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 47: "GRE", 50: "ESP", 58: "ICMPv6", 132: "SCTP"}
+_ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x8100: "VLAN", 0x86DD: "IPv6", 0x88CC: "LLDP"}
+_TCP_FLAGS = "FSRP.UEW"
+"""By bit from the lowest, as tcpdump writes them: ``.`` is ACK."""
+
+
+def protocol_name(number: int) -> str:
+    """An IP protocol, such as ``TCP``; the number where it has no name here."""
+    return _PROTOCOLS.get(number, str(number))
+
+
+def ethertype_name(number: int) -> str:
+    """An ethertype in host byte order, such as ``ARP`` or ``0x88b5``."""
+    return _ETHERTYPES.get(number, f"0x{number:04x}")
+
+
+def class_name(number: int) -> str:
+    """A port class by its number."""
+    return PORT_CLASSES[number] if number < len(PORT_CLASSES) else str(number)
+
+
+def tcp_flags(flags: int) -> str:
+    """TCP's flags in tcpdump's letters: ``S.`` is SYN and ACK."""
+    return "".join(letter for bit, letter in enumerate(_TCP_FLAGS) if flags >> bit & 1)

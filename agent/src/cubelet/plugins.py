@@ -1,0 +1,152 @@
+"""Finds cubes: installed packages with an entry point in the group ``cubelet.cubes``.
+
+Each is loaded by itself, so that one broken package is quarantined with its reason and the rest
+run. The built-in cubes come in through the same door as any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal
+
+import pluggy
+import structlog
+
+from cubelet_hooks import hookspecs
+from cubelet_hooks.cube import ABI, PORT_CLASSES, Cube
+from cubelet_hooks.reasons import REASONS_PER_CUBE
+
+log = structlog.get_logger()
+KIND = re.compile(r"[a-z][a-z0-9]*")
+RESERVED = frozenset(
+    ("bpf", "core", "cubelet", "data", "eth", "icmp", "ip", "pkt", "skb", "struct", "tcp", "udp")
+)
+"""Kinds whose identifiers would collide with the kernel's or the core's own."""
+
+PluginState = Literal["active", "inactive", "quarantined"]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One installed plugin: what it is called, what it offers, or why it cannot be used."""
+
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...] = ()
+    cubes: tuple[type[Cube], ...] = ()
+    reason: str = ""
+
+    @property
+    def quarantined(self) -> bool:
+        """Found, but unusable."""
+        return bool(self.reason)
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """All plugins in the order of their names, and the manager that calls their hooks."""
+
+    plugins: tuple[Plugin, ...]
+    manager: pluggy.PluginManager
+    cubes: Mapping[str, type[Cube]] = field(default_factory=dict)
+
+    def rows(self, active: Iterable[str] = ()) -> list[dict[str, object]]:
+        """One row per cube, as `cubelet plugins` prints it; ``active`` kinds are composed."""
+        running = set(active)
+        return [
+            _row(plugin, kind, "active" if kind in running else "inactive")
+            for plugin in self.plugins
+            for kind in ([cube.kind for cube in plugin.cubes] or [plugin.name])
+        ]
+
+
+def _row(plugin: Plugin, kind: str, state: PluginState) -> dict[str, object]:
+    return {
+        "kind": kind,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "hooks": list(plugin.hooks),
+        "state": "quarantined" if plugin.quarantined else state,
+        "reason": plugin.reason,
+    }
+
+
+def discover(found: Iterable[EntryPoint] | None = None) -> Discovery:
+    """Load every plugin of the group; never raises for a broken one."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    points = entry_points(group=hookspecs.ENTRY_POINT_GROUP) if found is None else found
+    cubes: dict[str, type[Cube]] = {}
+    plugins = []
+    for point in sorted(points, key=lambda p: (p.name, p.value)):
+        plugin = _load(point, manager, cubes)
+        if plugin.quarantined:
+            log.error("plugin quarantined", plugin=plugin.name, reason=plugin.reason)
+        cubes |= {cube.kind: cube for cube in plugin.cubes}
+        plugins.append(plugin)
+    return Discovery(tuple(plugins), manager, cubes)
+
+
+def _load(
+    point: EntryPoint, manager: pluggy.PluginManager, known: Mapping[str, type[Cube]]
+) -> Plugin:
+    name, version = (point.dist.name, point.dist.version) if point.dist else (point.value, "")
+    try:
+        module = point.load()
+        manager.register(module, name=point.name)
+        manager.check_pending()
+        callers = manager.get_hookcallers(module) or []
+        hooks = tuple(sorted(caller.name for caller in callers))
+        offered = _offered(manager, module)
+        for cube in offered:
+            check_cube(cube, known)
+    except Exception as error:  # whatever a package does wrong stays its own affair
+        manager.unregister(name=point.name) if manager.has_plugin(point.name) else None
+        return Plugin(point.name, name, version, reason=f"{type(error).__name__}: {error}")
+    return Plugin(point.name, name, version, hooks, offered)
+
+
+def _offered(manager: pluggy.PluginManager, module: object) -> tuple[type[Cube], ...]:
+    others = [plugin for plugin in manager.get_plugins() if plugin is not module]
+    caller = manager.subset_hook_caller("cubelet_cubes", others)
+    return tuple(cube for offered in caller() for cube in offered)
+
+
+class BadCubeError(Exception):
+    """A cube's class breaks the contract; the text says where and what to do."""
+
+
+def check_cube(cube: type[Cube], known: Mapping[str, type[Cube]] | None = None) -> None:
+    """Raise BadCubeError unless the class keeps to the contract."""
+    if not (isinstance(cube, type) and issubclass(cube, Cube)):
+        raise BadCubeError(f"cubelet_cubes returned {cube!r}, which is no subclass of Cube")
+    if cube.abi != ABI:
+        raise BadCubeError(
+            f"{cube.kind} is built for ABI {cube.abi}, this cubelet has {ABI}; "
+            f"remedy: install a version of the cube for cubelet-hooks with ABI {ABI}"
+        )
+    if not KIND.fullmatch(cube.kind) or cube.kind in RESERVED:
+        raise BadCubeError(
+            f"the kind {cube.kind!r} is not usable: it must match {KIND.pattern} "
+            f"and be none of {', '.join(sorted(RESERVED))}"
+        )
+    if cube.kind in (known or {}):
+        raise BadCubeError(f"another package already offers the kind {cube.kind}")
+    unknown = (cube.inward | cube.outward) - set(PORT_CLASSES)
+    if unknown:
+        raise BadCubeError(f"{cube.kind}: unknown port classes {', '.join(sorted(unknown))}")
+    if len(cube.reasons) > REASONS_PER_CUBE:
+        raise BadCubeError(f"{cube.kind}: more than {REASONS_PER_CUBE} drop reasons")
+    records = {record.c_name() for m in cube.maps for record in (m.key, m.value)}
+    clash = records & {declared.name for declared in cube.maps}
+    if clash:
+        raise BadCubeError(
+            f"{cube.kind}: a map and a record are both called {', '.join(sorted(clash))} in C; "
+            "remedy: rename one of them"
+        )
+    if not cube.source().is_file():
+        raise BadCubeError(f"{cube.kind}: its C source {cube.source()} is missing")

@@ -1,0 +1,77 @@
+"""The agent's settings: one YAML file, checked as a whole before anything is touched."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from cubelet.composer.composition import Chain
+
+
+class SettingsError(Exception):
+    """The settings file is wrong; the text names the file, the key and the remedy."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All settings of an agent. Paths are this node's own, so that agents can run side by side.
+
+    ``manifests`` is the watched folder. ``cubes`` holds each cube's settings by kind, ``core``
+    those of the core (sizes, timeouts, port ranges). ``chain`` replaces the default composition.
+    ``service_cidrs`` are routed from the host into the datapath. ``sweep_seconds`` is how often
+    idle flows are removed.
+    """
+
+    node_name: str = ""
+    manifests: Path = Path("/etc/cubelet/manifests")
+    socket: Path = Path("/run/cubelet/agent.sock")
+    state_dir: Path = Path("/var/lib/cubelet")
+    cache_dir: Path = Path("/var/cache/cubelet")
+    bpffs: Path = Path("/sys/fs/bpf/cubelet")
+    cni_conf: Path | None = Path("/etc/cni/net.d/10-cubelet.conflist")
+    composition: Literal["fused", "tailcall"] = "fused"
+    chain: Chain | None = None
+    core: Mapping[str, Any] = {}
+    cubes: Mapping[str, Mapping[str, Any]] = {}
+    uplink: str | None = None
+    gateway: str = "cubelet0"
+    overlay: str = "cubelet-vxlan"
+    vxlan_port: int = 4789
+    service_cidrs: tuple[str, ...] = ("10.96.0.0/12",)
+    attach_timeout: float = 20.0
+    sweep_seconds: float = 5.0
+
+    @property
+    def name(self) -> str:
+        """The node's name; the host's own unless set."""
+        return self.node_name or socket.gethostname()
+
+
+def load(path: Path | None) -> Settings:
+    """Read settings from a YAML file; None gives the defaults. Raises SettingsError."""
+    if path is None:
+        return Settings()
+    try:
+        return parse(yaml.safe_load(path.read_text()) or {})
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, SettingsError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def parse(values: object) -> Settings:
+    """Settings from plain values. Raises SettingsError naming the key."""
+    try:
+        return msgspec.convert(values, Settings, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _decode(wanted: type, value: object) -> object:
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"expected {wanted.__name__}")

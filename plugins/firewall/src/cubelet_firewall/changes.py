@@ -1,0 +1,125 @@
+"""Which plans a change may have altered.
+
+Changes come in batches, and the view already holds the whole batch: each change names all that
+depends on its own object, given what the others have become.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from cubelet_firewall.policies import read_rule, rules_of
+from cubelet_firewall.records import Direction
+from cubelet_firewall.rules import NAME_LABEL, Rule, Space, space_of
+from cubelet_hooks.cube import Unit
+from cubelet_hooks.objects import (
+    Address,
+    Change,
+    LocalNode,
+    Namespace,
+    NetworkPolicy,
+    Pod,
+    Port,
+)
+from cubelet_hooks.view import View
+
+NAMESPACE = "namespace"
+IDENTITY = "identity"
+
+
+def changed_units(change: Change, view: View) -> Iterator[Unit]:
+    """``("namespace", name)`` for the policies of its local pods, ``("identity", address)``."""
+    match change.old if change.new is None else change.new:
+        case Pod():
+            yield from _of_pod(change, view)
+        case Namespace():
+            yield from _of_namespace(change, view)
+        case NetworkPolicy() as policy:
+            yield NAMESPACE, policy.namespace
+            if _first_or_last(change, view):
+                yield from _identities(_all_addresses(view))
+        case Port() as port:
+            yield NAMESPACE, port.namespace
+            for each in (change.old, change.new):
+                yield from _identities(each.addresses if isinstance(each, Port) else ())
+        case LocalNode():
+            for port in view.ports.values():
+                yield from _identities(port.addresses)
+
+
+def _identities(addresses: Iterable[Address]) -> Iterator[Unit]:
+    return ((IDENTITY, str(address)) for address in addresses)
+
+
+def _of_pod(change: Change, view: View) -> Iterator[Unit]:
+    versions = [each for each in (change.old, change.new) if isinstance(each, Pod)]
+    if _shape(change.old) == _shape(change.new) or (change.old is None and not view.policies):
+        return
+    port, namespace = view.ports.get(change.key), versions[0].namespace
+    for pod in versions:
+        yield from _identities(() if pod.host_network else pod.ips)
+    if port is not None:
+        yield from _identities(port.addresses)
+        yield NAMESPACE, namespace
+    space, declared = space_of(namespace, view), namespace in view.namespaces
+    for home in _local_namespaces(view):
+        if any(
+            rule.tells_pods_apart(space) and rule.covers_pod(space, pod.labels)
+            for rule in _rules(home, view)
+            for pod in versions
+        ) or (not declared and _tells_apart(home, space, view)):
+            yield NAMESPACE, home
+
+
+def _shape(pod: object) -> tuple[object, ...] | None:
+    """What of a pod plans are made of; not its readiness, which changes most often."""
+    if not isinstance(pod, Pod):
+        return None
+    return (pod.labels, pod.ports, pod.ips, pod.host_network, pod.finished, pod.terminating)
+
+
+def _of_namespace(change: Change, view: View) -> Iterator[Unit]:
+    for pod in view.pods_in(change.key):
+        yield from _identities(() if pod.host_network else pod.ips)
+    for port in view.ports.values():
+        yield from _identities(port.addresses if port.namespace == change.key else ())
+    spaces = [
+        Space(change.key, each.labels if isinstance(each, Namespace) else {NAME_LABEL: change.key})
+        for each in (change.old, change.new)
+    ]
+    for home in _local_namespaces(view):
+        if any(_tells_apart(home, space, view) for space in spaces):
+            yield NAMESPACE, home
+
+
+def _tells_apart(home: str, space: Space, view: View) -> bool:
+    return any(rule.tells_spaces_apart(space) for rule in _rules(home, view))
+
+
+def _rules(home: str, view: View) -> Iterator[Rule]:
+    """All rules of the namespace's policies; which pods they select makes little difference."""
+    for policy in view.policies_in(home):
+        for direction in Direction:
+            for rule in rules_of(policy, direction) or ():
+                yield read_rule(rule, home, direction, ())
+
+
+def _local_namespaces(view: View) -> set[str]:
+    return {port.namespace for port in view.ports.values()}
+
+
+def _first_or_last(change: Change, view: View) -> bool:
+    """Whether identities begin or cease to matter.
+
+    If a batch brings the first policies, whichever the view lists first is among them.
+    """
+    if change.new is None:
+        return not view.policies
+    return change.old is None and next(iter(view.policies), None) == change.key
+
+
+def _all_addresses(view: View) -> Iterator[Address]:
+    for pod in view.pods.values():
+        yield from () if pod.host_network else pod.ips
+    for port in view.ports.values():
+        yield from port.addresses

@@ -1,0 +1,46 @@
+"""Who speaks from an address: pods, as policies can tell them apart."""
+
+from __future__ import annotations
+
+from cubelet_firewall.numbers import number
+from cubelet_firewall.policies import Space
+from cubelet_firewall.records import Identity
+from cubelet_hooks.objects import Address, Pod
+from cubelet_hooks.view import View
+
+
+def is_peer(pod: Pod) -> bool:
+    """Whether selectors of peers can mean the pod: those on the host network are their node."""
+    return not pod.host_network and not pod.finished
+
+
+def space_number(space: Space) -> int:
+    """Another one as soon as the namespace's labels change."""
+    return number("namespace", space)
+
+
+def pod_number(pod: Pod) -> int:
+    """The same for all pods of a namespace with equal labels and equally named ports."""
+    named = sorted((port.name, port.protocol, port.port) for port in pod.ports if port.name)
+    return number("pod", (pod.namespace, pod.labels, named))
+
+
+def identity(pod: Pod, space: Space) -> Identity:
+    """The pod's identity; ``space`` is its namespace."""
+    return Identity(space_number(space), pod_number(pod))
+
+
+def owner(address: Address, view: View) -> Pod | None:
+    """The pod that speaks from an address now; None if none does.
+
+    An attachment on this node decides: its pod's status tells the address only later, and that of
+    a pod which had it before may still do so.
+    """
+    local = view.local
+    if local is None or address in local.pod_cidr:
+        for port in view.ports.values():
+            if address in port.addresses:
+                pod = view.pods.get(port.key)
+                return pod if pod is not None and is_peer(pod) else None
+    living = filter(is_peer, view.pods_by_ip(address))
+    return min(living, key=lambda pod: pod.terminating, default=None)

@@ -1,0 +1,27 @@
+"""Numbers for things that have no name: equal content has the same number, on every node.
+
+So plans need no memory, what is equal is kept once, and a number's meaning never changes: what
+changes gets another number, is written beside the old and switched to by one write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+# Networks are the only values that JSON has no notion of.
+_CANONICAL = msgspec.json.Encoder(enc_hook=str, order="deterministic")
+_TAKEN = 1 << 63
+"""Set in all numbers, which keeps small ones free for fixed meanings."""
+
+
+def canonical(content: object) -> bytes:
+    """The same bytes for equal content, whatever the order of its mappings' keys."""
+    return _CANONICAL.encode(content)
+
+
+def number(kind: str, content: object) -> int:
+    """The 64-bit number of ``content``; another one for the same content of another kind."""
+    raw = canonical((kind, content))
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little") | _TAKEN

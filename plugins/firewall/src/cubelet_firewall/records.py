@@ -1,0 +1,90 @@
+"""Keys and values of the cube's maps; how they refer to each other is told in the C source."""
+
+from __future__ import annotations
+
+import enum
+
+from cubelet_hooks.records import U8, U32, U64, Addr, Be16, Family, Record
+
+
+class Direction(enum.IntEnum):
+    """Seen from the pod a policy selects; C knows ``FIREWALL_INGRESS`` and ``FIREWALL_EGRESS``."""
+
+    INGRESS = 0
+    EGRESS = 1
+
+
+class IsolatedKey(Record):
+    """A pod of this node, and a direction that policies isolate it in."""
+
+    address: Addr
+    direction: U8
+
+
+class Policy(Record):
+    """What is allowed to the pod: all policies that select it, taken together.
+
+    ``peers`` is 1 if pods are among who it names, ``blocks`` if CIDRs are.
+    """
+
+    policy: U64
+    peers: U8
+    blocks: U8
+
+
+class IdentityKey(Record):
+    """A pod's address, on any node."""
+
+    address: Addr
+
+
+class Identity(Record):
+    """All that a policy can tell a pod by: its namespace with labels, and the pod's own."""
+
+    namespace: U64
+    pod: U64
+
+
+class PeerKey(Record):
+    """Pods as a policy sees them: one identity, a whole namespace, or (policy alone) all."""
+
+    prefixlen: U32
+    policy: U64
+    namespace: U64
+    pod: U64
+
+
+class BlockKey(Record):
+    """A network as a policy sees it; the policy alone stands for every address."""
+
+    prefixlen: U32
+    policy: U64
+    network: Addr
+
+
+class PortSet(Record):
+    """What may be spoken: 0 nothing, 1 everything, or the number of a set of ports."""
+
+    set: U64
+
+
+class PortKey(Record):
+    """Ports of a set that share the first bits, or (set and protocol alone) the whole protocol."""
+
+    prefixlen: U32
+    set: U64
+    protocol: U8
+    port: Be16
+
+
+class Present(Record):
+    """Says that the key exists; always 1."""
+
+    present: U8
+
+
+def bits_to(key: type[Record], last: str, family: Family) -> int:
+    """The prefix length of an LPM key of which all is given up to and with the field ``last``."""
+    layout = key.layout(family)
+    first, until = layout.fields[0], next(f for f in layout.fields if f.name == last)
+    return 8 * (until.offset + until.scalar.size - first.scalar.size)

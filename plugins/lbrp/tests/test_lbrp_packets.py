@@ -1,0 +1,352 @@
+"""Packets to Services, through this cube alone and a core that sends all to the uplink."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from cubelet_hooks.objects import (
+    Endpoint,
+    EndpointPort,
+    EndpointSlice,
+    Node,
+    Object,
+    Service,
+    ServicePort,
+)
+from cubelet_hooks.testing import Datapath, Result, network
+from cubelet_hooks.testing.network import ROUTER_MAC, pod_mac
+from cubelet_lbrp.cube import Lbrp
+from cubelet_lbrp.records import Frontend, FrontendKey, Scope
+
+POD, OUTSIDER, NODE = "10.1.0.2", "198.51.100.20", "172.18.0.2"
+OUTLET_MAC = "02:00:00:00:ff:01"
+CLIENT_MAC = {"pod": pod_mac(0), "host": "02:00:00:00:00:02", "uplink": "02:00:00:00:aa:aa"}
+PORTS = (
+    ServicePort("http", "TCP", 80, 8080),
+    ServicePort("dns", "UDP", 53, 5353),
+)
+SLICE_PORTS = (EndpointPort("http", "TCP", 8080), EndpointPort("dns", "UDP", 5353))
+NODE_PORTS = (
+    ServicePort("http", "TCP", 80, 8080, node_port=30080),
+    ServicePort("dns", "UDP", 53, 5353, node_port=30053),
+)
+
+
+def service(name: str, vip: str, **fields: Any) -> Service:
+    fields = {"ports": PORTS, "cluster_ips": (ip_address(vip),), **fields}
+    return Service("default", name, **fields)
+
+
+def ready(address: str, node: str = "node2") -> Endpoint:
+    return Endpoint((ip_address(address),), node_name=node)
+
+
+def draining(address: str) -> Endpoint:
+    return Endpoint((ip_address(address),), ready=False, terminating=True, node_name="node2")
+
+
+def slice_of(name: str, *endpoints: Endpoint) -> EndpointSlice:
+    return EndpointSlice(
+        "default", f"{name}-1", service=name, endpoints=endpoints, ports=SLICE_PORTS
+    )
+
+
+WEB = ["10.1.7.1", "10.1.7.2", "10.1.7.3"]
+OBJECTS: tuple[Object, ...] = (
+    service("web", "10.96.0.1"),
+    slice_of("web", *map(ready, WEB)),
+    service("empty", "10.96.0.2"),
+    service("open", "10.96.0.3", type="NodePort", ports=NODE_PORTS),
+    slice_of("open", ready("10.1.7.4"), ready("10.1.0.3", "node1")),
+)
+
+
+@pytest.fixture(scope="module")
+def path(cubelet_network: network.TestNetwork) -> Iterator[Datapath]:
+    """Each test uses client ports, and mostly Services, of its own."""
+    made = Datapath(
+        cubelet_network,
+        stacks={"pod": [Lbrp], "host": [Lbrp], "uplink": [Lbrp]},
+        settings={"outlet": {"leaves": "uplink"}},
+        objects=OBJECTS,
+    )
+    yield made
+    made.close()
+
+
+def frame(transport: Packet, dst: str, src: str = POD, enters: str = "pod") -> Packet:
+    return Ether(src=CLIENT_MAC[enters], dst=ROUTER_MAC) / IP(src=src, dst=dst) / transport
+
+
+def syn(sport: int, dport: int) -> Packet:
+    return TCP(sport=sport, dport=dport, flags="S", seq=7)
+
+
+def data(sport: int, dport: int) -> Packet:
+    return TCP(sport=sport, dport=dport, flags="PA", seq=8, ack=9) / Raw(b"data")
+
+
+def datagram(sport: int, dport: int) -> Packet:
+    return UDP(sport=sport, dport=dport) / Raw(b"data")
+
+
+def assert_sent(result: Result, wanted: Packet) -> None:
+    """The whole frame: out by the outlet, a hop further, every checksum right."""
+    wanted = Ether(src=ROUTER_MAC, dst=OUTLET_MAC) / wanted[IP]
+    wanted[IP].ttl -= 1
+    assert (result.verdict, result.reason) == ("redirect", "core/none")
+    assert bytes(result.packet) == bytes(wanted), (
+        f"seen {result.packet!r}, wanted {Ether(bytes(wanted))!r}"
+    )
+
+
+def assert_refused(result: Result, reason: str) -> None:
+    assert (result.verdict, result.reason, result.answered) == ("redirect", reason, True)
+
+
+def backend(result: Result) -> tuple[str, int]:
+    assert (result.verdict, result.reason, result.answered) == ("redirect", "core/none", False)
+    return result.packet[IP].dst, result.packet[IP].payload.dport
+
+
+@pytest.mark.parametrize(
+    ("transport", "port", "target"), [(syn, 80, 8080), (datagram, 53, 5353)], ids=["tcp", "udp"]
+)
+def test_a_flow_to_a_cluster_ip_is_translated_both_ways(
+    path: Datapath, transport: Any, port: int, target: int
+) -> None:
+    for _ in range(2):  # the second packet takes the flow's record
+        result = path.send(frame(transport(1001, port), "10.96.0.1"))
+        address = result.packet[IP].dst
+        assert address in WEB
+        assert_sent(result, frame(transport(1001, target), address))
+    back = path.send(
+        Ether(src=OUTLET_MAC, dst=ROUTER_MAC)
+        / IP(src=address, dst=POD)
+        / (TCP(sport=target, dport=1001, flags="SA") if port == 80 else datagram(target, 1001)),
+        enters="uplink",
+    )
+    assert (back.leaves, back.packet[IP].src, back.packet[IP].payload.sport) == (
+        "pod",
+        "10.96.0.1",
+        port,
+    )
+
+
+def test_the_host_reaches_a_cluster_ip(path: Datapath) -> None:
+    result = path.send(frame(syn(1002, 80), "10.96.0.1", "10.1.0.1", "host"), enters="host")
+    assert_sent(result, frame(syn(1002, 8080), result.packet[IP].dst, "10.1.0.1"))
+    assert result.packet[IP].dst in WEB
+
+
+def test_flows_spread_over_the_backends(path: Datapath) -> None:
+    seen = Counter(
+        backend(path.send(frame(syn(port, 80), "10.96.0.1"))) for port in range(20000, 20300)
+    )
+    assert set(seen) == {(address, 8080) for address in WEB}
+    assert all(60 < count < 140 for count in seen.values()), seen
+
+
+def test_a_flow_whose_record_is_lost_finds_its_backend_again(path: Datapath) -> None:
+    first = backend(path.send(frame(syn(1003, 80), "10.96.0.1")))
+    table = path.maps["cubelet_pending"]
+    table.delete_batch([key for key, _ in table.items()])
+    assert backend(path.send(frame(data(1003, 80), "10.96.0.1"))) == first
+
+
+@pytest.mark.parametrize(
+    ("dst", "transport", "reason"),
+    [
+        ("10.96.0.1", syn(1004, 81), "lbrp/no_service"),
+        ("10.96.0.1", datagram(1004, 80), "lbrp/no_service"),
+        ("10.96.0.1", ICMP(type=8, id=4), "lbrp/no_service"),
+        ("10.96.0.2", syn(1004, 80), "lbrp/no_endpoints"),
+        ("10.96.0.2", datagram(1004, 53), "lbrp/no_endpoints"),
+    ],
+)
+def test_what_nobody_serves_is_refused_at_once(
+    path: Datapath, dst: str, transport: Packet, reason: str
+) -> None:
+    result = path.send(frame(transport, dst))
+    assert_refused(result, reason)
+    assert result.packet[IP].dst == POD
+    if TCP in transport:
+        assert (result.packet[TCP].flags, result.packet[TCP].ack) == ("RA", 8)
+    else:
+        assert (result.packet[ICMP].type, result.packet[ICMP].code) == (3, 3)
+
+
+def test_other_addresses_are_left_alone(path: Datapath) -> None:
+    for transport in (syn(1005, 80), datagram(1005, 53), ICMP(type=8, id=1005)):
+        sent = frame(transport, "192.0.2.80")
+        assert_sent(path.send(sent), sent)
+
+
+@pytest.mark.parametrize(
+    ("enters", "src"), [("pod", POD), ("host", "10.1.0.1"), ("uplink", OUTSIDER)]
+)
+def test_a_node_port_is_served_on_the_nodes_address(path: Datapath, enters: str, src: str) -> None:
+    result = path.send(frame(syn(1006, 30080), NODE, src, enters), enters=enters)
+    assert backend(result) in {("10.1.7.4", 8080), ("10.1.0.3", 8080)}
+    assert_sent(result, frame(syn(1006, 8080), result.packet[IP].dst, src))
+    udp = path.send(frame(datagram(1006, 30053), NODE, src, enters), enters=enters)
+    assert backend(udp) in {("10.1.7.4", 5353), ("10.1.0.3", 5353)}
+
+
+def test_a_node_port_is_one_of_its_protocol_and_its_node(path: Datapath) -> None:
+    for sent in (
+        frame(datagram(1007, 30080), NODE),
+        frame(syn(1007, 30081), NODE),
+        frame(syn(1007, 80), NODE),
+        frame(syn(1007, 30080), "172.18.0.3"),
+    ):
+        assert_sent(path.send(sent), sent)
+
+
+def test_a_cluster_ip_is_not_served_to_the_outside(path: Datapath) -> None:
+    sent = frame(syn(1008, 80), "10.96.0.1", OUTSIDER, "uplink")
+    result = path.send(sent, enters="uplink")
+    assert (result.verdict, bytes(result.packet)) == ("pass", bytes(sent))
+
+
+def test_a_local_policy_binds_what_comes_from_outside(path: Datapath) -> None:
+    ports = (ServicePort("http", "TCP", 80, 8080, node_port=30180),)
+    local = service(
+        "local", "10.96.0.4", type="NodePort", ports=ports, external_traffic_policy="Local"
+    )
+    path.apply(local, slice_of("local", ready("10.1.7.4"), ready("10.1.0.3", "node1")))
+    from_outside = [
+        path.send(frame(syn(port, 30180), NODE, OUTSIDER, "uplink"), enters="uplink")
+        for port in range(1100, 1120)
+    ]
+    assert {backend(result) for result in from_outside} == {("10.1.0.3", 8080)}
+    path.apply(slice_of("local", ready("10.1.7.4")))
+    nowhere = path.send(frame(syn(1009, 30180), NODE, OUTSIDER, "uplink"), enters="uplink")
+    assert (nowhere.verdict, nowhere.reason) == ("drop", "lbrp/no_local_endpoints")
+    assert backend(path.send(frame(syn(1009, 30180), NODE))) == ("10.1.7.4", 8080)
+
+
+def test_an_external_address_is_virtual_unless_it_is_a_nodes(path: Datapath) -> None:
+    external = (ip_address("203.0.113.5"), ip_address("172.18.0.9"))
+    path.apply(
+        service("external", "10.96.0.5", external_ips=external),
+        slice_of("external", ready("10.1.7.5")),
+    )
+    for address in map(str, external):
+        assert backend(path.send(frame(syn(1010, 80), address))) == ("10.1.7.5", 8080)
+        assert_refused(path.send(frame(syn(1010, 22), address)), "lbrp/no_service")
+    path.apply(Node("node9", addresses=external[1:]))
+    assert_refused(path.send(frame(syn(1011, 22), "203.0.113.5")), "lbrp/no_service")
+    sent = frame(syn(1011, 22), "172.18.0.9")
+    assert_sent(path.send(sent), sent)
+
+
+def test_udp_follows_the_backends_tcp_stays_while_its_endpoint_exists(path: Datapath) -> None:
+    path.apply(service("moving", "10.96.0.6"), slice_of("moving", ready("10.1.7.6")))
+    connection = frame(data(1012, 80), "10.96.0.6")
+    exchange = frame(datagram(1012, 53), "10.96.0.6")
+
+    def backends() -> tuple[tuple[str, int], tuple[str, int]]:
+        return backend(path.send(connection)), backend(path.send(exchange))
+
+    path.send(frame(syn(1012, 80), "10.96.0.6"))
+    assert backends() == (("10.1.7.6", 8080), ("10.1.7.6", 5353))
+    path.apply(slice_of("moving", draining("10.1.7.6"), ready("10.1.7.7")))
+    assert backends() == (("10.1.7.6", 8080), ("10.1.7.7", 5353))
+    path.apply(slice_of("moving", ready("10.1.7.6"), ready("10.1.7.7")))
+    assert backends() == (("10.1.7.6", 8080), ("10.1.7.7", 5353))
+    path.apply(slice_of("moving", ready("10.1.7.7")))
+    assert backends() == (("10.1.7.7", 8080), ("10.1.7.7", 5353))
+
+
+def test_a_connection_that_never_opened_does_not_wait_for_a_draining_backend(
+    path: Datapath,
+) -> None:
+    path.apply(service("slow", "10.96.0.7"), slice_of("slow", ready("10.1.7.6")))
+    opener = frame(syn(1013, 80), "10.96.0.7")
+    assert backend(path.send(opener)) == ("10.1.7.6", 8080)
+    path.apply(slice_of("slow", draining("10.1.7.6"), ready("10.1.7.7")))
+    assert backend(path.send(opener)) == ("10.1.7.7", 8080)
+
+
+def test_draining_backends_serve_when_none_is_ready(path: Datapath) -> None:
+    path.apply(service("last", "10.96.0.8"), slice_of("last", draining("10.1.7.8")))
+    assert backend(path.send(frame(syn(1014, 80), "10.96.0.8"))) == ("10.1.7.8", 8080)
+
+
+def test_a_service_without_endpoints_works_as_soon_as_it_has_one(path: Datapath) -> None:
+    exchange = frame(datagram(1015, 53), "10.96.0.9")
+    path.apply(service("late", "10.96.0.9"))
+    assert_refused(path.send(exchange), "lbrp/no_endpoints")
+    path.apply(slice_of("late", ready("10.1.7.9")))
+    assert backend(path.send(exchange)) == ("10.1.7.9", 5353)
+    path.apply(slice_of("late"))
+    assert_refused(path.send(exchange), "lbrp/no_endpoints")
+
+
+def test_a_flow_ends_with_its_service_or_its_port(path: Datapath) -> None:
+    moved = service("gone", "10.96.0.10")
+    exchange = frame(datagram(1016, 53), "10.96.0.10")
+    path.apply(moved, slice_of("gone", ready("10.1.7.10")))
+    assert backend(path.send(exchange)) == ("10.1.7.10", 5353)
+    path.apply(msgspec.structs.replace(moved, ports=PORTS[:1]))
+    assert_refused(path.send(exchange), "lbrp/no_service")
+    path.apply(moved)
+    assert backend(path.send(exchange)) == ("10.1.7.10", 5353)
+    path.delete(moved)
+    assert_sent(path.send(exchange), exchange)
+
+
+def test_a_reply_of_a_flow_that_has_ended_is_dropped(path: Datapath) -> None:
+    ended = service("ended", "10.96.0.11")
+    path.apply(ended, slice_of("ended", ready("10.1.7.11")))
+    path.send(frame(datagram(1017, 53), "10.96.0.11"))
+    path.delete(ended)
+    reply = frame(datagram(5353, 1017), POD, "10.1.7.11", "uplink")
+    result = path.send(reply, enters="uplink")
+    assert (result.verdict, result.reason) == ("drop", "lbrp/service_gone")
+
+
+def test_a_new_service_takes_over_datagrams_but_no_connection(path: Datapath) -> None:
+    connection = frame(data(1018, 80), "203.0.113.12")
+    exchange = frame(datagram(1018, 53), "203.0.113.12")
+    for sent in (connection, exchange):
+        assert_sent(path.send(sent), sent)
+    path.apply(
+        service("new", "10.96.0.12", external_ips=(ip_address("203.0.113.12"),)),
+        slice_of("new", ready("10.1.7.12")),
+    )
+    assert_sent(path.send(connection), connection)
+    assert backend(path.send(exchange)) == ("10.1.7.12", 5353)
+    assert backend(path.send(frame(syn(1019, 80), "203.0.113.12"))) == ("10.1.7.12", 8080)
+
+
+def test_a_set_that_is_not_there_is_a_reason_of_its_own(path: Datapath) -> None:
+    key = FrontendKey(ip_address("10.96.0.13"), 80, 6, Scope.INSIDE)
+    path.put("lbrp", "services", key, Frontend(set_id=13, count=2, elsewhere=0))
+    result = path.send(frame(syn(1020, 80), "10.96.0.13"))
+    assert (result.verdict, result.reason) == ("drop", "lbrp/no_backend")
+
+
+def test_without_an_exposed_service_the_uplink_is_not_looked_at(
+    cubelet_network: network.TestNetwork,
+) -> None:
+    made = Datapath(
+        cubelet_network,
+        stacks={"uplink": [Lbrp]},
+        settings={"outlet": {"leaves": "uplink"}},
+        objects=OBJECTS[:2],
+    )
+    made.apply(*OBJECTS[3:])
+    sent = frame(syn(1021, 30080), NODE, OUTSIDER, "uplink")
+    assert_sent(made.send(sent, enters="uplink"), sent)
+    made.close()
