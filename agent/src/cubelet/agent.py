@@ -1,7 +1,7 @@
 """The node agent: sources enqueue changes, one loop reconciles them, one socket answers.
 
-    sources --> one queue --> state --> cubes plan --> applier --> maps
-                                   `--> composition --> composer --> programs
+sources --> one queue --> state --> cubes plan --> applier --> maps
+                               `--> composition --> composer --> programs
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import structlog
 
 from cubelet.bpf.fs import ensure_bpffs
 from cubelet.bpf.jiffies import Clock
+from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram
 from cubelet.client import AgentError
 from cubelet.cni.ipam import Ipam
@@ -25,7 +26,7 @@ from cubelet.composer.composition import Composition, CompositionError, compose,
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.cost import established_cost
 from cubelet.composer.reasons import number_reasons
-from cubelet.monitor import Monitor, drop_rows
+from cubelet.monitor import Monitor
 from cubelet.net import pods
 from cubelet.plugins import Discovery, discover
 from cubelet.reconciler import Reconciler
@@ -63,9 +64,7 @@ def make_composition(settings: Settings, discovery: Discovery) -> tuple[Composit
         core = Core("cubelet", msgspec.convert(dict(settings.core), CoreSettings))
     except msgspec.ValidationError as error:
         raise SettingsError(f"core: {error}") from error
-    composition = compose(
-        chain, discovery.cubes, settings.cubes, settings.composition, optional
-    )
+    composition = compose(chain, discovery.cubes, settings.cubes, settings.composition, optional)
     return composition, core
 
 
@@ -95,12 +94,12 @@ class Agent:
             self._detached,
             self._find_pod,
         )
-        self._monitor = Monitor(
-            lambda: self.reconciler.datapath.maps,
-            number_reasons(type(cube) for cube in self.composition.cubes),
-            ["core", *(cube.kind for cube in self.composition.cubes)],
+        reasons = number_reasons(type(cube) for cube in self.composition.cubes)
+        stages = ["core", *(cube.kind for cube in self.composition.cubes)]
+        self._monitor = Monitor(self._maps, reasons, stages)
+        self._tables = Tables(
+            self.composition, self.state, reasons, self._maps, lambda: self.reconciler.sweeper
         )
-        self._tables = Tables(self)
 
     async def run(self) -> None:
         """Serve until a signal comes. Programs, links and maps stay and keep forwarding."""
@@ -137,9 +136,11 @@ class Agent:
             "composition": self._composition,
             "plugins": self._plugins,
             "get": self._get,
-            "drops": self._drops,
             "monitor": self._watch_drops,
         }
+
+    def _maps(self) -> Mapping[str, BpfMap]:
+        return self.reconciler.datapath.maps
 
     # Changes in, passes out
 
@@ -253,11 +254,6 @@ class Agent:
 
     async def _get(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         return await asyncio.to_thread(self._tables.rows, **params)
-
-    async def _drops(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return await asyncio.to_thread(
-            drop_rows, self.reconciler.datapath.maps, self._monitor.reasons
-        )
 
     async def _watch_drops(self, params: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         async for event in self._monitor.events():

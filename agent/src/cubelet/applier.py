@@ -82,7 +82,7 @@ class Applier:
             changes: dict[bytes, bytes | None] = {
                 key: value for key, value in wanted.items() if actual.get(key) != value
             }
-            changes |= {key: None for key in actual.keys() - wanted.keys()}
+            changes |= dict.fromkeys(actual.keys() - wanted.keys())
             delta[spec.c_name] = changes
         self._retry = {}
         return self.apply(delta)
@@ -94,7 +94,7 @@ class Applier:
         return records
 
     def apply(self, delta: Delta) -> Outcome:
-        """Write a difference, and what earlier ones could not; then raise the epochs it concerns."""
+        """Write a difference, and what earlier ones could not; then raise the epochs concerned."""
         merged = {
             spec.c_name: {**self._retry.get(spec.c_name, {}), **delta.get(spec.c_name, {})}
             for spec in self._specs
@@ -121,10 +121,8 @@ class Applier:
                 key = declared.key.unpack(raw, self._family)
                 for each in (value, self._maps[spec.c_name].lookup(raw)):
                     if each is not None:
-                        concern = declared.concerns(
-                            key, declared.value.unpack(each, self._family)
-                        )
-                        found |= {concern} - {None}
+                        concern = declared.concerns(key, declared.value.unpack(each, self._family))
+                        found |= set() if concern is None else {concern}
         return found
 
     def _write(

@@ -23,7 +23,6 @@ from cubelet_hooks.objects import LocalNode, Port
 from cubelet_hooks.view import View
 
 
-
 @dataclass(frozen=True)
 class Prepared:
     """A composition that is loaded but not in force yet."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from cubelet_hooks.cube import PORT_CLASSES
+from cubelet_hooks.flows import FlowState
 
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 47: "GRE", 50: "ESP", 58: "ICMPv6", 132: "SCTP"}
 _ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x8100: "VLAN", 0x86DD: "IPv6", 0x88CC: "LLDP"}
+_STATES = {state.value: state.name.lower() for state in FlowState}
 _TCP_FLAGS = "FSRP.UEW"
 """By bit from the lowest, as tcpdump writes them: ``.`` is ACK."""
 
@@ -23,6 +25,11 @@ def ethertype_name(number: int) -> str:
 def class_name(number: int) -> str:
     """A port class by its number."""
     return PORT_CLASSES[number] if number < len(PORT_CLASSES) else str(number)
+
+
+def state_name(number: int) -> str:
+    """A flow's state, such as ``established``."""
+    return _STATES.get(number, str(number))
 
 
 def tcp_flags(flags: int) -> str:

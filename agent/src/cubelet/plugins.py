@@ -122,7 +122,7 @@ class BadCubeError(Exception):
 
 def check_cube(cube: type[Cube], known: Mapping[str, type[Cube]] | None = None) -> None:
     """Raise BadCubeError unless the class keeps to the contract."""
-    if not (isinstance(cube, type) and issubclass(cube, Cube)):
+    if not (issubclass(cube, Cube)):
         raise BadCubeError(f"cubelet_cubes returned {cube!r}, which is no subclass of Cube")
     if cube.abi != ABI:
         raise BadCubeError(

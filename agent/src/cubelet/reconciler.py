@@ -59,6 +59,15 @@ class Reconciler:
 
     def run(self, changes: Sequence[Change]) -> None:
         """One pass. What goes wrong is in ``problems`` afterwards, by its place; nothing raises."""
+        try:
+            self._run(changes)
+        except Exception as error:  # what it left undone, the next pass finds
+            log.exception("a pass failed")
+            self.problems["pass"] = repr(error)
+        else:
+            self.problems.pop("pass", None)
+
+    def _run(self, changes: Sequence[Change]) -> None:
         taken = [change for change in map(self._state.apply, changes) if change is not None]
         if not self.in_force or any(change.kind in _NODE_KINDS for change in taken):
             taken += self._ensure_node()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-from cubelet_hooks.records import Addr, Address, Area, Be16, Be32, Mac, Record, U8, U16, U32, U64
+from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Area, Be16, Be32, Mac, Record
 
 EPOCH_BUCKETS = 4096
 

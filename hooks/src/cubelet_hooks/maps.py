@@ -29,6 +29,7 @@ class Everything(enum.Enum):
 
 
 EVERYTHING = Everything.EVERYTHING
+RecordType = type[Record]
 Concern = Callable[[Any, Any], "Address | Everything | None"]
 
 
@@ -49,8 +50,8 @@ class Map:
 
     name: str
     type: MapType
-    key: type[Record]
-    value: type[Record]
+    key: RecordType
+    value: RecordType
     size: int | str
     planned: bool = True
     concerns: Concern | None = None

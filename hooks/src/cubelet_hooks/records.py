@@ -19,7 +19,6 @@ import re
 import struct
 import typing
 from collections.abc import Callable
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -130,7 +129,8 @@ class Record:
     @classmethod
     def layout(cls, family: Family = 4) -> Layout:
         """The record's layout when addresses are of ``family``."""
-        return _layout(cls, family)
+        known = _LAYOUTS.get((cls, family))
+        return known or _LAYOUTS.setdefault((cls, family), _lay_out(cls, family))
 
     @classmethod
     def c_name(cls) -> str:
@@ -163,11 +163,13 @@ class Record:
         return cls(**values)
 
 
-@cache
-def _layout(cls: type[Record], family: Family) -> Layout:
+_LAYOUTS: dict[tuple[type[Record], Family], Layout] = {}
+
+
+def _lay_out(cls: type[Record], family: Family) -> Layout:
     hints = typing.get_type_hints(cls, include_extras=True)
     placed, offset, largest = [], 0, 1
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         scalar = _scalar(cls, field.name, hints[field.name], family)
         offset = _round_up(offset, scalar.alignment)
         placed.append(Placed(field.name, offset, scalar))

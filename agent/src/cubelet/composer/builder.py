@@ -88,14 +88,14 @@ def _try_entry(name: str, program: BpfProgram) -> None:
     for packet in _trial_packets():
         verdict = struct.unpack("=i", struct.pack("=I", program.test_run(packet).retval))[0]
         if verdict not in _TC_VERDICTS:
-            raise RuntimeError(f"{name} answered {verdict} to a trial packet of {len(packet)} bytes")
+            raise RuntimeError(f"{name} answered {verdict} to {len(packet)} bytes on trial")
 
 
 def _trial_packets() -> list[bytes]:
-    ethernet = bytes.fromhex("020000000001" "020000000002")
-    ip = bytes.fromhex("45000028000040004006" "0000" "0a000001" "0a000002")
+    ethernet = bytes.fromhex("02 00 00 00 00 01 02 00 00 00 00 02")
+    ip = bytes.fromhex("45000028 00004000 40060000 0a000001 0a000002")
     tcp = bytes.fromhex("1f90c35000000001000000005002ffff00000000")
-    arp = bytes.fromhex("0001080006040001" "020000000002" "0a000001" "000000000000" "0a000002")
+    arp = bytes.fromhex("0001080006040001 020000000002 0a000001 000000000000 0a000002")
     return [
         ethernet + b"\x08\x00" + ip + tcp,
         ethernet + b"\x08\x06" + arp,

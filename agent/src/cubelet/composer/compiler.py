@@ -20,8 +20,10 @@ from cubelet.composer.layout import MapSpec
 from cubelet.composer.source import Source
 
 TIMEOUT = 120.0
-_CLANG = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.M)
-_VERIFIER = re.compile(r"^; .*@ (?P<file>[^\s:]+):(?P<line>\d+)$", re.M)
+_CLANG = re.compile(
+    r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE
+)
+_VERIFIER = re.compile(r"^; .*@ (?P<file>[^\s:]+):(?P<line>\d+)$", re.MULTILINE)
 
 
 class CompileError(Exception):

@@ -120,9 +120,7 @@ def compose(
         absent = [other for other in found[kind].requires if other not in present]
         if absent:
             raise CompositionError(f"{kind} needs {', '.join(absent)}; {_missing_text(absent)}")
-    cubes = {
-        kind: _instance(found[kind], (settings or {}).get(kind, {})) for kind in present
-    }
+    cubes = {kind: _instance(found[kind], (settings or {}).get(kind, {})) for kind in present}
     stacks = {
         name: tuple(cubes[kind] for kind in chain.stacks.get(name, ()) if kind in cubes)
         for name in PORT_CLASSES

@@ -76,7 +76,11 @@ def _declared(owner: str, declared: Map, size: int, family: Family) -> MapSpec:
     key, value = declared.key.layout(family), declared.value.layout(family)
     ring = declared.type is MapType.RINGBUF
     layout = MapLayout(
-        _KERNEL_TYPES[declared.type], 0 if ring else key.size, 0 if ring else value.size, size, flags
+        _KERNEL_TYPES[declared.type],
+        0 if ring else key.size,
+        0 if ring else value.size,
+        size,
+        flags,
     )
     text = "\n".join([declared.type.value, str(flags), *key.c_members(), "", *value.c_members()])
     return MapSpec(owner, declared.name, layout, _hash(text), declared)

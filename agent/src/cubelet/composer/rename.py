@@ -11,7 +11,8 @@ import re
 
 _TOKEN = re.compile(
     r"""
-    (?P<keep> //[^\n]* | /\*.*?\*/ | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | \#\s*include[^\n]* )
+    (?P<keep> //[^\n]* | /\*.*?\*/ | \#\s*include[^\n]*
+            | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' )
     | (?P<word> [A-Za-z_]\w* )
     """,
     re.VERBOSE | re.DOTALL,

@@ -91,9 +91,7 @@ def write_source(
         jumps["cubelet_finished"] = 4
         jumps |= {link.name: link.slot for link in chain_links(composition)}
     entries = tuple(f"cubelet_{name}" for name in PORT_CLASSES)
-    return Source(
-        text, generated, _include_folders(), specs, (*entries, *jumps), jumps, family
-    )
+    return Source(text, generated, _include_folders(), specs, (*entries, *jumps), jumps, family)
 
 
 def _include_folders() -> tuple[Path, ...]:
@@ -126,9 +124,7 @@ def _define(name: str, value: object) -> str:
     return f"#define {name} {value}"
 
 
-def _core_constants(
-    local: LocalNode, settings: CoreSettings, hz: int, trial: bool
-) -> list[str]:
+def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bool) -> list[str]:
     constants: dict[str, object] = {
         "HZ": hz,
         "CHECK_TUNNEL": int(not trial),

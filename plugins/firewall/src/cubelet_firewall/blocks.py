@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from ipaddress import ip_network
 
-from cubelet_firewall.policies import Rule
 from cubelet_firewall.portsets import NOTHING, PortSet, union
+from cubelet_firewall.rules import Rule
 from cubelet_hooks.objects import Network
 from cubelet_hooks.records import Family
 
@@ -22,16 +22,16 @@ def blocks(rules: tuple[Rule, ...], family: Family) -> Iterator[tuple[Network, P
     Rules without peers allow it with every address. A network is left out if its answer is that
     of the one around it, or nothing at all.
     """
-    begins, ends = defaultdict(set), defaultdict(set)
-    begins[_EVERYWHERE[family]] = {(-1, union(rule.ports for rule in rules if not rule.peers))}
+    begins: dict[Network, set[_Allowance]] = defaultdict(set)
+    ends: dict[Network, set[_Allowance]] = defaultdict(set)
+    begins[_EVERYWHERE[family]].add((-1, union(rule.ports for rule in rules if not rule.peers)))
     peers = ((peer, rule.ports) for rule in rules for peer in rule.peers)
-    for allowance in enumerate(peers):
-        (peer, ports) = allowance[1]
+    for number, (peer, ports) in enumerate(peers):
         if peer.cidr is None or peer.cidr.version != family:
             continue
-        begins[peer.cidr].add((allowance[0], ports))
+        begins[peer.cidr].add((number, ports))
         for network in peer.excepts:
-            ends[network].add((allowance[0], ports))
+            ends[network].add((number, ports))
     yield from _answers(begins, ends)
 
 
@@ -41,7 +41,7 @@ def _answers(
     """Walk from each network to those within it, which come right after it in order."""
     around: list[tuple[Network, set[_Allowance], PortSet]] = []
     for network in sorted(begins.keys() | ends.keys(), key=_order):
-        while around and around[-1][0].broadcast_address < network.network_address:
+        while around and int(around[-1][0].broadcast_address) < int(network.network_address):
             around.pop()
         outer, answer = (around[-1][1], around[-1][2]) if around else (set(), NOTHING)
         inside = (outer | begins.get(network, set())) - ends.get(network, set())

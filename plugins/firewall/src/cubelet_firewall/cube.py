@@ -27,12 +27,8 @@ from cubelet_hooks import cube
 from cubelet_hooks.cube import Cube, Entry, Reason, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Address, Change
+from cubelet_hooks.objects import Change
 from cubelet_hooks.view import View
-
-
-def _address(key: IsolatedKey | IdentityKey, value: object) -> Address:
-    return key.address
 
 
 class Firewall(Cube):
@@ -60,9 +56,16 @@ class Firewall(Cube):
             IdentityKey,
             Identity,
             "max_identities",
-            concerns=_address,
+            concerns=lambda key, value: key.address,
         ),
-        Map("isolated", MapType.HASH, IsolatedKey, Policy, "max_isolated", concerns=_address),
+        Map(
+            "isolated",
+            MapType.HASH,
+            IsolatedKey,
+            Policy,
+            "max_isolated",
+            concerns=lambda key, value: key.address,
+        ),
     )
 
     def defines(self, view: View) -> Mapping[str, int]:

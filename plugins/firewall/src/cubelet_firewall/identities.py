@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cubelet_firewall.numbers import number
-from cubelet_firewall.policies import Space
 from cubelet_firewall.records import Identity
+from cubelet_firewall.rules import Space
 from cubelet_hooks.objects import Address, Pod
 from cubelet_hooks.view import View
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 
 from cubelet_firewall import records
@@ -74,7 +75,7 @@ def _peer_entries(policy: Applied, view: View, family: Family) -> Iterator[Entry
     if for_all != NOTHING:
         yield from _allow("peers", PeerKey(policy_bits, policy.number, 0, 0), for_all, family)
     for space in _spaces(policy.rules, view):
-        for_space = policy.ports(lambda rule, space=space: rule.covers_space(space))
+        for_space = policy.ports(partial(Rule.covers_space, space=space))
         number = space_number(space)
         if for_space != for_all:
             key = PeerKey(space_bits, policy.number, number, 0)
@@ -100,7 +101,6 @@ def _singled_out(policy: Applied, space: Space, view: View) -> dict[int, PortSet
     found: dict[int, PortSet] = {}
     for pod in view.pods_in(space.name) if rules else ():
         if is_peer(pod) and any(rule.covers_pod(space, pod.labels) for rule in rules):
-            found[pod_number(pod)] = policy.ports(
-                lambda rule, pod=pod: rule.covers_pod(space, pod.labels), pod.ports
-            )
+            covers = partial(Rule.covers_pod, space=space, labels=pod.labels)
+            found[pod_number(pod)] = policy.ports(covers, pod.ports)
     return found

@@ -15,14 +15,14 @@ PROTOCOLS: dict[Protocol, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
 """IP protocol numbers (IANA)."""
 
 ALL_PROTOCOLS = 0
-"""Stands for all, those without ports too; as a number it is hop-by-hop options, never a packet's."""
+"""Stands for all, those without ports too: no packet is of protocol 0 (hop-by-hop options)."""
 
 LAST_PORT = 65535
 _PORT_BITS = 16
 
 
 class Ports(NamedTuple):
-    """The ports from ``first`` to ``last`` of an IP protocol; port 0 stands for its portless use."""
+    """The ports from ``first`` to ``last`` of an IP protocol."""
 
     protocol: int
     first: int
@@ -65,9 +65,7 @@ def set_entries(ports: PortSet, family: Family) -> Iterator[Entry]:
     fixed, found = bits_to(PortKey, "port", family) - _PORT_BITS, set_number(ports)
     for each in ports:
         for first, length in prefixes(each.first, each.last):
-            yield Entry(
-                "ports", PortKey(fixed + length, found, each.protocol, first), Present(1)
-            )
+            yield Entry("ports", PortKey(fixed + length, found, each.protocol, first), Present(1))
 
 
 def prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:

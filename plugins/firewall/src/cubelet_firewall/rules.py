@@ -45,8 +45,7 @@ class Rule(NamedTuple):
     def covers_space(self, space: Space) -> bool:
         """Whether every pod of the namespace is meant."""
         return not self.peers or any(
-            _within(peer, self.home, space) and _any_label(peer.pod_selector)
-            for peer in self.peers
+            _within(peer, self.home, space) and _any_label(peer.pod_selector) for peer in self.peers
         )
 
     def covers_pod(self, space: Space, labels: Mapping[str, str]) -> bool:

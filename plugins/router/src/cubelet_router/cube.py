@@ -55,7 +55,7 @@ class Router(Cube):
     settings: RouterSettings
     reasons: ClassVar[tuple[Reason, ...]] = (
         Reason("martian", "a destination that is never routed: multicast, broadcast, loopback"),
-        Reason("link_local", "a link-local destination, which no router forwards (RFC 3927)"),
+        Reason("link_local", "a link-local IPv6 destination, which no router forwards (RFC 4291)"),
         Reason("no_route", "no route to the destination's network"),
         Reason("unreachable", "a destination in a range that is kept unreachable"),
         Reason("overlay_loop", "from the overlay to the overlay: the sender's routes are outdated"),

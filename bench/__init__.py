@@ -1,0 +1,1 @@
+"""Benchmarks. From the repository's root: ``python -m bench NAME [--json FILE]``."""

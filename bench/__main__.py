@@ -1,0 +1,40 @@
+"""The command line: ``python -m bench NAME [--json FILE]``; without NAME, what there is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench import chain
+from bench.stats import Row
+from bench.table import table
+
+BENCHMARKS: dict[str, tuple[Callable[[], list[Row]], str]] = {
+    "chain": (chain.run, "ns per packet: fused, tailcall and monolith; established, first packet"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one benchmark; its rows as a table on standard output, and as JSON where asked for."""
+    parser = argparse.ArgumentParser(prog="./dev bench", description="Run a benchmark.")
+    parser.add_argument("name", nargs="?", choices=BENCHMARKS, metavar="NAME")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    chosen = parser.parse_args(arguments)
+    if chosen.name is None:
+        for name, (_, text) in BENCHMARKS.items():
+            print(f"{name:<10}{text}")
+        return 0
+    print(f"bench {chosen.name}: under a minute ...", file=sys.stderr)
+    rows = BENCHMARKS[chosen.name][0]()
+    print(table(rows))
+    if chosen.json:
+        chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""What the chain costs per packet: composed in one program, in many, and written by hand.
+
+Every number is of ``BPF_PROG_TEST_RUN``, on one CPU, all variants on the same maps, interleaved:
+a round measures each variant once, in an order of its own, and ratios are of the same round.
+
+A trial run with ``repeat`` hands each run the packet that the run before it left, and keeps the
+maps. So every variant is entered through the same small program (``feed.bpf.c``): it puts the
+frame's headers back, sets the source port, and jumps. What that costs, and the trial run itself, is
+measured as the variant ``nothing`` in every round and subtracted: numbers are of the datapath alone.
+
+* Established: one replied flow, whose port stays as it is. About once a second a packet takes the
+  way through the tracker that marks the flow as seen; this is in the numbers.
+* First packet: each run has the next source port, so that each opens a flow, and all variants open
+  the same ones. The records are removed between measurements, so the table never evicts.
+
+Programs are those of production: nothing is traced. How many packets each measurement sent is
+compared with the records after it: one that took another way is an error, never a number.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.testrun import skb_context
+from cubelet_hooks.flows import Flow, Tuple
+from cubelet_hooks.testing import Datapath
+from cubelet_hooks.testing.network import build_network, private_network
+
+from bench.cluster import (
+    CLIENT_ADDRESS,
+    FIRST_PORT,
+    TO_OUTSIDE,
+    TO_POD,
+    TO_REMOTE,
+    TO_SERVICE,
+    TO_SERVICE_UDP,
+    Case,
+    default_datapath,
+    establish,
+)
+from bench.stats import Row, ratio_row, row
+from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, all_variants
+
+ROUNDS = 41
+ESTABLISHED = (TO_POD, TO_SERVICE, TO_REMOTE)
+FIRST = (TO_POD, TO_SERVICE, TO_SERVICE_UDP, TO_REMOTE, TO_OUTSIDE)
+RATIOS = (
+    (FUSED, MONOLITH),
+    (TAILCALL, MONOLITH),
+    (TAILCALL, FUSED),
+    (LONGER[FUSED], FUSED),
+    (LONGER[TAILCALL], TAILCALL),
+)
+Measure = Callable[[Variant], float]
+Series = dict[str, list[float]]
+
+_REDIRECT = 7
+_FEED = struct.Struct("=64sHH4x")
+
+
+class Wrong(Exception):
+    """A measurement that did not measure what it should."""
+
+
+class Meter:
+    """Times one variant after the other on one datapath."""
+
+    def __init__(self, path: Datapath, feed: BpfMap) -> None:
+        self._path = path
+        self._feed = feed
+        self._context = skb_context(ifindex=path.network.ports["default/a"].ifindex)
+
+    def _run(self, variant: Variant, frame: bytes, step: int, repeat: int) -> float:
+        self._feed.update(bytes(4), _FEED.pack(frame[:64], FIRST_PORT, step))
+        run = variant.feed.test_run(frame, repeat, self._context)
+        if variant.name != NOTHING and run.retval != _REDIRECT:
+            raise Wrong(f"{variant.name} answered {run.retval}")
+        return float(run.duration_ns)
+
+    def established(self, variant: Variant, case: Case, repeat: int = 20_000) -> float:
+        """Nanoseconds of a packet whose flow is known."""
+        before = self._counted(case)
+        taken = self._run(variant, bytes(case.frame()), 0, repeat)
+        self._check(variant, self._counted(case) - before, repeat)
+        return taken
+
+    def first(self, variant: Variant, case: Case, repeat: int = 1_000) -> float:
+        """Nanoseconds of a packet that opens a flow."""
+        taken = self._run(variant, bytes(case.frame(flags="S")), 1, repeat)
+        pending = self._path.maps["cubelet_pending"]
+        keys = [key for key, _ in pending.items()]
+        pending.delete_batch(keys)
+        self._check(variant, len(keys), 2 * repeat)
+        return taken
+
+    def _counted(self, case: Case) -> int:
+        key = Tuple(CLIENT_ADDRESS, case.address, FIRST_PORT, case.dport, case.number)
+        value = self._path.maps["cubelet_flows"].lookup(key.pack())
+        return Flow.unpack(value).packets if value else 0
+
+    @staticmethod
+    def _check(variant: Variant, seen: int, expected: int) -> None:
+        if seen != (0 if variant.name == NOTHING else expected):
+            raise Wrong(f"{variant.name}: {seen} packets or records, not {expected}")
+
+
+@contextmanager
+def one_cpu() -> Iterator[None]:
+    """Stay on one CPU: per-CPU state, caches and the timing are then of that one."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def run(rounds: int = ROUNDS) -> list[Row]:
+    """All rows: costs, ratios, then the programs' sizes."""
+    rows = []
+    with private_network():
+        path = default_datapath(build_network())
+        try:
+            for case in ESTABLISHED:
+                establish(path, case)
+            with all_variants(path) as (feed, variants), one_cpu():
+                meter = Meter(path, feed)
+                for case in ESTABLISHED:
+                    series = _rounds(variants, rounds, lambda v, c=case: meter.established(v, c))
+                    rows += _rows(f"established, {case.name}", series)
+                for case in FIRST:
+                    series = _rounds(variants, rounds, lambda v, c=case: meter.first(v, c))
+                    rows += _rows(f"first packet, {case.name}", series)
+                rows += _sizes(variants)
+        finally:
+            path.close()
+    return rows
+
+
+def _rounds(variants: Sequence[Variant], rounds: int, measure: Measure) -> Series:
+    """Nanoseconds by variant and round, what feeding costs subtracted."""
+    series: Series = {variant.name: [] for variant in variants}
+    order = list(variants)
+    shuffled = random.Random(len(series))
+    for number in range(-1, rounds):
+        shuffled.shuffle(order)
+        taken = {variant.name: measure(variant) for variant in order}
+        if number < 0:
+            continue  # warms caches
+        for name, value in taken.items():
+            series[name].append(value - (taken[NOTHING] if name != NOTHING else 0.0))
+    return series
+
+
+def _rows(case: str, series: Series) -> list[Row]:
+    return [
+        *(row(case, name, values, "ns") for name, values in series.items()),
+        *(ratio_row(case, f"{a}/{b}", series[a], series[b]) for a, b in RATIOS),
+    ]
+
+
+def _sizes(variants: Sequence[Variant]) -> list[Row]:
+    """Of the programs that a pod's packet may pass until its flow is open, and of all of them."""
+    rows = []
+    for variant in variants:
+        infos = [program.info() for program in variant.opener.values()]
+        numbers = {
+            "verified instructions": (sum(i.verified_insns for i in infos), "instructions"),
+            "translated code": (sum(i.xlated_length for i in infos), "bytes"),
+            "JITed code": (sum(i.jited_length for i in infos), "bytes"),
+            "programs": (len(infos), "programs"),
+        }
+        rows += [row(case, variant.name, [value], unit) for case, (value, unit) in numbers.items()]
+    return rows

@@ -1,0 +1,186 @@
+"""A small cluster for trial runs: four pods, another node, the outside, and what tests ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Any
+
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from cubelet.applier import Epochs
+from cubelet.composer.composition import Mode
+from cubelet_hooks.cube import PORT_CLASSES
+from cubelet_hooks.flows import Flow, Tuple
+from cubelet_hooks.maps import EVERYTHING
+from cubelet_hooks.testing import Datapath, Result
+from cubelet_hooks.testing.network import GATEWAY_MAC, ROUTER_MAC, TestNetwork, pod_mac
+
+from .cubes import STACK, STACKS, Answer, End, Pair, Path, Paths, Sender, Source, Target, Way
+
+A, B, C, D = (f"10.1.0.{n}" for n in range(2, 6))
+GATEWAY, NODE = "10.1.0.1", "172.18.0.2"
+REMOTE, OUTSIDE, ROUTER = "10.1.7.7", "192.0.2.9", "198.51.100.1"
+VIP, OTHER_VIP = "10.96.0.1", "10.96.0.2"
+UPSTREAM_MAC = "02:00:00:00:00:fe"
+PORTS = {"tcp": 6, "udp": 17, "icmp": 1}
+
+Core = Mapping[str, int]
+
+
+class Rig:
+    """Datapath and maps. Ports are named ``a`` to ``d`` (pods) or by their class."""
+
+    def __init__(self, network: TestNetwork, mode: Mode, core: Core) -> None:
+        sizes = {"flows": 4096, "pending_flows": 4096} | core
+        self.dp = Datapath(network, STACKS, (Paths,), {"core": sizes}, mode)
+        self._epochs = Epochs(self.dp.maps["cubelet_epochs"])
+        for number, pod in enumerate("abcd"):
+            self.path(f"10.1.0.{number + 2}", pod)
+        self.path(GATEWAY, "host")
+        self.path(REMOTE, "overlay", mtu=1450)
+        self.path(OUTSIDE, "uplink")
+        self.path(NODE, "stack")
+
+    def close(self) -> None:
+        """Let go of all."""
+        self._epochs.close()
+        self.dp.close()
+
+    def ifindex(self, port: str) -> int:
+        """Of the device that frames leave by: for the host, the end in the host's stack."""
+        local = self.dp.network.local
+        named = {
+            "host": local.gateway_ifindex,
+            "overlay": local.overlay_ifindex,
+            "uplink": local.uplink_ifindex,
+        }
+        return named.get(port) or self.dp.network.ports[f"default/{port}"].ifindex
+
+    def path(self, dst: str, port: str, mtu: int = 1500, routed: bool = True) -> None:
+        """Where ``dst`` lives: behind a port, or ``stack``."""
+        leaves = STACK if port == "stack" else PORT_CLASSES.index(port_class(port))
+        ifindex = 0 if port == "stack" else self.ifindex(port)
+        remote = int(IPv4Address("172.18.0.3")) if port == "overlay" else 0
+        path = Path(
+            ifindex=ifindex,
+            remote=remote,
+            mtu=mtu,
+            leaves=leaves,
+            routed=int(routed),
+            dst_mac=mac_of(port),
+        )
+        self.dp.put("paths", "known", Target(address=IPv4Address(dst)), path)
+
+    def vip(self, address: str, port: int, backend: str, backend_port: int) -> None:
+        """Translate a destination."""
+        self.dp.put("vip", "backends", end(address, port), end(backend, backend_port))
+
+    def masquerade(
+        self, src: str, leaves: str, address: str, first: int = 20000, count: int = 1000
+    ) -> None:
+        """Translate the source of what ``src`` sends out by a port class."""
+        key = Sender(address=IPv4Address(src), leaves=PORT_CLASSES.index(leaves))
+        source = Source(address=IPv4Address(address), first=first, count=count)
+        self.dp.put("masq", "sources", key, source)
+
+    def close_gate(
+        self, src: str, dst: str, way: Way = Way.DROP, error: tuple[int, int] = (3, 13)
+    ) -> None:
+        """Permit ``src`` nothing any more towards ``dst``; cached verdicts stay as they are."""
+        pair = Pair(src=IPv4Address(src), dst=IPv4Address(dst))
+        self.dp.put("gate", "closed", pair, Answer(way=way, type=error[0], code=error[1]))
+
+    def open_gates(self) -> None:
+        """Permit everything again."""
+        table = self.dp.maps["gate0_closed"]
+        table.delete_batch([key for key, _ in table.items()])
+
+    def age(self, address: str | None = None) -> None:
+        """Make verdicts stale: those that rest on the address, or all."""
+        self._epochs.raise_for([EVERYTHING if address is None else IPv4Address(address)])
+
+    def send(self, packet: Packet, port: str = "a", gso_size: int = 0) -> Result:
+        """One packet, with or without its Ethernet header, into a port."""
+        frame = packet if isinstance(packet, Ether) else self.framed(packet, port)
+        return self.dp.send(frame, port_class(port), f"default/{port}", gso_size)
+
+    @staticmethod
+    def framed(packet: Packet, port: str) -> Packet:
+        """The packet in the Ethernet header that it has when it comes by the port."""
+        return Ether(src=mac_of(port), dst=ROUTER_MAC) / packet
+
+    def table(self, name: str) -> dict[Tuple, Flow]:
+        """``pending`` or ``flows`` (the replied ones)."""
+        return self.dp.table("cubelet", name)
+
+    def flow(self, packet: Packet) -> Flow | None:
+        """The record that this packet is found by."""
+        return self.dp.flows().get(tuple_of(packet))
+
+    def forget(self, packet: Packet) -> None:
+        """Evict one record, as the LRU may."""
+        for name in ("pending", "flows"):
+            table = self.dp.maps[f"cubelet_{name}"]
+            raw = tuple_of(packet).pack()
+            if table.lookup(raw) is not None:
+                table.delete_batch([raw])
+
+
+def port_class(port: str) -> str:
+    """A port's class: a single letter is a pod's name."""
+    return "pod" if len(port) == 1 else port
+
+
+def mac_of(port: str) -> str:
+    """Whom frames to and from a port are addressed to and come from."""
+    if len(port) == 1:
+        return pod_mac("abcd".index(port))
+    return GATEWAY_MAC if port == "host" else UPSTREAM_MAC
+
+
+def end(address: str, port: int) -> End:
+    return End(address=IPv4Address(address), port=port)
+
+
+def tuple_of(packet: Packet) -> Tuple:
+    """What a packet's flow is found by."""
+    ip, sport, dport = packet[IP], 0, 0
+    name = {6: "TCP", 17: "UDP", 1: "ICMP"}[ip.proto]
+    l4 = ip[name]
+    if name == "ICMP":
+        sport, dport = (l4.id, 0) if l4.type == 8 else (0, l4.id)
+    else:
+        sport, dport = l4.sport, l4.dport
+    src, dst = IPv4Address(ip.src), IPv4Address(ip.dst)
+    return Tuple(src=src, dst=dst, sport=sport, dport=dport, protocol=ip.proto)
+
+
+def arrives(result: Result, port: str, wanted: Packet) -> None:
+    """It left by this port, as these bytes (checksums and all), in a frame for its next hop."""
+    hop = result.hop
+    assert (result.verdict, result.reason, hop is not None) == ("redirect", "core/none", True)
+    assert hop is not None
+    assert not result.answered
+    assert PORT_CLASSES[hop.port_class] == port_class(port)
+    ether = result.packet[Ether]
+    assert (ether.dst, ether.src) == (hop.dst_mac, hop.src_mac) == (mac_of(port), ROUTER_MAC)
+    same(result.packet[IP], wanted)
+
+
+def same(seen: Packet, wanted: Packet) -> None:
+    """Byte by byte; a difference prints both."""
+    expected = IP(bytes(wanted))
+    assert bytes(seen) == bytes(expected), f"\nseen   {seen!r}\nwanted {expected!r}"
+
+
+def kept(result: Result, reason: str) -> None:
+    """It was dropped, for this reason."""
+    assert (result.verdict, result.reason) == ("drop", reason)
+
+
+def without(packet: Packet, *fields: str) -> dict[str, Any]:
+    """An IP header's fields but these."""
+    return {k: v for k, v in packet[IP].fields.items() if k not in fields}
