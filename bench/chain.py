@@ -25,6 +25,8 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from scapy.packet import Packet
+
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.testrun import skb_context
 from cubelet_hooks.flows import Flow, Tuple
@@ -75,8 +77,9 @@ class Meter:
         self._feed = feed
         self._context = skb_context(ifindex=path.network.ports["default/a"].ifindex)
 
-    def _run(self, variant: Variant, frame: bytes, step: int, repeat: int) -> float:
-        self._feed.update(bytes(4), _FEED.pack(frame[:64], FIRST_PORT, step))
+    def _run(self, variant: Variant, packet: Packet, step: int, repeat: int) -> float:
+        frame = bytes(packet)
+        self._feed.update(bytes(4), _FEED.pack(frame[:64], packet.sport, step))
         run = variant.feed.test_run(frame, repeat, self._context)
         if variant.name != NOTHING and run.retval != _REDIRECT:
             raise Wrong(f"{variant.name} answered {run.retval}")
@@ -85,13 +88,13 @@ class Meter:
     def established(self, variant: Variant, case: Case, repeat: int = 20_000) -> float:
         """Nanoseconds of a packet whose flow is known."""
         before = self._counted(case)
-        taken = self._run(variant, bytes(case.frame()), 0, repeat)
+        taken = self._run(variant, case.frame(), 0, repeat)
         self._check(variant, self._counted(case) - before, repeat)
         return taken
 
     def first(self, variant: Variant, case: Case, repeat: int = 1_000) -> float:
         """Nanoseconds of a packet that opens a flow."""
-        taken = self._run(variant, bytes(case.frame(flags="S")), 1, repeat)
+        taken = self._run(variant, case.frame(FIRST_PORT, "S"), 1, repeat)
         pending = self._path.maps["cubelet_pending"]
         keys = [key for key, _ in pending.items()]
         pending.delete_batch(keys)
@@ -99,7 +102,7 @@ class Meter:
         return taken
 
     def _counted(self, case: Case) -> int:
-        key = Tuple(CLIENT_ADDRESS, case.address, FIRST_PORT, case.dport, case.number)
+        key = Tuple(CLIENT_ADDRESS, case.address, case.sport, case.dport, case.number)
         value = self._path.maps["cubelet_flows"].lookup(key.pack())
         return Flow.unpack(value).packets if value else 0
 

@@ -47,7 +47,7 @@ CLIENT, SERVER, REMOTE, OUTSIDE = "10.1.0.2", "10.1.0.3", "10.1.1.5", "198.51.10
 CLIENT_ADDRESS = ip_address(CLIENT)
 SERVICE = "10.96.0.10"
 FIRST_PORT = 20_000
-"""Client ports are counted from here, within the range that masquerading leaves alone."""
+"""Flows that are opened count their ports from here; masquerading need not change them."""
 
 _PORT, _SERVICE_PORT = 8080, 80
 _CLIENTS, _SERVERS = LabelSelector({"app": "client"}), LabelSelector({"app": "server"})
@@ -109,7 +109,8 @@ def default_datapath(network: TestNetwork) -> Datapath:
 class Case:
     """A flow of the client's. ``dst`` and ``dport`` are what it asks for, ``peer`` who answers.
 
-    ``mac`` is whom its frames are addressed to; ``leaves`` the port class they leave by.
+    ``mac`` is whom its frames are addressed to; ``leaves`` the port class they leave by; ``sport``
+    the client's port if the flow is established.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Case:
     peer: str
     mac: str
     leaves: Literal["pod", "overlay", "uplink"]
+    sport: int
     protocol: Literal["TCP", "UDP"] = "TCP"
 
     @property
@@ -130,21 +132,21 @@ class Case:
         """The protocol's."""
         return {"TCP": 6, "UDP": 17}[self.protocol]
 
-    def frame(self, sport: int = FIRST_PORT, flags: str = "A") -> Packet:
+    def frame(self, sport: int = 0, flags: str = "A") -> Packet:
         """A packet of the client's, 100 bytes of payload."""
         return _frame(
             self, Ether(src=pod_mac(0), dst=self.mac) / IP(src=CLIENT, dst=self.dst),
-            (sport, self.dport), flags,
+            (sport or self.sport, self.dport), flags,
         )
 
-    def answer(self, sport: int = FIRST_PORT, flags: str = "SA") -> Packet:
+    def answer(self, flags: str = "SA") -> Packet:
         """A packet of the peer's, as it enters this node."""
         source = pod_mac(1) if self.leaves == "pod" else "02:00:00:00:ee:01"
         return _frame(
             self,
             Ether(src=source, dst=pod_mac(0) if self.dst == SERVER else ROUTER_MAC)
             / IP(src=self.peer, dst=CLIENT),
-            (_PORT, sport), flags,
+            (_PORT, self.sport), flags,
         )
 
 
@@ -155,19 +157,19 @@ def _frame(case: Case, below: Packet, ports: tuple[int, int], flags: str) -> Pac
     return below / TCP(sport=sport, dport=dport, flags=flags, ack=1, seq=1) / Raw(bytes(100))
 
 
-TO_POD = Case("pod to pod", SERVER, _PORT, SERVER, pod_mac(1), "pod")
-TO_SERVICE = Case("Service", SERVICE, _SERVICE_PORT, SERVER, ROUTER_MAC, "pod")
-TO_SERVICE_UDP = Case("Service, UDP", SERVICE, _SERVICE_PORT, SERVER, ROUTER_MAC, "pod", "UDP")
-TO_REMOTE = Case("remote pod", REMOTE, _PORT, REMOTE, ROUTER_MAC, "overlay")
-TO_OUTSIDE = Case("outside", OUTSIDE, _PORT, OUTSIDE, ROUTER_MAC, "uplink")
+TO_POD = Case("pod to pod", SERVER, _PORT, SERVER, pod_mac(1), "pod", 10_001)
+TO_SERVICE = Case("Service", SERVICE, _SERVICE_PORT, SERVER, ROUTER_MAC, "pod", 10_002)
+TO_SERVICE_UDP = Case("Service, UDP", SERVICE, _SERVICE_PORT, SERVER, ROUTER_MAC, "pod", 10_003, "UDP")
+TO_REMOTE = Case("remote pod", REMOTE, _PORT, REMOTE, ROUTER_MAC, "overlay", 10_004)
+TO_OUTSIDE = Case("outside", OUTSIDE, _PORT, OUTSIDE, ROUTER_MAC, "uplink", 10_005)
 
 
-def establish(path: Datapath, case: Case, sport: int = FIRST_PORT) -> None:
+def establish(path: Datapath, case: Case) -> None:
     """Open a flow and have it answered, so that its records are those of a replied flow."""
     steps: Sequence[tuple[Packet, str, str]] = (
-        (case.frame(sport, "S"), "pod", "default/a"),
-        (case.answer(sport), case.leaves, "default/b"),
-        (case.frame(sport), "pod", "default/a"),
+        (case.frame(flags="S"), "pod", "default/a"),
+        (case.answer(), case.leaves, "default/b"),
+        (case.frame(), "pod", "default/a"),
     )
     for packet, enters, pod in steps:
         result = path.send(packet, enters, pod)

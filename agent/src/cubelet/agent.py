@@ -64,6 +64,12 @@ def make_composition(settings: Settings, discovery: Discovery) -> tuple[Composit
         core = Core("cubelet", msgspec.convert(dict(settings.core), CoreSettings))
     except msgspec.ValidationError as error:
         raise SettingsError(f"core: {error}") from error
+    broken = [p for p in discovery.plugins if p.quarantined and p.name in chain.kinds()]
+    if broken:
+        raise CompositionError(
+            "; ".join(f"{p.name} is quarantined: {p.reason}" for p in broken)
+            + "; remedy: repair or uninstall it; what runs on the node is left as it is"
+        )
     composition = compose(chain, discovery.cubes, settings.cubes, settings.composition, optional)
     return composition, core
 
@@ -152,6 +158,7 @@ class Agent:
         for problem in set(problems) - set(self._problems):
             log.error("manifest refused", problem=str(problem))
         self._problems = problems
+        self._wake.set()
 
     async def _submit(self, *changes: Change) -> None:
         """Enqueue changes and wait for the pass that takes them in."""
@@ -163,6 +170,7 @@ class Agent:
         await waiter
 
     async def _reconcile(self) -> None:
+        await self._source.refresh()  # before that, what pins hold could look unwanted
         while True:
             undone = bool(self.reconciler.problems)
             with contextlib.suppress(TimeoutError):
@@ -171,6 +179,7 @@ class Agent:
             self._wake.clear()
             changes, self._queue = self._queue, []
             waiters, self._waiters = self._waiters, []
+            self.reconciler.complete = not self._problems
             await asyncio.to_thread(self.reconciler.run, changes)
             self._tell_plugins(changes)
             for waiter in waiters:

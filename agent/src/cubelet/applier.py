@@ -74,15 +74,19 @@ class Applier:
         self._family = family
         self._retry: Delta = {}
 
-    def sync(self, contents: Mapping[str, Mapping[bytes, bytes]]) -> Outcome:
-        """Compare with what the maps really hold, and write the difference."""
+    def sync(self, contents: Mapping[str, Mapping[bytes, bytes]], remove: bool = True) -> Outcome:
+        """Compare with what the maps really hold, and write the difference.
+
+        Without ``remove``, entries that nobody wants stay: it may only be unknown who does.
+        """
         delta: Delta = {}
         for spec in self._specs:
             wanted, actual = contents.get(spec.c_name, {}), dict(self._records(spec))
             changes: dict[bytes, bytes | None] = {
                 key: value for key, value in wanted.items() if actual.get(key) != value
             }
-            changes |= dict.fromkeys(actual.keys() - wanted.keys())
+            if remove:
+                changes |= dict.fromkeys(actual.keys() - wanted.keys())
             delta[spec.c_name] = changes
         self._retry = {}
         return self.apply(delta)

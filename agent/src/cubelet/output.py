@@ -44,22 +44,23 @@ class CommandError(Exception):
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table without boxes: columns as wide as their widest cell, three blanks between them."""
-    cells = [[_cell(value) for value in row] for row in [headers, *rows]]
+    cells = [[cell(value) for value in row] for row in [headers, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as a table shows it."""
     if value is None or value == []:
         return "<none>"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ",".join(map(_cell, value))
+        return ",".join(map(cell, value))
     return str(value)
 
 

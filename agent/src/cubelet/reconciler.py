@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
-from cubelet.applier import Applier, Epochs
+from cubelet.applier import Applier, Epochs, Outcome
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.syscalls import BpfError
 from cubelet.cni.conf import write_conflist
@@ -50,6 +50,9 @@ class Reconciler:
         self._defines: object = None
         self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz)
         self.sweeper: FlowSweeper | None = None
+        self.complete = True
+        """Whether the source could read everything; if not, nothing old is removed at a start."""
+        self._kept_unknown = False
         self.problems: dict[str, str] = {}
 
     @property
@@ -77,7 +80,10 @@ class Reconciler:
         if local is None:
             return
         if not self._compose(local) and self._applier is not None:
-            outcome = self._applier.apply(delta)
+            if self._kept_unknown and self.complete:
+                outcome = self._sync(self._applier)
+            else:
+                outcome = self._applier.apply(delta)
             self._note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
         if self.in_force:
             self._attach_pods()
@@ -138,7 +144,7 @@ class Reconciler:
             return False
         epochs = Epochs(prepared.maps["cubelet_epochs"])
         applier = Applier(prepared.compiled.specs, prepared.maps, epochs, self._core.family)
-        outcome = applier.sync(self._planner.contents())
+        outcome = self._sync(applier)
         self._note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
         self.datapath.switch(prepared)
         self._applier = applier
@@ -152,6 +158,11 @@ class Reconciler:
             entries=outcome.written,
         )
         return True
+
+    def _sync(self, applier: Applier) -> Outcome:
+        """Make the maps hold what is wanted; what is unknown to a source in trouble is kept."""
+        self._kept_unknown = not self.complete and (self._kept_unknown or not self.in_force)
+        return applier.sync(self._planner.contents(), remove=not self._kept_unknown)
 
     def _attach_pods(self) -> None:
         wanted = dict(self._state.ports)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,10 +96,10 @@ def monitor(
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Show dropped packets as they are dropped, with the cube that did it and why."""
-    with told(output), closing(stream(socket, "monitor")) as events:
+    with told(output):
         if output.for_people:
             print(views.drop(None), flush=True)
-        for event in _first(events, count):
+        for event in _first(stream(socket, "monitor"), count):
             _print_event(event, output)
 
 

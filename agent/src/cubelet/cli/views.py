@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from cubelet.output import Format, table
+from cubelet.output import Format, cell, table
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Row], object]]
@@ -82,16 +82,14 @@ def rows(noun: str, found: Sequence[Row], output: Format) -> str:
 
 def in_columns(columns: Columns, found: Sequence[Row]) -> str:
     """A table with these columns."""
-    return table([*columns], [[cell(row) for cell in columns.values()] for row in found])
+    return table([*columns], [[read(row) for read in columns.values()] for row in found])
 
 
 def status(found: Row) -> str:
     """What the agent says of itself, a line for each thing, and then its problems."""
-    lines = [(f"{name.replace('_', ' ')}:", value) for name, value in _status_lines(found)]
+    lines = [(f"{name.replace('_', ' ')}:", _plain(value)) for name, value in _status_lines(found)]
     problems = [f"  {problem}" for problem in found["problems"]]
-    return "\n".join(
-        [table(*lines[:1], lines[1:]), *(["problems:", *problems] if problems else [])]
-    )
+    return "\n".join([table(lines[0], lines[1:]), *(["problems:", *problems] if problems else [])])
 
 
 def _status_lines(found: Row) -> Iterator[tuple[str, object]]:
@@ -99,20 +97,22 @@ def _status_lines(found: Row) -> Iterator[tuple[str, object]]:
         if name == "composition":
             yield from _composition(value)
         elif name != "problems":
-            yield name, _plain(value)
+            yield name, value
 
 
 def _composition(found: Row) -> Iterator[tuple[str, object]]:
     yield "composition", f"{found['mode']} {found['identity'] or '(none in force)'}"
-    yield "core", _plain(found["core"])
+    yield "core", found["core"]
     for port_class, stack in found["stacks"].items():
-        yield f"{port_class} stack", _plain(stack)
+        yield f"{port_class} stack", stack
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {each}" for name, each in value.items()) or None
-    return ", ".join(map(str, value)) or None if isinstance(value, list) else value
+        value = [f"{name} {each}" for name, each in value.items()]
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return cell(value)
 
 
 DROPS = ("TIME", "CLASS", "CUBE", "REASON", "PACKET")

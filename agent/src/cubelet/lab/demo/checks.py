@@ -73,7 +73,7 @@ class Topology:
         self._layout = layout
         self._store = Store(layout)
         self._nodes = {node.name: node.address for node in spec.nodes}
-        self._router = gateway_of(ip_network(spec.nodes[0].pod_cidr))
+        self._routers = [gateway_of(ip_network(node.pod_cidr)) for node in spec.nodes]
 
     def checks(self) -> list[Check]:
         """All checks, in the order of the table."""
@@ -135,7 +135,7 @@ class Topology:
             args = (self._pod(server), _PORT, "TCP")
             yield Check(f"host to {way}", name, node, _who, args)
         address = self._pod("web-2")
-        hops = f"{self._router} > {address}"
+        hops = " > ".join(map(str, (*self._routers, address)))
         yield Check("traceroute through the router", hops, client, _route, (address,))
 
     def _policy(self) -> Iterator[Check]:
