@@ -14,27 +14,41 @@ from .rig import Rig
 MakeRig = Callable[..., Rig]
 
 
+@pytest.fixture(scope="module")
+def rigs(cubelet_network: TestNetwork) -> Iterator[MakeRig]:
+    """A mode's rig with these settings of the core, one for the whole module."""
+    made: dict[object, Rig] = {}
+
+    def take(mode: Mode = "fused", **core: int) -> Rig:
+        key = (mode, *sorted(core.items()))
+        if key not in made:
+            made[key] = Rig(cubelet_network, mode, core)
+        return made[key]
+
+    yield take
+    for each in made.values():
+        each.close()
+
+
 @pytest.fixture
-def make_rig(cubelet_network: TestNetwork) -> Iterator[MakeRig]:
-    """Makes rigs: a mode and settings of the core."""
-    made: list[Rig] = []
+def make_rig(rigs: MakeRig) -> MakeRig:
+    """Makes rigs as if fresh: a mode and settings of the core."""
 
     def make(mode: Mode = "fused", **core: int) -> Rig:
-        made.append(Rig(cubelet_network, mode, core))
-        return made[-1]
+        rig = rigs(mode, **core)
+        rig.reset()
+        return rig
 
-    yield make
-    for each in made:
-        each.close()
+    return make
 
 
 @pytest.fixture(params=["fused", "tailcall"])
 def rig(make_rig: MakeRig, request: pytest.FixtureRequest) -> Rig:
-    """A fresh rig, in both modes: no flow, nothing translated, all permitted."""
+    """In both modes: no flow, nothing translated, all permitted."""
     return make_rig(request.param)
 
 
 @pytest.fixture
 def fused(make_rig: MakeRig) -> Rig:
-    """A fresh rig, for what does not depend on how cubes are joined."""
+    """The same, for what does not depend on how cubes are joined."""
     return make_rig()

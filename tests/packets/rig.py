@@ -27,6 +27,12 @@ VIP, OTHER_VIP = "10.96.0.1", "10.96.0.2"
 UPSTREAM_MAC = "02:00:00:00:00:fe"
 PORTS = {"tcp": 6, "udp": 17, "icmp": 1}
 
+WRITTEN = (
+    *(f"cubelet_{name}" for name in ("flows", "pending", "fragments", "flow_counts")),
+    *("paths0_known", "vip0_backends", "masq0_sources", "gate0_closed"),
+)
+"""Maps that tests or their packets fill."""
+
 Core = Mapping[str, int]
 
 
@@ -37,6 +43,13 @@ class Rig:
         sizes = {"flows": 4096, "pending_flows": 4096} | core
         self.dp = Datapath(network, STACKS, (Paths,), {"core": sizes}, mode)
         self._epochs = Epochs(self.dp.maps["cubelet_epochs"])
+        self.reset()
+
+    def reset(self) -> None:
+        """No flow, nothing translated, all permitted; everyone where they always are."""
+        for name in WRITTEN:
+            table = self.dp.maps[name]
+            table.delete_batch([key for key, _ in table.items()])
         for number, pod in enumerate("abcd"):
             self.path(f"10.1.0.{number + 2}", pod)
         self.path(GATEWAY, "host")

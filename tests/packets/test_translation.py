@@ -1,7 +1,211 @@
+"""Two records and one life; translation of every packet, both ways; source ports."""
+
 from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
 import pytest
-from scapy.layers.inet import IP, UDP
-from .rig import *
-def test_x(rig):
-    arrives(rig.send(IP(src=A,dst=B,ttl=9)/UDP(sport=1,dport=2)/b"x"), "b", IP(src=A,dst=B,ttl=8)/UDP(sport=1,dport=2)/b"x")
-    arrives(rig.send(IP(src=B,dst=A,ttl=9)/UDP(sport=2,dport=1)/b"x", "b"), "a", IP(src=B,dst=A,ttl=8)/UDP(sport=2,dport=1)/b"x")
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.packet import Packet
+
+from cubelet_hooks.flows import FlowFlag, Tuple
+
+from .rig import NODE, OTHER_VIP, OUTSIDE, VIP, A, B, C, Rig, arrives, kept, tuple_of
+from .shapes import SHAPES, Ends, Peer, Shape, Talk, direct, echo, hopped, tcp, through, udp
+
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
+AWAY = Peer("uplink", OUTSIDE, 443)
+SERVICE, OTHER_SERVICE = Peer("", VIP, 80), Peer("", OTHER_VIP, 81)
+
+
+def number(packet: Packet) -> int:
+    """The source port, or the echo identifier."""
+    return int(packet[ICMP].id if ICMP in packet else packet[IP].payload.sport)
+
+
+def serve(rig: Rig, service: Peer = SERVICE, backend: Peer = SERVER) -> None:
+    """Both by port, and for what has no port."""
+    rig.vip(service.address, service.number, backend.address, backend.number)
+    rig.vip(service.address, 0, backend.address, 0)
+
+
+@shapes
+def test_untranslated(rig: Rig, shape: Shape) -> None:
+    direct(CLIENT, SERVER, shape).whole(rig)
+
+
+@shapes
+def test_destination(rig: Rig, shape: Shape) -> None:
+    serve(rig)
+    talk = through(direct(CLIENT, SERVER, shape), SERVICE)
+    if shape is echo:
+        talk = replace(talk, dialled=Peer("", VIP, 0), server=Peer("b", B, 0))
+    talk.whole(rig)
+
+
+@shapes
+def test_source(rig: Rig, shape: Shape) -> None:
+    rig.masquerade(A, "uplink", NODE)
+    seen = Peer("", NODE, chosen(rig, CLIENT, AWAY, shape))
+    assert 20000 <= seen.number < 21000
+    replace(direct(CLIENT, AWAY, shape), seen=seen).whole(rig)
+
+
+@shapes
+def test_both(rig: Rig, shape: Shape) -> None:
+    serve(rig, SERVICE, AWAY)
+    rig.masquerade(A, "uplink", NODE)
+    dialled, server = SERVICE, AWAY
+    if shape is echo:
+        dialled, server = Peer("", VIP, 0), Peer("uplink", OUTSIDE, 0)
+    seen = Peer("", NODE, chosen(rig, CLIENT, dialled, shape))
+    Talk(shape, CLIENT, server, dialled, seen).whole(rig)
+
+
+def chosen(rig: Rig, client: Peer, dialled: Peer, shape: Shape) -> int:
+    """The source port that the client's flow is given: the same for all of its packets."""
+    return number(rig.send(shape(client.to(dialled, "S")), client.port).packet)
+
+
+def test_records_are_each_others_inverse(rig: Rig) -> None:
+    serve(rig, SERVICE, AWAY)
+    rig.masquerade(A, "uplink", NODE, 1000, 1)
+    talk = Talk(udp, CLIENT, AWAY, SERVICE, Peer("", NODE, 1000))
+    talk.opened(rig)
+    forward, reply = rig.flow(talk.first), rig.flow(talk.answer)
+    assert forward is not None
+    assert reply is not None
+    assert inverse(forward.to) == tuple_of(talk.answer)
+    assert inverse(reply.to) == tuple_of(talk.first)
+    assert (reply.enters, reply.leaves) == (forward.leaves, forward.enters)
+    assert forward.flags ^ reply.flags == FlowFlag.REPLY
+    assert (forward.state, forward.timeout) == (reply.state, reply.timeout)
+    assert forward.epoch_sum == reply.epoch_sum
+
+
+def inverse(tuple_: Tuple) -> Tuple:
+    return Tuple(
+        src=tuple_.dst,
+        dst=tuple_.src,
+        sport=tuple_.dport,
+        dport=tuple_.sport,
+        protocol=tuple_.protocol,
+    )
+
+
+@pytest.mark.parametrize("shape", [tcp, udp])
+def test_each_packet_counts_once_and_in_its_own_record(rig: Rig, shape: Shape) -> None:
+    talk = direct(CLIENT, SERVER, shape)
+    talk.whole(rig)
+    length = len(shape(CLIENT.to(SERVER))) + 14
+    for packet in (talk.first, talk.answer):
+        flow = rig.flow(packet)
+        assert flow is not None
+        assert (flow.packets, flow.bytes) == (3, 3 * length)
+
+
+@pytest.mark.parametrize("replied", [False, True])
+def test_a_known_flow_runs_no_cube(rig: Rig, replied: bool) -> None:
+    talk = direct(CLIENT, SERVER, udp)
+    talk.opened(rig)
+    if replied:
+        talk.back(rig)
+    rig.close_gate(A, B)
+    talk.forward(rig)
+    talk.back(rig)
+
+
+def test_a_udp_checksum_that_comes_out_zero_is_written_as_ones(fused: Rig) -> None:
+    """RFC 768: zero on the wire would mean that there is none."""
+    serve(fused)
+    ends, wanted = Ends(A, 1000, VIP, 80), Ends(A, 1000, B, 8080)
+    sum_without = udp(wanted, b"\0\0").copy()
+    raw = IP(bytes(sum_without))[UDP].chksum
+    payload = struct.pack("!H", raw)
+    assert IP(bytes(udp(wanted, payload)))[UDP].chksum == 0xFFFF
+    arrives(fused.send(udp(ends, payload)), "b", hopped(udp(wanted, payload)))
+
+
+def test_a_bridged_packet_keeps_its_ttl(fused: Rig) -> None:
+    fused.path(B, "b", routed=False)
+    sent = udp(CLIENT.to(SERVER))
+    sent.ttl = 1
+    arrives(fused.send(sent), "b", sent)
+
+
+def test_a_second_service_with_the_same_backend_takes_another_source_port(rig: Rig) -> None:
+    serve(rig)
+    serve(rig, OTHER_SERVICE)
+    first = through(direct(CLIENT, SERVER), SERVICE)
+    first.established(rig)
+    moved = chosen(rig, CLIENT, OTHER_SERVICE, tcp)
+    assert 12000 <= moved <= 29999
+    second = Talk(tcp, CLIENT, SERVER, OTHER_SERVICE, Peer("", A, moved))
+    second.whole(rig)
+    first.forward(rig)
+    first.back(rig)
+
+
+@pytest.mark.parametrize("direct_first", [True, False])
+def test_a_direct_flow_beside_one_through_a_service(rig: Rig, direct_first: bool) -> None:
+    serve(rig)
+    talks = [direct(CLIENT, SERVER), through(direct(CLIENT, SERVER), SERVICE)]
+    first, second = talks if direct_first else talks[::-1]
+    first.established(rig)
+    moved = chosen(rig, CLIENT, second.dialled, tcp)
+    assert moved != CLIENT.number
+    replace(second, seen=Peer("", A, moved)).whole(rig)
+    first.back(rig)
+    first.forward(rig)
+
+
+def test_a_collision_without_ports_is_dropped(fused: Rig) -> None:
+    serve(fused)
+    serve(fused, OTHER_SERVICE)
+    esp = IP(src=A, dst=VIP, proto=50) / bytes(20)
+    assert fused.send(esp).reason == "core/none"
+    esp.dst = OTHER_VIP
+    kept(fused.send(esp), "core/no_source_port")
+
+
+def test_an_exhausted_range_is_a_drop_and_leaves_no_record(rig: Rig) -> None:
+    for pod in (A, B, C):
+        rig.masquerade(pod, "uplink", NODE, 20000, 2)
+    ports = {
+        number(rig.send(udp(Ends(address, 1000, OUTSIDE, 53)), port).packet)
+        for port, address in (("a", A), ("b", B))
+    }
+    assert ports == {20000, 20001}
+    before = rig.dp.flows().keys()
+    kept(rig.send(udp(Ends(C, 1000, OUTSIDE, 53)), "c"), "core/no_source_port")
+    assert rig.dp.flows().keys() == before
+    elsewhere = udp(Ends(C, 1000, OUTSIDE, 54))
+    assert rig.send(elsewhere, "c").verdict == "redirect"
+
+
+@pytest.mark.parametrize(("own", "is_kept"), [(20000, True), (20999, True), (21000, False)])
+@pytest.mark.parametrize("shape", [tcp, udp, echo])
+def test_a_port_within_the_range_is_kept(fused: Rig, shape: Shape, own: int, is_kept: bool) -> None:
+    fused.masquerade(A, "uplink", NODE, 20000, 1000)
+    port = chosen(fused, Peer("a", A, own), AWAY, shape)
+    assert (port == own) is is_kept
+    assert 20000 <= port < 21000
+
+
+def test_two_clients_with_one_port_are_told_apart(rig: Rig) -> None:
+    for pod in (A, B):
+        rig.masquerade(pod, "uplink", NODE)
+    clients = [Peer("a", A, 20005), Peer("b", B, 20005)]
+    numbers = [chosen(rig, client, AWAY, tcp) for client in clients]
+    assert numbers[0] == 20005 != numbers[1]
+    for client, seen in zip(clients, numbers, strict=True):
+        replace(direct(client, AWAY), seen=Peer("", NODE, seen)).whole(rig)
+
+
+def test_a_lost_forward_record_is_made_again_with_the_same_source_port(rig: Rig) -> None:
+    rig.masquerade(A, "uplink", NODE)
+    seen = chosen(rig, CLIENT, AWAY, udp)
+    rig.forget(udp(CLIENT.to(AWAY)))
+    assert chosen(rig, CLIENT, AWAY, udp) == seen

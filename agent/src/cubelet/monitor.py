@@ -156,7 +156,7 @@ def _own(table: BpfMap) -> BpfMap:
 def describe(event: DropEvent, when: datetime, reasons: Reasons, stages: Sequence[str]) -> Row:
     """An event in words. ``cube`` is the one whose reason it is: ``core``, or an instance."""
     reason = _reason(event.reason, reasons)
-    spoke = stages[event.stage] if event.stage < len(stages) else str(event.stage)
+    spoke = stages[event.stage] if event.stage < len(stages) else reason.cube
     return {
         "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "class": class_name(event.entered),

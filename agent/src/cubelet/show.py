@@ -222,12 +222,12 @@ def _value(declared: Map, table: BpfMap, raw: bytes, family: Family) -> Record:
 def record_row(record: Record) -> Row:
     """A record's fields as people read them; nested records' fields get their name in front."""
     row: Row = {}
-    for name, hint in _hints(type(record)).items():  # type: ignore[arg-type]
-        value = getattr(record, name)
+    hints = _hints(type(record))  # type: ignore[arg-type]
+    for name, value in vars(record).items():
         if isinstance(value, Record):
             row |= {f"{name}_{inner}": each for inner, each in record_row(value).items()}
         else:
-            row[name] = _readable(name, value, getattr(hint, "__metadata__", ()))
+            row[name] = _readable(name, value, getattr(hints[name], "__metadata__", ()))
     return row
 
 

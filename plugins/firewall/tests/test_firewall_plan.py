@@ -1,206 +1,20 @@
-"""What the plans let pass, found by the lookups that the C makes in the planned maps' bytes."""
+"""What single policies let pass, and what they take up in the maps."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import random
-from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from cubelet.planner import Planner
-from cubelet.sources.decode import decode_object
-from cubelet.state import State
 from cubelet_firewall.cube import Firewall, cubelet_cubes
-from cubelet_firewall.portsets import EVERYTHING_NUMBER, NOTHING_NUMBER
-from cubelet_firewall.records import (
-    BlockKey,
-    Direction,
-    Identity,
-    IdentityKey,
-    IsolatedKey,
-    PeerKey,
-    Policy,
-    PortKey,
-    PortSet,
-)
+from cubelet_firewall.records import Direction, IdentityKey, IsolatedKey
 from cubelet_firewall.settings import Settings
-from cubelet_hooks.cube import Unit
-from cubelet_hooks.objects import (
-    Address,
-    Change,
-    ContainerPort,
-    LocalNode,
-    Namespace,
-    NetworkPolicy,
-    Object,
-    Pod,
-    Port,
-    Service,
-)
-from cubelet_hooks.records import Record
+from cubelet_hooks.objects import ContainerPort, Namespace, NetworkPolicy
 
-PROTOCOLS = {"ICMP": 1, "TCP": 6, "UDP": 17, "SCTP": 132}
-CASES = json.loads(
-    gzip.decompress((Path(__file__).parent / "data" / "policy-cases.json.gz").read_bytes())
-)
+from .node import Node, pod, policy, port
+
 OUTSIDE = "192.0.2.7"
-
-
-class Tries:
-    """Contents of maps, with the kernel's two ways to look something up."""
-
-    def __init__(self, contents: Mapping[str, Mapping[bytes, bytes]]) -> None:
-        self._maps = contents
-        self._lengths = {
-            name: sorted({int.from_bytes(key[:4], "little") for key in entries}, reverse=True)
-            for name, entries in contents.items()
-        }
-
-    def exact(self, name: str, key: Record) -> bytes | None:
-        return self._maps[f"firewall0_{name}"].get(key.pack())
-
-    def longest(self, name: str, key: Record) -> bytes | None:
-        raw = key.pack()
-        given, bits = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "big")
-        width = 8 * (len(raw) - 4)
-        for length in self._lengths[f"firewall0_{name}"]:
-            data = (bits >> (width - length) << (width - length)).to_bytes(width // 8, "big")
-            wanted = length.to_bytes(4, "little") + data
-            found = self._maps[f"firewall0_{name}"].get(wanted)
-            if length <= given and found is not None:
-                return found
-        return None
-
-
-class Node:
-    """A node's state and its firewall's plans; ``allows`` is what the C does with them."""
-
-    def __init__(self, *objects: Object) -> None:
-        self.state = State()
-        self.firewall = Firewall("firewall0", Settings())
-        self.planner = Planner([self.firewall])
-        self.bits = self.firewall.defines(self.state)
-        self.put(LOCAL, *objects)
-
-    def put(self, *objects: Object) -> set[Unit]:
-        return self._take_in(Change.between(None, each) for each in objects)
-
-    def remove(self, *objects: Object) -> set[Unit]:
-        return self._take_in(Change.between(each, None) for each in objects)
-
-    def _take_in(self, changes: Iterable[Change]) -> set[Unit]:
-        real = [change for change in map(self.state.apply, changes) if change]
-        units = self.planner.units(real, self.state)
-        self.planner.replan(units, self.state)
-        assert self.planner.failures == {}
-        self.tries = Tries(self.planner.contents())
-        return {unit for _, unit in units}
-
-    def entries(self, name: str) -> int:
-        return len(self.planner.contents()[f"firewall0_{name}"])
-
-    def planned_afresh(self) -> Mapping[str, Mapping[bytes, bytes]]:
-        planner = Planner([self.firewall])
-        changes = [Change.between(None, each) for each in self.state]
-        planner.replan(planner.units(changes, self.state), self.state)
-        return planner.contents()
-
-    def allows(
-        self, direction: Direction, pod: Address, peer: Address, protocol: str, port: int
-    ) -> bool:
-        raw = self.tries.exact("isolated", IsolatedKey(pod, direction))
-        if raw is None:
-            return True
-        policy = Policy.unpack(raw)
-        if policy.peers:
-            found = self.tries.exact("identities", IdentityKey(peer))
-            if found is not None:
-                who = Identity.unpack(found)
-                key = PeerKey(self.bits["PEER_BITS"], policy.policy, who.namespace, who.pod)
-                if self._in_set(self.tries.longest("peers", key), protocol, port):
-                    return True
-                if not policy.blocks:
-                    return False
-        block = BlockKey(self.bits["BLOCK_BITS"], policy.policy, peer)
-        return self._in_set(self.tries.longest("blocks", block), protocol, port)
-
-    def _in_set(self, raw: bytes | None, protocol: str, port: int) -> bool:
-        number = PortSet.unpack(raw).set if raw is not None else NOTHING_NUMBER
-        if number in (NOTHING_NUMBER, EVERYTHING_NUMBER):
-            return number == EVERYTHING_NUMBER
-        key = PortKey(self.bits["PORT_BITS"], number, PROTOCOLS[protocol], port)
-        return self.tries.longest("ports", key) is not None
-
-    def egress(self, pod: Pod, peer: Pod | str, protocol: str = "TCP", port: int = 80) -> bool:
-        return self.allows(Direction.EGRESS, pod.ips[0], _address(peer), protocol, port)
-
-    def ingress(self, pod: Pod, peer: Pod | str, protocol: str = "TCP", port: int = 80) -> bool:
-        return self.allows(Direction.INGRESS, pod.ips[0], _address(peer), protocol, port)
-
-
-def _address(peer: Pod | str) -> Address:
-    return ip_address(peer) if isinstance(peer, str) else peer.ips[0]
-
-
-LOCAL = LocalNode(
-    name="n1",
-    addresses=(ip_address("172.18.0.2"),),
-    pod_cidr=ip_network("10.1.1.0/24"),
-    gateway=ip_address("10.1.1.1"),
-    gateway_mac="02:00:00:00:00:01",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:05",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:02",
-)
-
-
-def pod(name: str, address: str, namespace: str = "x", **fields: Any) -> Pod:
-    fields.setdefault("labels", {"pod": name})
-    return Pod(namespace, name, ips=(ip_address(address),), phase="Running", **fields)
-
-
-def port(of: Pod) -> Port:
-    return Port(
-        namespace=of.namespace,
-        name=of.name,
-        container_id=of.name,
-        ifname="eth0",
-        netns="",
-        host_ifname="cbl0",
-        ifindex=9,
-        mac="02:00:00:00:00:07",
-        host_mac="06:00:00:00:00:07",
-        addresses=of.ips,
-        mtu=1450,
-    )
-
-
-def policy(name: str = "p", namespace: str = "x", **spec: Any) -> NetworkPolicy:
-    if "policyTypes" not in spec:
-        spec["policyTypes"] = [key.title() for key in ("ingress", "egress") if key in spec]
-    read = decode_object(
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {"podSelector": {}, **spec},
-        }
-    )
-    assert isinstance(read, NetworkPolicy)
-    return read
-
-
 A, B = pod("a", "10.1.1.2"), pod("b", "10.1.1.3")
 FAR, OTHER = pod("far", "10.1.2.2"), pod("a", "10.1.2.3", "y")
 PODS = (A, B, FAR, OTHER, port(A), port(B))
@@ -216,82 +30,6 @@ def test_default_sizes_fit_the_settings() -> None:
     assert all(firewall.size_of(each) >= 1024 for each in Firewall.maps)
     with pytest.raises(msgspec.ValidationError, match="max_peers"):
         msgspec.convert({"max_peers": 0}, Settings)
-
-
-# --- the independent cases -----------------------------------------------------------------
-
-
-MUTATED = "should enforce updated policy"
-"""Recorded after its policy had been updated in place: both steps hold the second one's, denying
-all, but expect different things. The first one's is in the policy's name, and allows all."""
-
-
-def _steps(case: Mapping[str, Any]) -> list[dict[str, Any]]:
-    steps: list[dict[str, Any]] = json.loads(json.dumps(case["steps"]))
-    if case["description"] == MUTATED:
-        first, second = steps
-        assert first["policies"] == second["policies"]
-        assert (first["denied"] == [], second["denied"] == []) == (True, False)
-        assert first["policies"][0]["metadata"]["name"] == "allow-all-mutate-to-deny-all"
-        first["policies"][0]["spec"]["ingress"] = [{}]
-    return steps
-
-
-def _step_objects(step: Mapping[str, Any]) -> dict[tuple[str, str], Object]:
-    """Without ``fixed_ips`` addresses are placeholders, not always different ones."""
-    found: list[Object] = [Namespace(name, labels) for name, labels in step["namespaces"].items()]
-    found += [
-        pod(
-            each["name"],
-            each["ip"] if step["fixed_ips"] else f"10.1.1.{number}",
-            each["namespace"],
-            labels=each["labels"],
-            ports=tuple(ContainerPort(p["port"], p["protocol"], p["name"]) for p in each["ports"]),
-        )
-        for number, each in enumerate(step["pods"], 2)
-    ]
-    found += [decode_object({**each, "kind": "NetworkPolicy"}) for each in step["policies"]]
-    return {(each.kind, each.key): each for each in found}
-
-
-def _connections(step: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
-    names = [f"{each['namespace']}/{each['name']}" for each in step["pods"]]
-    return (
-        (source, target, protocol, number)
-        for source in names
-        for target in names
-        if source != target
-        for protocol, number in step["probed"]
-    )
-
-
-@pytest.mark.parametrize(
-    "number", range(len(CASES)), ids=lambda n: f"{n}-{CASES[n]['description']}"
-)
-def test_independent_case(number: int) -> None:
-    """Two nodes, pods in turn: the sender's judges egress, the receiver's ingress."""
-    nodes = (Node(), Node())
-    known: dict[tuple[str, str], Object] = {}
-    for step in _steps(CASES[number]):
-        objects = _step_objects(step)
-        pods = {key: each for (_, key), each in objects.items() if isinstance(each, Pod)}
-        of = {key: nodes[index % 2] for index, key in enumerate(sorted(pods))}
-        for node in nodes:
-            gone = [each for key, each in known.items() if key not in objects]
-            node.remove(*gone, *(p for p in node.state.ports.values() if of.get(p.key) != node))
-            node.put(*objects.values(), *(port(pods[key]) for key in pods if of[key] is node))
-            assert node.planner.contents() == node.planned_afresh()
-        known = objects
-        denied = {
-            (source, target, protocol, number)
-            for source, target, protocol, number in _connections(step)
-            if not of[source].egress(pods[source], pods[target], protocol, number)
-            or not of[target].ingress(pods[target], pods[source], protocol, number)
-        }
-        assert denied == {tuple(each) for each in step["denied"]}
-
-
-# --- single rules --------------------------------------------------------------------------
 
 
 def test_without_policies_nothing_is_planned() -> None:
@@ -329,10 +67,18 @@ def test_a_direction_that_is_not_isolated_stays_open() -> None:
     ],
 )
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
-@pytest.mark.parametrize("peers", ["any", "pods", "space"])
+@pytest.mark.parametrize(
+    "peers",
+    [
+        [],
+        [{"podSelector": {"matchLabels": {}}}],
+        [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "x"}}}],
+    ],
+    ids=["everyone", "pods", "namespace"],
+)
 def test_ports(
     direction: str,
-    peers: str,
+    peers: list[dict[str, Any]],
     ports: list[dict[str, Any]],
     open_ports: list[tuple[str, int]],
     closed: list[tuple[str, int]],
@@ -341,13 +87,10 @@ def test_ports(
     other = (ContainerPort(8081, "TCP", "web"), ContainerPort(54, "UDP", "dns"))
     receiver = pod("receiver", "10.1.1.7", ports=named)
     sender = pod("sender", "10.1.1.8", ports=other)
-    selectors = {"any": [], "pods": [{"podSelector": {"matchLabels": {}}}], "space": [
-        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "x"}}}
-    ]}  # fmt: skip
     key = "from" if direction == "ingress" else "to"
     node = Node(
         *(receiver, sender, port(receiver), port(sender)),
-        policy(**{direction: [{key: selectors[peers], "ports": ports}]}),
+        policy(**{direction: [{key: peers, "ports": ports}]}),
     )
 
     def allows(protocol: str, number: int) -> bool:
@@ -500,73 +243,3 @@ def test_concerns_name_the_address() -> None:
         "blocks",
     }
     assert node.entries("identities") == 4
-
-
-# --- changes -------------------------------------------------------------------------------
-
-
-def test_units_of_changes() -> None:
-    monitors = {"podSelector": {"matchLabels": {"pod": "monitor"}}, "namespaceSelector": {}}
-    node = Node(*PODS, Namespace("z"), policy(ingress=[{"from": [monitors]}]))
-    assert node.put(pod("c", "10.1.2.7", "z")) == {("identity", "10.1.2.7")}
-    assert node.put(pod("c", "10.1.2.7", "z", ready=True)) == set()
-    monitor = {("identity", "10.1.2.8"), ("namespace", "x")}
-    assert node.put(pod("monitor", "10.1.2.8", "z")) == monitor
-    assert node.remove(pod("monitor", "10.1.2.8", "z")) == monitor
-    assert node.put(policy(namespace="z", ingress=[])) == {("namespace", "z")}
-    assert node.put(Service("x", "web")) == set()
-
-
-def _universe(chance: random.Random) -> Object:
-    """Some version of one of a few objects, which have much to do with each other."""
-    space = chance.choice("xyz")
-    match chance.randrange(5):
-        case 0:
-            return Namespace(space, {"team": chance.choice("tu"), **_named(space)})
-        case 1 | 2:
-            number = chance.randrange(2, 9)
-            made = pod(
-                f"p{number}",
-                f"10.1.{chance.choice('12')}.{chance.choice((number, 2))}",
-                space,
-                labels={"app": chance.choice("ab")},
-                ports=(ContainerPort(chance.choice((80, 81)), "TCP", "web"),),
-                host_network=chance.random() < 0.1,
-            )
-            return msgspec.structs.replace(made, phase=chance.choice(("Running", "Failed")))
-        case 3:
-            number = chance.randrange(2, 9)
-            return port(pod(f"p{number}", f"10.1.1.{number}", space))
-    peers = [
-        {"podSelector": {"matchLabels": {"app": chance.choice("ab")}}},
-        {"namespaceSelector": {"matchLabels": {"team": chance.choice("tu")}}},
-        {"namespaceSelector": {"matchLabels": _named("z")}, "podSelector": {}},
-        {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "a"}}},
-        {"namespaceSelector": {}},
-        {"ipBlock": {"cidr": "10.1.0.0/16", "except": ["10.1.2.0/28"]}},
-    ]
-    ports = [{"port": chance.choice((80, "web")), "protocol": "TCP"}]
-    some = chance.sample(peers, chance.randrange(3))
-    direction, key = chance.choice((("ingress", "from"), ("egress", "to")))
-    rule = {key: some, "ports": ports if chance.random() < 0.5 else []}
-    return policy(chance.choice("pq"), space, **{direction: [rule]})
-
-
-def _named(space: str) -> dict[str, str]:
-    return {"kubernetes.io/metadata.name": space}
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_following_changes_gives_what_planning_afresh_would(seed: int) -> None:
-    """Whatever comes in one batch: nothing is missed, and nothing left behind."""
-    chance = random.Random(seed)
-    node = Node()
-    for _ in range(25):
-        batch = [_universe(chance) for _ in range(chance.randrange(1, 5))]
-        known = [each for each in node.state if not isinstance(each, LocalNode)]
-        gone = chance.sample(known, min(len(known), chance.randrange(4)))
-        changes = [Change.between(None, each) for each in batch]
-        changes += [Change.between(each, None) for each in gone]
-        chance.shuffle(changes)
-        node._take_in(changes)
-        assert node.planner.contents() == node.planned_afresh()

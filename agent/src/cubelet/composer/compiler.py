@@ -24,6 +24,8 @@ _CLANG = re.compile(
     r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE
 )
 _VERIFIER = re.compile(r"^; .*@ (?P<file>[^\s:]+):(?P<line>\d+)$", re.MULTILINE)
+_PROCESSED = "processed "
+"""Begins the verifier's statistics, its last line."""
 
 
 class CompileError(Exception):
@@ -131,6 +133,8 @@ def explain(log: str, status: int, kinds: Mapping[str, str]) -> CompileError:
     places = list(_VERIFIER.finditer(log))
     if places:
         return _at(places[-1], f"refused by the verifier: {_verdict(log)}", log, kinds)
+    if _PROCESSED in log:
+        return CompileError("", "", 0, f"refused by the verifier: {_verdict(log)}", log)
     last = log.strip().splitlines()[-1] if log.strip() else "no output"
     what = f"the compiler ended by signal {-status}" if status < 0 else last
     return CompileError("", "", 0, what, log)
@@ -143,6 +147,6 @@ def _at(match: re.Match[str], text: str, log: str, kinds: Mapping[str, str]) -> 
 
 def _verdict(log: str) -> str:
     """The verifier's last words: the line before its statistics."""
-    lines = [line for line in log.splitlines() if line.strip()]
-    end = next((i for i, line in enumerate(lines) if line.startswith("processed ")), len(lines))
-    return lines[end - 1] if end else ""
+    before = log.partition(f"\n{_PROCESSED}")[0].splitlines()
+    said = [line for line in before if line.strip() and not line.startswith(("cur ", "old "))]
+    return said[-1] if said else ""

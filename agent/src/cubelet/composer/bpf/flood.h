@@ -15,8 +15,12 @@ CUBELET_INLINE int cubelet_send_flood(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 #ifdef cubelet_flood_ports
 	for (__u32 i = 0; i < CUBELET_FLOOD_LIMIT; i++) {
-		struct cubelet_flood_port *port = cubelet_lookup(cubelet_flood_ports, &i);
+		struct cubelet_flood_port *port;
+		__u32 slot = i;
 
+		/* keeps the counter in a register, where the verifier can follow it */
+		asm volatile("" : "+r"(i));
+		port = cubelet_lookup(cubelet_flood_ports, &slot);
 		if (!port || !port->ifindex)
 			break;
 		if (port->ifindex == skb->ifindex || port->segment != segment)
