@@ -454,20 +454,23 @@ int monolith_pod(struct __sk_buff *skb)
 	struct cubelet_flow *f;
 	int parsed = cubelet_parse(skb, &h);
 
-	if (parsed == CUBELET_MALFORMED)
-		return monolith_drop(skb, &h, CUBELET_REASON_MALFORMED);
-	if (parsed == CUBELET_SPECIAL && (!h.ip || h.fragment || h.icmp_error))
-		return monolith_leave(skb, &h);
-	f = cubelet_lookup(cubelet_flows, &h.tuple);
-	if (f) {
-		if (parsed == CUBELET_SPECIAL || f->enters.port_class != CUBELET_POD ||
-		    f->enters.ifindex != skb->ifindex || !cubelet_flow_current(f) ||
-		    (__u32)bpf_jiffies64() - f->last_seen >= CUBELET_HZ ||
-		    !cubelet_passes(&h, f->leaves.mtu, f->flags & CUBELET_FLOW_ROUTED))
+	f = NULL;
+	if (__builtin_expect(parsed == CUBELET_PLAIN, 1)) {
+		f = cubelet_lookup(cubelet_flows, &h.tuple);
+		if (f && f->enters.port_class == CUBELET_POD && f->enters.ifindex == skb->ifindex && cubelet_flow_current(f) &&
+		    (__u32)bpf_jiffies64() - f->last_seen < CUBELET_HZ &&
+		    cubelet_passes(&h, f->leaves.mtu, f->flags & CUBELET_FLOW_ROUTED)) {
+			f->packets++;
+			f->bytes += skb->len;
+			return cubelet_send(skb, &h, f);
+		}
+		if (f)
 			return monolith_leave(skb, &h);
-		f->packets++;
-		f->bytes += skb->len;
-		return cubelet_send(skb, &h, f);
+	} else {
+		if (parsed == CUBELET_MALFORMED)
+			return monolith_drop(skb, &h, CUBELET_REASON_MALFORMED);
+		if (!h.ip || h.fragment || h.icmp_error || cubelet_lookup(cubelet_flows, &h.tuple))
+			return monolith_leave(skb, &h);
 	}
 	if (cubelet_lookup(cubelet_pending, &h.tuple))
 		return monolith_leave(skb, &h);

@@ -177,12 +177,12 @@ def test_watching_before_anything_is_composed_is_an_error() -> None:
 def test_drops_are_counted_by_reason_and_class(dp: Datapath) -> None:
     assert drop_rows(dp.maps, dp.reasons) == []
     drop(dp, 1, 2, 3)
-    dp.send(Ether(dst="02:00:00:00:00:01") / ARP(), enters="uplink")
+    dp.send(Ether(dst="02:00:00:00:00:01") / ARP(), enters="overlay")
     found = {(row["reason"], row["class"]): row for row in drop_rows(dp.maps, dp.reasons)}
     spoofed = found["spoofed", "pod"]
     assert (spoofed["cube"], spoofed["packets"], spoofed["bytes"]) == ("core", 3, 3 * 54)
     assert "address" in spoofed["text"]
-    assert found["unsupported", "uplink"]["packets"] == 1
+    assert found["unsupported", "overlay"]["packets"] == 1
     unnamed = drop_rows(dp.maps, {})
     assert [row["packets"] for row in unnamed] == [row["packets"] for row in found.values()]
     assert {row["reason"].partition("-")[0] for row in unnamed} == {"reason"}

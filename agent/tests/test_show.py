@@ -18,6 +18,7 @@ from cubelet.composer.layout import map_specs
 from cubelet.composer.reasons import number_reasons
 from cubelet.flows import FlowSweeper
 from cubelet.mapstore import close_maps, open_maps
+from cubelet.plugins import discover
 from cubelet.show import Tables, map_rows, record_row
 from cubelet.state import State
 from cubelet_hooks.cube import Cube, Settings
@@ -292,3 +293,10 @@ def test_before_anything_is_composed_the_error_says_so(node: Node, noun: str) ->
         tables.rows(noun)
     assert len(tables.rows("cubes")) == 3
     assert tables.rows("ports") == []
+
+
+def test_every_installed_cube_shows_maps_that_it_has() -> None:
+    cubes = discover().cubes
+    assert cubes["router"].shows
+    for cube in cubes.values():
+        assert set(cube.shows.values()) <= {declared.name for declared in cube.maps}

@@ -36,12 +36,14 @@ class Ends:
     back: bool = False
 
 
+CLIENT_SEQ, SERVER_SEQ = 7_000_001, 4_000_000_001
 Shape = Callable[[Ends], Packet]
 
 
 def tcp(ends: Ends, payload: bytes = b"") -> Packet:
-    """TCP; numbers other than zero, so that their bytes count in checksums."""
-    numbers = {"seq": 7_000_001, "ack": 90_000_001 if "A" in ends.flags else 0}
+    """TCP; each side's numbers agree with the other's."""
+    own, other = (SERVER_SEQ, CLIENT_SEQ) if ends.back else (CLIENT_SEQ, SERVER_SEQ)
+    numbers = {"seq": own, "ack": other if "A" in ends.flags else 0}
     segment = TCP(sport=ends.sport, dport=ends.dport, flags=ends.flags, window=4321, **numbers)
     return IP(src=ends.src, dst=ends.dst, id=5) / segment / Raw(payload)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from cubelet_firewall.policies import read_rule, rules_of
-from cubelet_firewall.records import Direction
-from cubelet_firewall.rules import NAME_LABEL, Rule, Space, space_of
+from cubelet_firewall.interests import interests
+from cubelet_firewall.rules import NAME_LABEL, Space, space_of
 from cubelet_hooks.cube import Unit
 from cubelet_hooks.objects import (
     Address,
@@ -63,11 +62,10 @@ def _of_pod(change: Change, view: View) -> Iterator[Unit]:
         yield NAMESPACE, namespace
     space, declared = space_of(namespace, view), namespace in view.namespaces
     for home in _local_namespaces(view):
-        if any(
-            rule.tells_pods_apart(space) and rule.covers_pod(space, pod.labels)
-            for rule in _rules(home, view)
-            for pod in versions
-        ) or (not declared and _tells_apart(home, space, view)):
+        interest = interests(home, view)
+        if any(interest.in_pod(space, pod.labels) for pod in versions) or (
+            not declared and interest.in_space(space)
+        ):
             yield NAMESPACE, home
 
 
@@ -88,20 +86,8 @@ def _of_namespace(change: Change, view: View) -> Iterator[Unit]:
         for each in (change.old, change.new)
     ]
     for home in _local_namespaces(view):
-        if any(_tells_apart(home, space, view) for space in spaces):
+        if any(map(interests(home, view).in_space, spaces)):
             yield NAMESPACE, home
-
-
-def _tells_apart(home: str, space: Space, view: View) -> bool:
-    return any(rule.tells_spaces_apart(space) for rule in _rules(home, view))
-
-
-def _rules(home: str, view: View) -> Iterator[Rule]:
-    """All rules of the namespace's policies; which pods they select makes little difference."""
-    for policy in view.policies_in(home):
-        for direction in Direction:
-            for rule in rules_of(policy, direction) or ():
-                yield read_rule(rule, home, direction, ())
 
 
 def _local_namespaces(view: View) -> set[str]:

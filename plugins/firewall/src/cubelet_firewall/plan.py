@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 
 from cubelet_firewall import records
 from cubelet_firewall.blocks import blocks
@@ -75,6 +76,8 @@ def _peer_entries(policy: Applied, view: View, family: Family) -> Iterator[Entry
     if for_all != NOTHING:
         yield from _allow("peers", PeerKey(policy_bits, policy.number, 0, 0), for_all, family)
     for space in _spaces(policy.rules, view):
+        if not any(rule.tells_spaces_apart(space) for rule in policy.rules):
+            continue
         for_space = policy.ports(partial(Rule.covers_space, space=space))
         number = space_number(space)
         if for_space != for_all:
@@ -91,7 +94,7 @@ def _spaces(rules: Iterable[Rule], view: View) -> Iterator[Space]:
     named = [rule.spaces() for rule in rules]
     names: Iterable[str] = chain.from_iterable(each for each in named if each is not None)
     if None in named:
-        names = chain(view.namespaces, (pod.namespace for pod in view.pods.values()))
+        names = chain(view.namespaces, map(attrgetter("namespace"), view.pods.values()))
     return (space_of(name, view) for name in dict.fromkeys(names))
 
 

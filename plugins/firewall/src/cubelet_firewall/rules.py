@@ -38,6 +38,11 @@ class Rule(NamedTuple):
     ports: PortSet
     named: tuple[PortName, ...] = ()
 
+    @property
+    def names_pods(self) -> bool:
+        """Whether labels or ports of single pods make any difference to it."""
+        return bool(self.named) or any(not _any_label(peer.pod_selector) for peer in self.peers)
+
     def covers_all(self) -> bool:
         """Whether every pod of the cluster is meant."""
         return not self.peers or any(map(_all_pods, self.peers))

@@ -72,7 +72,7 @@ CUBELET_INLINE void cubelet_build(struct __sk_buff *skb, struct cubelet_scratch 
 	if (pkt->flags & CUBELET_ROUTED)
 		f->flags = CUBELET_FLOW_ROUTED;
 	cubelet_rewrite_prepare(f, &pkt->orig);
-	cubelet_invert_flow(&s->reply, &pkt->orig, &s->key, f);
+	cubelet_invert_flow(&s->reply, &pkt->orig, f);
 	if (pkt->reply) {
 		s->reply.packets = 1;
 		s->reply.bytes = skb->len;

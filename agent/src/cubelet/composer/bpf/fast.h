@@ -64,7 +64,7 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 {
 	struct cubelet_headers h;
 	struct cubelet_scratch *s;
-	struct cubelet_flow *f;
+	struct cubelet_flow *f = NULL;
 	int parsed = cubelet_parse(skb, &h);
 
 	if (class == CUBELET_UPLINK && (parsed == CUBELET_MALFORMED || !cubelet_ours(&h)))
@@ -88,6 +88,7 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 	s->pkt.entered = class;
 	s->pkt.mode = CUBELET_ARRIVED;
 	s->pkt.stage = 0;
+	s->pkt.missed = parsed == CUBELET_PLAIN && !f;
 	if (parsed == CUBELET_MALFORMED)
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_MALFORMED);
 	cubelet_jump(skb, CUBELET_JUMP_SLOW);

@@ -46,7 +46,6 @@ CUBELET_INLINE void cubelet_forget(struct cubelet_scratch *s, const struct cubel
 
 /* A flow's other record, made from this one: `key` finds `f`. Counters start at zero. */
 CUBELET_INLINE void cubelet_invert_flow(struct cubelet_flow *other, const struct cubelet_tuple *key,
-					const struct cubelet_tuple *other_key,
 					const struct cubelet_flow *f)
 {
 	__builtin_memset(other, 0, sizeof(*other));
@@ -60,8 +59,8 @@ CUBELET_INLINE void cubelet_invert_flow(struct cubelet_flow *other, const struct
 	other->epoch_backend = f->epoch_backend;
 	other->timeout = f->timeout;
 	other->state = f->state;
-	other->flags = (f->flags & ~CUBELET_FLOW_TRANSLATED) ^ CUBELET_FLOW_REPLY;
-	cubelet_rewrite_prepare(other, other_key);
+	other->flags = f->flags ^ CUBELET_FLOW_REPLY;
+	cubelet_rewrite_invert(other, f);
 }
 
 /*
@@ -288,7 +287,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_promote(struct cubelet_scratch *s,
 	s->forward.state = CUBELET_FLOW_ESTABLISHED;
 	s->forward.timeout = cubelet_flow_timeout(key->protocol, CUBELET_FLOW_ESTABLISHED);
 	cubelet_partner_key(s, f);
-	cubelet_invert_flow(&s->reply, key, &s->key, &s->forward);
+	cubelet_invert_flow(&s->reply, key, &s->forward);
 	if (cubelet_update(cubelet_flows, &s->key, &s->reply, BPF_NOEXIST))
 		return f;
 	if (cubelet_update(cubelet_flows, key, &s->forward, BPF_NOEXIST)) {
@@ -321,7 +320,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_refresh(struct __sk_buff *skb,
 	if (partner) {
 		partner->last_seen = f->last_seen;
 	} else {
-		cubelet_invert_flow(&s->reply, &h->tuple, &s->key, f);
+		cubelet_invert_flow(&s->reply, &h->tuple, f);
 		if (f->state == CUBELET_FLOW_PENDING)
 			cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_NOEXIST);
 		else
@@ -409,7 +408,8 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 		cubelet_jump(skb, CUBELET_JUMP_RELATED);
 		return cubelet_track_drop(pkt, CUBELET_REASON_JUMP);
 	}
-	*flow = cubelet_find(&pkt->hdr.tuple);
+	*flow = pkt->missed ? cubelet_lookup(cubelet_pending, &pkt->hdr.tuple) :
+			      cubelet_find(&pkt->hdr.tuple);
 	if (*flow)
 		return cubelet_track_known(skb, s, flow);
 	return cubelet_track_new(skb, pkt);

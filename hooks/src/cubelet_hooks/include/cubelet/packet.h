@@ -91,4 +91,5 @@ struct cubelet_pkt {
 	__u8 stage; /* which cube runs or spoke last */
 	__u8 flags;
 	__u8 reply; /* the frame in hand is of the reply direction */
+	__u8 missed; /* the table of replied flows has been asked, in vain */
 };

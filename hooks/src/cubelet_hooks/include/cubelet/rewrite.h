@@ -21,26 +21,50 @@ CUBELET_INLINE __u16 cubelet_csum_fold(__u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-/* Fills the deltas of a record whose packets arrive as `from` and leave as f->to. */
-CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f, const struct cubelet_tuple *from)
+/* One's complement sum of what `after` has and `before` has not (RFC 1624, equation 4). */
+CUBELET_INLINE __u32 cubelet_csum_delta(const struct cubelet_addr *before,
+					const struct cubelet_addr *after)
 {
-	struct cubelet_tuple before = *from, after = f->to;
-	__s64 delta;
+	__u64 sum = 0;
 
-	/* the two addresses stand side by side, and so do the ports */
-	delta = bpf_csum_diff((__be32 *)&before, 2 * sizeof(struct cubelet_addr),
-			      (__be32 *)&after, 2 * sizeof(struct cubelet_addr), 0);
-	f->l4_delta = delta;
+#pragma unroll
+	for (int i = 0; i < CUBELET_ADDR_WORDS; i++)
+		sum += (__u64)(__u32)~before->w[i] + after->w[i];
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
+}
+
+/* The IP header's part: addresses, and one hop less to live where the flow is routed. */
+CUBELET_INLINE void cubelet_rewrite_l3_delta(struct cubelet_flow *f)
+{
 	f->l3_delta = 0;
 #if CUBELET_FAMILY == 4
-	f->l3_delta = cubelet_csum_fold(delta);
+	f->l3_delta = cubelet_csum_fold(f->l4_delta);
 	if (f->flags & CUBELET_FLOW_ROUTED) /* TTL - 1 in the low byte of a little-endian word */
 		f->l3_delta = cubelet_csum_fold((__u32)f->l3_delta + 0xfffe);
 #endif
-	delta = bpf_csum_diff((__be32 *)&before.sport, 4, (__be32 *)&after.sport, 4, 0);
-	f->port_delta = delta;
-	if (!cubelet_tuple_equal(&before, &after))
+}
+
+/* Fills the deltas of a record whose packets arrive as `from` and leave as f->to. */
+CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f, const struct cubelet_tuple *from)
+{
+	__u64 sum = (__u64)cubelet_csum_delta(&from->src, &f->to.src) +
+		    cubelet_csum_delta(&from->dst, &f->to.dst);
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	f->l4_delta = (sum & 0xffffffff) + (sum >> 32);
+	f->port_delta = (__u16)~from->sport + f->to.sport + (__u16)~from->dport + f->to.dport;
+	cubelet_rewrite_l3_delta(f);
+	if (!cubelet_tuple_equal(from, &f->to))
 		f->flags |= CUBELET_FLOW_TRANSLATED;
+}
+
+/* The deltas of a record's partner: the same translation the other way round. */
+CUBELET_INLINE void cubelet_rewrite_invert(struct cubelet_flow *other, const struct cubelet_flow *f)
+{
+	other->l4_delta = ~f->l4_delta;
+	other->port_delta = (__u16)~cubelet_csum_fold(f->port_delta);
+	cubelet_rewrite_l3_delta(other);
 }
 
 /* Patches the transport checksum for changed addresses and ports. 0, or the helper's error. */
