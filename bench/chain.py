@@ -22,8 +22,11 @@ from __future__ import annotations
 import os
 import random
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from statistics import median
 
 from scapy.packet import Packet
 
@@ -46,9 +49,10 @@ from bench.cluster import (
     establish,
 )
 from bench.stats import Row, ratio_row, row
-from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, all_variants
+from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, Workshop
 
-ROUNDS = 101
+ROUNDS = 24
+TURNS = 5
 ESTABLISHED = (TO_POD, TO_SERVICE, TO_REMOTE)
 FIRST = (TO_POD, TO_SERVICE, TO_SERVICE_UDP, TO_REMOTE, TO_OUTSIDE)
 RATIOS = (
@@ -87,14 +91,14 @@ class Meter:
             raise Wrong(f"{variant.name} answered {run.retval}")
         return float(run.duration_ns)
 
-    def established(self, variant: Variant, case: Case, repeat: int = 5_000) -> float:
+    def established(self, case: Case, variant: Variant, repeat: int = 5_000) -> float:
         """Nanoseconds of a packet whose flow is known."""
         before = self._counted(case)
         taken = self._run(variant, case.frame(), 0, repeat)
         self._check(variant, self._counted(case) - before, repeat)
         return taken
 
-    def first(self, variant: Variant, case: Case, repeat: int = 250) -> float:
+    def first(self, case: Case, variant: Variant, repeat: int = 250) -> float:
         """Nanoseconds of a packet that opens a flow."""
         taken = self._run(variant, case.frame(FIRST_PORT, "S"), 1, repeat)
         pending = self._path.maps["cubelet_pending"]
@@ -132,39 +136,51 @@ def one_cpu() -> Iterator[None]:
 
 def run(rounds: int = ROUNDS) -> list[Row]:
     """All rows: costs, ratios, then the programs' sizes."""
-    rows = []
     with private_network():
         path = default_datapath(build_network())
+        workshop = Workshop(path)
         try:
             for case in ESTABLISHED:
                 establish(path, case)
-            with all_variants(path) as (feed, variants), one_cpu():
-                meter = Meter(path, feed)
-                for case in ESTABLISHED:
-                    series = _rounds(variants, rounds, lambda v, c=case: meter.established(v, c))
-                    rows += _rows(f"established, {case.name}", series)
-                for case in FIRST:
-                    series = _rounds(variants, rounds, lambda v, c=case: meter.first(v, c))
-                    rows += _rows(f"first packet, {case.name}", series)
-                rows += _sizes(variants)
+            with one_cpu():
+                results, sizes = _rounds(workshop, Meter(path, workshop.feed_map), rounds)
         finally:
+            workshop.close()
             path.close()
-    return rows
+    return [row for case, series in results.items() for row in _rows(case, series)] + sizes
 
 
-def _rounds(variants: Sequence[Variant], rounds: int, measure: Measure) -> Series:
-    """Nanoseconds by variant and round, what feeding costs subtracted."""
-    series: Series = {variant.name: [] for variant in variants}
+def _rounds(workshop: Workshop, meter: Meter, rounds: int) -> tuple[dict[str, Series], list[Row]]:
+    measures = {f"established, {c.name}": partial(meter.established, c) for c in ESTABLISHED}
+    measures |= {f"first packet, {c.name}": partial(meter.first, c) for c in FIRST}
+    results: dict[str, Series] = {case: defaultdict(list) for case in measures}
+    shuffled = random.Random(rounds)
+    for _ in range(rounds):
+        with workshop.loaded() as variants:
+            for case, measure in measures.items():
+                for name, value in _round(variants, measure, shuffled).items():
+                    results[case][name].append(value)
+            sizes = _sizes(variants)
+    return results, sizes
+
+
+def _round(
+    variants: Sequence[Variant], measure: Measure, shuffled: random.Random
+) -> dict[str, float]:
+    """Nanoseconds of each variant, the median of some turns; what feeding costs is subtracted."""
     order = list(variants)
-    shuffled = random.Random(len(series))
-    for number in range(-1, rounds):
+    taken: Series = defaultdict(list)
+    for turn in range(-1, TURNS):
         shuffled.shuffle(order)
-        taken = {variant.name: measure(variant) for variant in order}
-        if number < 0:
-            continue  # warms caches
-        for name, value in taken.items():
-            series[name].append(value - (taken[NOTHING] if name != NOTHING else 0.0))
-    return series
+        for variant in order:
+            value = measure(variant)
+            if turn >= 0:  # the first warms caches
+                taken[variant.name].append(value)
+    feeding = median(taken[NOTHING])
+    return {
+        variant.name: median(taken[variant.name]) - (feeding if variant.name != NOTHING else 0.0)
+        for variant in variants
+    }
 
 
 def _rows(case: str, series: Series) -> list[Row]:

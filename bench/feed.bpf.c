@@ -32,9 +32,3 @@ int bench_feed(struct __sk_buff *skb)
 	cubelet_jump(skb, BENCH_JUMP_TARGET);
 	return TC_ACT_SHOT;
 }
-
-/* The program under test that does nothing: what feeding itself costs. */
-int bench_nothing(struct __sk_buff *skb)
-{
-	return TC_ACT_OK;
-}

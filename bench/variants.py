@@ -16,18 +16,19 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram, load
 from cubelet.composer.compiler import Compiled, compile_source
 from cubelet.composer.composition import Chain, Mode, compose, default_chain
-from cubelet.composer.core import JUMPS, SCRATCH
+from cubelet.composer.core import JUMPS
 from cubelet.composer.layout import MapSpec
-from cubelet.composer.loader import Programs, load_programs
+from cubelet.composer.loader import load_programs
 from cubelet.composer.rename import rename
 from cubelet.composer.source import Source, write_source
-from cubelet_hooks.cube import PORT_CLASSES, Cube
+from cubelet_hooks.cube import Cube
 from cubelet_hooks.testing import Datapath
 from cubelet_hooks.testing.datapath import CACHE
 
 from bench.cluster import CUBES
 from bench.passthrough import passthroughs
 
+_AFTER_VERDICTS = ("cubelet_error", "cubelet_related", "cubelet_floods")
 FOLDER = Path(__file__).parent
 FEED_BYTES = 72
 FUSED, TAILCALL, MONOLITH, NOTHING = "fused", "tailcall", "monolith", "nothing"
@@ -44,38 +45,60 @@ _FEED = MapSpec(
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make the datapath. ``feed`` is the program to run: it feeds the pods' entry.
+    """One way to make the datapath, loaded. ``feed`` is the program to run: it feeds ``entry``.
 
-    ``opener`` are the programs that a flow's first packet may pass, the entry first.
+    ``opener`` are the programs that a pod's packet may pass until its flow is open.
     """
 
     name: str
     feed: BpfProgram
-    entry: BpfProgram
     opener: Mapping[str, BpfProgram]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a variant is loaded from: a composition, a program written by hand, or both.
+
+    ``by_hand`` is entered first then, and hands to the composition what it does not do itself.
+    """
+
+    name: str
+    composed: Compiled | None
+    by_hand: Compiled | None = None
+
+
 class Workshop:
-    """Compiles variants and loads them onto a datapath's maps. Closes what it made with `close`."""
+    """Compiles the variants for a datapath, and loads them onto its maps as often as asked."""
 
     def __init__(self, path: Datapath) -> None:
         self._path = path
-        self._made = ExitStack()
         with Clock() as clock:
             self._hz = clock.hz
-        self._base = self._composed("fused", ())
-        self.feed_map = self._made.enter_context(BpfMap.create("bench_feed", _FEED.layout))
-        self._feed = self._compile_feed()
+        self._base = self._source("fused", ())
+        self._feed = self._by_hand("feed", "bench_feed")
+        self.feed_map = BpfMap.create(_FEED.c_name, _FEED.layout)
+        self.recipes = tuple(self._recipes())
 
     def close(self) -> None:
-        """Let go of programs and maps."""
-        self._made.close()
+        """Let go of the map."""
+        self.feed_map.close()
 
-    def _composed(self, mode: Mode, extra: Sequence[type[Cube]]) -> Source:
-        """The default chain with ``extra`` cubes behind every stack, as production runs it."""
+    def _recipes(self) -> Iterator[Recipe]:
+        core = _compiled(self._base)
+        yield Recipe(FUSED, core)
+        yield Recipe(TAILCALL, _compiled(self._source("tailcall", ())))
+        yield Recipe(MONOLITH, core, self._by_hand("monolith", "monolith_pod"))
+        yield Recipe(NOTHING, None, self._by_hand("nothing", "bench_nothing"))
+        with TemporaryDirectory(prefix="cubelet-bench-") as folder:
+            more = passthroughs(PASSTHROUGHS, Path(folder))
+            yield Recipe(LONGER[FUSED], _compiled(self._source("fused", more)))
+            yield Recipe(LONGER[TAILCALL], _compiled(self._source("tailcall", more)))
+
+    def _source(self, mode: Mode, extra: Sequence[type[Cube]]) -> Source:
+        """The default chain as production runs it, with ``extra`` cubes behind the pods' stack."""
         chain = default_chain()
-        kinds = tuple(cube.kind for cube in extra)
-        stacks = {name: (*chain.stacks.get(name, ()), *kinds) for name in PORT_CLASSES}
+        stacks = dict(chain.stacks)
+        stacks["pod"] = (*stacks["pod"], *(cube.kind for cube in extra))
         composition = compose(
             Chain(core=chain.core, stacks=stacks),
             {**CUBES, **{cube.kind: cube for cube in extra}},
@@ -84,104 +107,60 @@ class Workshop:
         path = self._path
         return write_source(composition, path.core, path.state, path.network.local, self._hz)
 
-    def _compile_feed(self) -> Compiled:
+    def _by_hand(self, file: str, program: str) -> Compiled:
+        """A source of this folder. It knows the cubes' maps by kind, and the map that feeds."""
+        text = (FOLDER / f"{file}.bpf.c").read_text()
+        for kind in CUBES:
+            text = rename(text, kind, f"{kind}0")
         number = len(self._base.specs)
         define = f"#define bench_feed_value bpf_pseudo_fd(2, CUBELET_FD_{number})\n"
-        source = replace(
-            self._base,
-            text=_source_text("feed"),
-            generated=self._base.generated + define,
-            specs=(*self._base.specs, _FEED),
-            programs=("bench_feed", "bench_nothing"),
-            jumps={},
+        return _compiled(
+            replace(
+                self._base,
+                text=f'#line 1 "{file}.bpf.c"\n{text}',
+                generated=self._base.generated + define,
+                specs=(*self._base.specs, _FEED),
+                programs=(program,),
+                jumps={},
+            )
         )
-        return compile_source(source, CACHE, {})
 
-    def _maps(self, specs: Sequence[MapSpec]) -> dict[str, BpfMap]:
-        """The datapath's maps, with a scratch and jump table of the variant's own."""
-        own = (f"cubelet_{JUMPS}", f"cubelet_{SCRATCH}")
-        fresh = {
-            spec.c_name: self._made.enter_context(BpfMap.create(spec.c_name, spec.layout))
-            for spec in specs
-            if spec.c_name in own
+    @contextmanager
+    def loaded(self) -> Iterator[list[Variant]]:
+        """All variants, loaded afresh: where their code and scratch come to lie differs each time."""
+        with ExitStack() as stack:
+            yield [self._load(recipe, stack) for recipe in self.recipes]
+
+    def _load(self, recipe: Recipe, stack: ExitStack) -> Variant:
+        own = {
+            spec.c_name: stack.enter_context(BpfMap.create(spec.c_name, spec.layout))
+            for spec in self._base.specs
+            if spec.per_composition
         }
-        return {**self._path.maps, _FEED.c_name: self.feed_map, **fresh}
-
-    def _fed(
-        self, name: str, maps: Mapping[str, BpfMap], opener: Mapping[str, BpfProgram]
-    ) -> Variant:
+        maps = {**self._path.maps, _FEED.c_name: self.feed_map, **own}
+        opener: dict[str, BpfProgram] = {}
+        if recipe.composed:
+            programs = load_programs(recipe.composed, maps)
+            stack.callback(programs.close)
+            judge = {n: p for n, p in programs.others.items() if n not in _AFTER_VERDICTS}
+            opener = {"cubelet_pod": programs.entries["pod"], **judge}
+        if recipe.by_hand:
+            opener = {program.name: program for program in _load(recipe.by_hand, maps, stack)}
         entry = next(iter(opener.values()))
-        jumps = maps[f"cubelet_{JUMPS}"]
-        jumps.update(TARGET_SLOT.to_bytes(4, "little"), entry.fd.to_bytes(4, "little"))
-        feed = self._programs(self._feed, maps)["bench_feed"]
-        return Variant(name, feed, entry, opener)
-
-    def _composition(self, source: Source, maps: Mapping[str, BpfMap]) -> Programs:
-        programs = load_programs(compile_source(source, CACHE, {}), maps)
-        self._made.callback(programs.close)
-        return programs
-
-    def _programs(self, compiled: Compiled, maps: Mapping[str, BpfMap]) -> dict[str, BpfProgram]:
-        fds = {number: maps[spec.c_name].fd for number, spec in enumerate(compiled.specs)}
-        return {
-            name: self._made.enter_context(load(insns, name[:15], relocations=fds))
-            for name, insns in compiled.code.items()
-        }
-
-    def composed(self, name: str, mode: Mode, extra: Sequence[type[Cube]] = ()) -> Variant:
-        """The default composition, and more."""
-        source = self._composed(mode, extra)
-        maps = self._maps(source.specs)
-        programs = self._composition(source, maps)
-        judge = {
-            name: program
-            for name, program in programs.others.items()
-            if name not in ("cubelet_error", "cubelet_related", "cubelet_floods")
-        }
-        return self._fed(name, maps, {"cubelet_pod": programs.entries["pod"], **judge})
-
-    def monolith(self) -> Variant:
-        """``monolith.bpf.c``. What it does not do itself it leaves to the core's programs."""
-        maps = self._maps(self._base.specs)
-        self._composition(self._base, maps)
-        source = replace(
-            self._base, text=_source_text("monolith"), programs=("monolith_pod",), jumps={}
+        own[f"cubelet_{JUMPS}"].update(
+            TARGET_SLOT.to_bytes(4, "little"), entry.fd.to_bytes(4, "little")
         )
-        return self._fed(MONOLITH, maps, self._programs(compile_source(source, CACHE, {}), maps))
-
-    def nothing(self) -> Variant:
-        """An empty program: what feeding and the trial run itself cost."""
-        maps = self._maps(self._base.specs)
-        programs = self._programs(self._feed, maps)
-        return self._fed(NOTHING, maps, {"bench_nothing": programs["bench_nothing"]})
+        (feed,) = _load(self._feed, maps, stack)
+        return Variant(recipe.name, feed, opener)
 
 
-def _source_text(name: str) -> str:
-    """A source of this folder, which knows the cubes' maps by kind."""
-    text = (FOLDER / f"{name}.bpf.c").read_text()
-    for kind in CUBES:
-        text = rename(text, kind, f"{kind}0")
-    return f'#line 1 "{name}.bpf.c"\n{text}'
+def _compiled(source: Source) -> Compiled:
+    return compile_source(source, CACHE, {})
 
 
-@contextmanager
-def all_variants(path: Datapath) -> Iterator[tuple[BpfMap, list[Variant]]]:
-    """Every variant, and the map that feeds them.
-
-    They are composed with five cubes and with ten more, the monolith, and nothing.
-    """
-    workshop = Workshop(path)
-    try:
-        with TemporaryDirectory(prefix="cubelet-bench-") as folder:
-            more = passthroughs(PASSTHROUGHS, Path(folder))
-            variants = [
-                workshop.composed(FUSED, "fused"),
-                workshop.composed(TAILCALL, "tailcall"),
-                workshop.monolith(),
-                workshop.composed(LONGER[FUSED], "fused", more),
-                workshop.composed(LONGER[TAILCALL], "tailcall", more),
-                workshop.nothing(),
-            ]
-        yield workshop.feed_map, variants
-    finally:
-        workshop.close()
+def _load(compiled: Compiled, maps: Mapping[str, BpfMap], stack: ExitStack) -> list[BpfProgram]:
+    fds = {number: maps[spec.c_name].fd for number, spec in enumerate(compiled.specs)}
+    return [
+        stack.enter_context(load(insns, name, relocations=fds))
+        for name, insns in compiled.code.items()
+    ]

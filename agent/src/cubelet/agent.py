@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -40,10 +43,13 @@ from cubelet.state import State
 from cubelet_hooks.objects import Change, LocalNode, Pod, Port
 
 log = structlog.get_logger()
+T = TypeVar("T")
 _COALESCE = 0.01
 """Seconds to wait for further changes once one has come: bursts become one pass."""
 _RETRY = 5.0
 """Seconds until a pass is repeated after which something was left undone."""
+_SWEEP_PAUSE = 50
+"""Times a sweep's duration to pause after it: sweeping takes 2 % of a CPU at most."""
 OPTIONAL = ("lbrp", "nat", "firewall")
 """Built-in kinds without which a node still forwards packets."""
 
@@ -86,6 +92,7 @@ class Agent:
         self._clock = Clock()
         self.reconciler = Reconciler(settings, self.composition, core, self.state, self._clock)
         self._deriver = EndpointDeriver()
+        self._worker = ThreadPoolExecutor(1, "datapath")
         self._queue: list[Change] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
@@ -145,6 +152,10 @@ class Agent:
             "monitor": self._watch_drops,
         }
 
+    async def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run what touches maps in the one thread for it: a pass may replace them all."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+
     def _maps(self) -> Mapping[str, BpfMap]:
         return self.reconciler.datapath.maps
 
@@ -180,7 +191,9 @@ class Agent:
             changes, self._queue = self._queue, []
             waiters, self._waiters = self._waiters, []
             self.reconciler.complete = not self._problems
-            await asyncio.to_thread(self.reconciler.run, changes)
+            await self._alone(self.reconciler.run, changes)
+            if self.reconciler.in_force:
+                self._monitor.silence()
             self._tell_plugins(changes)
             for waiter in waiters:
                 if not waiter.done():
@@ -194,10 +207,16 @@ class Agent:
                 log.error("an observer failed", change=change.key, error=repr(error))
 
     async def _sweep(self) -> None:
+        took = 0.0
         while True:
-            await asyncio.sleep(self.settings.sweep_seconds)
-            if self.reconciler.sweeper is not None:
-                await asyncio.to_thread(self.reconciler.sweeper.sweep)
+            await asyncio.sleep(max(self.settings.sweep_seconds, took * _SWEEP_PAUSE))
+            began = time.monotonic()
+            await self._alone(self._sweep_once)
+            took = time.monotonic() - began
+
+    def _sweep_once(self) -> None:
+        if self.reconciler.sweeper is not None:
+            self.reconciler.sweeper.sweep()
 
     # What CNI needs
 
@@ -262,9 +281,9 @@ class Agent:
         return self.discovery.rows(active=[cube.kind for cube in self.composition.cubes])
 
     async def _get(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return await asyncio.to_thread(self._tables.rows, **params)
+        return await self._alone(partial(self._tables.rows, **params))
 
-    async def _watch_drops(self, params: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _watch_drops(self, params: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         async for event in self._monitor.events():
             yield event
 

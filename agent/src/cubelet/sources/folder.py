@@ -72,7 +72,8 @@ class FolderSource:
                 waiting, self._waiting = self._waiting, []
                 await self._follow()
                 for each in waiting:
-                    each.done() or each.set_result(None)
+                    if not each.done():
+                        each.set_result(None)
                 await self._wake.wait()
 
     async def refresh(self) -> None:

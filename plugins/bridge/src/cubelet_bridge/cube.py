@@ -76,6 +76,7 @@ class Bridge(Cube):
         Reason("unfiltered_ip", "an IP packet that NetworkPolicy could not see, on the segment"),
         Reason("flood_limited", "floods or moves of stations beyond the port's rate"),
     )
+    shows: ClassVar[Mapping[str, str]] = {"stations": "stations", "neighbors": "neighbors"}
     maps: ClassVar[tuple[Map, ...]] = (
         Map(
             "neighbors",

@@ -60,13 +60,11 @@ def _of_pod(change: Change, view: View) -> Iterator[Unit]:
     if port is not None:
         yield from _identities(port.addresses)
         yield NAMESPACE, namespace
-    space, declared = space_of(namespace, view), namespace in view.namespaces
-    for home in _local_namespaces(view):
-        interest = interests(home, view)
-        if any(interest.in_pod(space, pod.labels) for pod in versions) or (
-            not declared and interest.in_space(space)
-        ):
-            yield NAMESPACE, home
+    space, interested = space_of(namespace, view), interests(view)
+    homes = set().union(*(interested.in_pod(space, pod.labels) for pod in versions))
+    if namespace not in view.namespaces:
+        homes |= interested.in_space(space)
+    yield from _policies(homes)
 
 
 def _shape(pod: object) -> tuple[object, ...] | None:
@@ -85,13 +83,11 @@ def _of_namespace(change: Change, view: View) -> Iterator[Unit]:
         Space(change.key, each.labels if isinstance(each, Namespace) else {NAME_LABEL: change.key})
         for each in (change.old, change.new)
     ]
-    for home in _local_namespaces(view):
-        if any(map(interests(home, view).in_space, spaces)):
-            yield NAMESPACE, home
+    yield from _policies(set().union(*map(interests(view).in_space, spaces)))
 
 
-def _local_namespaces(view: View) -> set[str]:
-    return {port.namespace for port in view.ports.values()}
+def _policies(homes: Iterable[str]) -> Iterator[Unit]:
+    return ((NAMESPACE, home) for home in homes)
 
 
 def _first_or_last(change: Change, view: View) -> bool:

@@ -1,9 +1,11 @@
-"""Whom a namespace's policies speak of: asked for every change of a pod anywhere."""
+"""Whom the policies of this node's pods speak of: asked for every change of a pod anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from cubelet_firewall.policies import read_rule, rules_of
@@ -13,43 +15,12 @@ from cubelet_hooks.objects import NetworkPolicy
 from cubelet_hooks.view import View
 
 
-class _Relevant(NamedTuple):
-    """A rule, with the names of the only namespaces it can tell apart; None: any."""
-
-    names: frozenset[str] | None
-    rule: Rule
-
-
-class Interests(NamedTuple):
-    """The rules of a namespace's policies that may tell namespaces, or single pods, apart."""
-
-    spaces: tuple[_Relevant, ...]
-    pods: tuple[_Relevant, ...]
-
-    def in_space(self, space: Space) -> bool:
-        """Whether some rule says of the namespace what it does not say of all."""
-        return any(
-            (names is None or space.name in names) and rule.tells_spaces_apart(space)
-            for names, rule in self.spaces
-        )
-
-    def in_pod(self, space: Space, labels: Mapping[str, str]) -> bool:
-        """Whether some rule speaks of pods of the namespace with these labels, but not of all."""
-        for names, rule in self.pods:
-            if names is not None and space.name not in names:
-                continue
-            if rule.tells_pods_apart(space) and rule.covers_pod(space, labels):
-                return True
-        return False
-
-
 class _Policies:
     """Policies as a key: the same objects, not equal ones, which takes long to find out."""
 
-    __slots__ = ("_ids", "home", "policies")
+    __slots__ = ("_ids", "policies")
 
-    def __init__(self, home: str, policies: tuple[NetworkPolicy, ...]) -> None:
-        self.home = home
+    def __init__(self, policies: tuple[NetworkPolicy, ...]) -> None:
         self.policies = policies
         self._ids = tuple(map(id, policies))
 
@@ -60,19 +31,51 @@ class _Policies:
         return isinstance(other, _Policies) and self._ids == other._ids
 
 
-def interests(home: str, view: View) -> Interests:
-    """Those of all policies of ``home``; which of its pods they select is left aside."""
-    return _read(_Policies(home, tuple(view.policies_in(home))))
+_ByName = Mapping[str | None, list[Rule]]
+"""Rules by the only namespace that they can tell apart; those by None can do so with any."""
 
 
-@lru_cache(maxsize=1024)
+class Interests(NamedTuple):
+    """The rules that may tell namespaces, and those that may tell single pods apart."""
+
+    spaces: _ByName
+    pods: _ByName
+
+    def in_space(self, space: Space) -> set[str]:
+        """Namespaces whose policies say of this one what they do not say of all."""
+        found = _about(self.spaces, space)
+        return {rule.home for rule in found if rule.tells_spaces_apart(space)}
+
+    def in_pod(self, space: Space, labels: Mapping[str, str]) -> set[str]:
+        """Namespaces whose policies single out pods of this one with these labels."""
+        return {
+            rule.home
+            for rule in _about(self.pods, space)
+            if rule.tells_pods_apart(space) and rule.covers_pod(space, labels)
+        }
+
+
+def _about(rules: _ByName, space: Space) -> Iterator[Rule]:
+    return chain(rules.get(space.name, ()), rules.get(None, ()))
+
+
+def interests(view: View) -> Interests:
+    """Those of all policies in namespaces of local pods, whichever pods they select."""
+    homes = {port.namespace for port in view.ports.values()}
+    return _read(_Policies(tuple(chain.from_iterable(map(view.policies_in, homes)))))
+
+
+@lru_cache(maxsize=2)
 def _read(key: _Policies) -> Interests:
-    rules = [
-        read_rule(rule, key.home, direction, ())
-        for policy in key.policies
-        for direction in Direction
-        for rule in rules_of(policy, direction) or ()
-    ]
-    relevant = [_Relevant(rule.spaces(), rule) for rule in rules]
-    spaces = tuple(each for each in relevant if each.names != frozenset())
-    return Interests(spaces, tuple(each for each in spaces if each.rule.names_pods))
+    spaces: dict[str | None, list[Rule]] = defaultdict(list)
+    pods: dict[str | None, list[Rule]] = defaultdict(list)
+    for policy in key.policies:
+        for direction in Direction:
+            for each in rules_of(policy, direction) or ():
+                rule = read_rule(each, policy.namespace, direction, ())
+                names = rule.spaces()
+                for name in (None,) if names is None else names:
+                    spaces[name].append(rule)
+                    if rule.names_pods:
+                        pods[name].append(rule)
+    return Interests(dict(spaces), dict(pods))

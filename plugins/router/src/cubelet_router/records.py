@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
-from cubelet_hooks.records import U8, U32, Addr, Be32, Record
+from cubelet_hooks.records import U32, Addr, Be32, Record
 
 
 class RouteKind(enum.IntEnum):
@@ -35,4 +36,4 @@ class Route(Record):
     """A :class:`RouteKind`, and for OVERLAY the other node's address."""
 
     remote: Be32
-    kind: U8
+    kind: Annotated[int, "u8", RouteKind]

@@ -19,6 +19,17 @@ CUBELET_INLINE __be16 cubelet_port_candidate(const struct cubelet_pkt *pkt, __u3
 	return bpf_htons(pkt->range_first + (hash + i * 7919) % count);
 }
 
+/* Is the reply's key, s->key, free? Or our own, the flow's other record having been evicted? */
+CUBELET_INLINE int cubelet_key_free(struct cubelet_scratch *s)
+{
+	struct cubelet_flow *taken = cubelet_find(&s->key);
+
+	if (!taken)
+		return 1;
+	cubelet_tuple_invert(&s->quoted.tuple, &s->pkt.orig);
+	return cubelet_tuple_equal(&taken->to, &s->quoted.tuple);
+}
+
 /*
  * Settles the source port so that the reply's key is free, and leaves that key in
  * s->key. A key that is taken (a flow to the same backend through another VIP, a
@@ -28,16 +39,11 @@ CUBELET_INLINE __u16 cubelet_settle_port(struct cubelet_scratch *s)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
 	__u32 hash = cubelet_tuple_hash(&pkt->orig);
-	struct cubelet_flow *taken;
 
 	if (!(pkt->flags & CUBELET_SRC_RANGE) || !pkt->hdr.ports) {
 		cubelet_tuple_invert(&s->key, &pkt->cur);
-		taken = cubelet_find(&s->key);
-		if (!taken)
+		if (cubelet_key_free(s))
 			return 0;
-		cubelet_tuple_invert(&s->quoted.tuple, &pkt->orig);
-		if (cubelet_tuple_equal(&taken->to, &s->quoted.tuple))
-			return 0; /* our own: its other record was evicted */
 		if (!pkt->hdr.ports)
 			return CUBELET_REASON_NO_SOURCE_PORT;
 		pkt->range_first = CUBELET_SNAT_FIRST;
@@ -46,7 +52,7 @@ CUBELET_INLINE __u16 cubelet_settle_port(struct cubelet_scratch *s)
 	for (__u32 i = 0; i < CUBELET_PORT_TRIES; i++) {
 		pkt->cur.sport = cubelet_port_candidate(pkt, hash, i);
 		cubelet_tuple_invert(&s->key, &pkt->cur);
-		if (!cubelet_find(&s->key))
+		if (cubelet_key_free(s))
 			return 0;
 	}
 	return CUBELET_REASON_NO_SOURCE_PORT;
@@ -272,7 +278,10 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 	}
 	switch (pkt->verdict) {
 	case CUBELET_STACK:
-		return TC_ACT_UNSPEC;
+		if (pkt->entered == CUBELET_UPLINK && !pkt->reply)
+			return TC_ACT_UNSPEC;
+		pkt->reason = CUBELET_REASON_NO_PATH; /* it is the opener that was meant */
+		break;
 	case CUBELET_ANSWER:
 		return cubelet_send_back(skb, pkt);
 	case CUBELET_FLOOD:

@@ -63,26 +63,39 @@ CUBELET_INLINE void cubelet_invert_flow(struct cubelet_flow *other, const struct
 	cubelet_rewrite_invert(other, f);
 }
 
+CUBELET_INLINE void cubelet_fragment_identify(struct cubelet_fragment_key *key,
+					      const struct cubelet_headers *h)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->src = h->tuple.src;
+	key->dst = h->tuple.dst;
+	key->id = h->fragment_id;
+	key->protocol = h->tuple.protocol;
+}
+
+/* A first fragment that may come from where it came: later ones follow it. */
+CUBELET_INLINE void cubelet_fragment_remember(const struct cubelet_headers *h)
+{
+	struct cubelet_fragment_key key;
+	struct cubelet_fragment_ports ports = {};
+
+	cubelet_fragment_identify(&key, h);
+	ports.sport = h->tuple.sport;
+	ports.dport = h->tuple.dport;
+	ports.seen = bpf_jiffies64();
+	cubelet_update(cubelet_fragments, &key, &ports, BPF_ANY);
+}
+
 /*
  * A later fragment has no ports: it takes those its first fragment was seen with
  * in the last 30 seconds (RFC 791 gives reassembly 15 to 60).
  */
-CUBELET_INLINE int cubelet_track_fragment(struct cubelet_headers *h)
+CUBELET_INLINE int cubelet_fragment_follow(struct cubelet_headers *h)
 {
-	struct cubelet_fragment_key key = {};
-	struct cubelet_fragment_ports ports = {}, *known;
+	struct cubelet_fragment_key key;
+	struct cubelet_fragment_ports *known;
 
-	key.src = h->tuple.src;
-	key.dst = h->tuple.dst;
-	key.id = h->fragment_id;
-	key.protocol = h->tuple.protocol;
-	if (h->fragment == CUBELET_FIRST) {
-		ports.sport = h->tuple.sport;
-		ports.dport = h->tuple.dport;
-		ports.seen = bpf_jiffies64();
-		cubelet_update(cubelet_fragments, &key, &ports, BPF_ANY);
-		return 0;
-	}
+	cubelet_fragment_identify(&key, h);
 	known = cubelet_lookup(cubelet_fragments, &key);
 	if (!known || (__u32)bpf_jiffies64() - known->seen > 30 * CUBELET_HZ)
 		return -1;
@@ -153,6 +166,12 @@ CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 		struct cubelet_port_info *port = cubelet_lookup(cubelet_ports, &pkt->ifindex);
 
 		if (!port || !cubelet_addr_equal(&port->address, &pkt->hdr.tuple.src))
+			return CUBELET_REASON_SPOOFED;
+	}
+	if (pkt->entered == CUBELET_UPLINK) { /* our pods are not out there */
+		const struct cubelet_addr pods = CUBELET_POD_NETWORK;
+
+		if (cubelet_addr_within(&pkt->hdr.tuple.src, &pods, CUBELET_POD_PREFIX))
 			return CUBELET_REASON_SPOOFED;
 	}
 #if CUBELET_CHECK_TUNNEL
@@ -256,38 +275,48 @@ CUBELET_INLINE void cubelet_track_tcp(struct __sk_buff *skb, const struct cubele
 /* May one more flow of this pod enter the table of replied flows? */
 CUBELET_INLINE int cubelet_within_quota(const struct cubelet_hop *hop)
 {
-	struct cubelet_count one = { .count = 1 }, *held;
+	struct cubelet_count *held;
 
 	if (hop->port_class != CUBELET_POD)
 		return 1;
 	held = cubelet_lookup(cubelet_flow_counts, &hop->ifindex);
-	if (!held) {
+	return !held || held->count < CUBELET_FLOWS_PER_POD;
+}
+
+/* One more has; the agent's sweep counts anew and so gives back what has ended. */
+CUBELET_INLINE void cubelet_quota_take(const struct cubelet_hop *hop)
+{
+	struct cubelet_count one = { .count = 1 }, *held;
+
+	if (hop->port_class != CUBELET_POD)
+		return;
+	held = cubelet_lookup(cubelet_flow_counts, &hop->ifindex);
+	if (held)
+		__sync_fetch_and_add(&held->count, 1);
+	else
 		cubelet_update(cubelet_flow_counts, &hop->ifindex, &one, BPF_NOEXIST);
-		return 1;
-	}
-	if (held->count >= CUBELET_FLOWS_PER_POD)
-		return 0;
-	__sync_fetch_and_add(&held->count, 1);
-	return 1;
 }
 
 /*
  * A pending flow has been answered: its two records move to the table that nothing
  * evicts from. If that is full, or the pod's share of it is, they stay where they are.
+ * s->key finds the partner.
  */
 CUBELET_INLINE struct cubelet_flow *cubelet_promote(struct cubelet_scratch *s,
-						    struct cubelet_flow *f)
+						    struct cubelet_flow *f,
+						    const struct cubelet_flow *partner)
 {
 	struct cubelet_tuple *key = &s->pkt.hdr.tuple;
 	struct cubelet_flow *established;
 
-	if (!cubelet_within_quota(&f->enters) || !cubelet_within_quota(&f->leaves))
+	if (!partner || !cubelet_within_quota(&f->enters) || !cubelet_within_quota(&f->leaves))
 		return f;
 	s->forward = *f;
 	s->forward.state = CUBELET_FLOW_ESTABLISHED;
 	s->forward.timeout = cubelet_flow_timeout(key->protocol, CUBELET_FLOW_ESTABLISHED);
-	cubelet_partner_key(s, f);
-	cubelet_invert_flow(&s->reply, key, &s->forward);
+	s->reply = *partner;
+	s->reply.state = CUBELET_FLOW_ESTABLISHED;
+	s->reply.timeout = s->forward.timeout;
 	if (cubelet_update(cubelet_flows, &s->key, &s->reply, BPF_NOEXIST))
 		return f;
 	if (cubelet_update(cubelet_flows, key, &s->forward, BPF_NOEXIST)) {
@@ -299,43 +328,49 @@ CUBELET_INLINE struct cubelet_flow *cubelet_promote(struct cubelet_scratch *s,
 		return f;
 	cubelet_delete(cubelet_pending, &s->key);
 	cubelet_delete(cubelet_pending, key);
+	cubelet_quota_take(&established->enters);
+	if (established->enters.ifindex != established->leaves.ifindex)
+		cubelet_quota_take(&established->leaves);
 	return established;
 }
 
-/*
- * About once a second, and for every packet of a pending flow: both records are
- * marked as seen, and one that was evicted is restored from the other.
- */
-CUBELET_INLINE struct cubelet_flow *cubelet_refresh(struct __sk_buff *skb,
-						    struct cubelet_scratch *s,
-						    struct cubelet_flow *f)
+/* The flow's other record, made anew if it was evicted; s->key then finds it. */
+CUBELET_INLINE struct cubelet_flow *cubelet_partner(struct cubelet_scratch *s,
+						    const struct cubelet_flow *f)
 {
-	struct cubelet_headers *h = &s->pkt.hdr;
 	struct cubelet_flow *partner;
+
+	cubelet_partner_key(s, f);
+	partner = cubelet_find(&s->key);
+	if (partner)
+		return partner;
+	cubelet_invert_flow(&s->reply, &s->pkt.hdr.tuple, f);
+	if (f->state == CUBELET_FLOW_PENDING)
+		cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_NOEXIST);
+	else
+		cubelet_update(cubelet_flows, &s->key, &s->reply, BPF_NOEXIST);
+	return cubelet_find(&s->key);
+}
+
+/* About once a second, and for every packet of a pending flow: both records are marked as seen. */
+CUBELET_INLINE void cubelet_refresh(struct __sk_buff *skb, const struct cubelet_headers *h,
+				    struct cubelet_flow *f, struct cubelet_flow *partner)
+{
 	__be32 ack = 0;
 
 	f->last_seen = bpf_jiffies64();
-	cubelet_partner_key(s, f);
-	partner = cubelet_find(&s->key);
-	if (partner) {
+	if (partner)
 		partner->last_seen = f->last_seen;
-	} else {
-		cubelet_invert_flow(&s->reply, &h->tuple, f);
-		if (f->state == CUBELET_FLOW_PENDING)
-			cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_NOEXIST);
-		else
-			cubelet_update(cubelet_flows, &s->key, &s->reply, BPF_NOEXIST);
-	}
 	if (h->tuple.protocol != IPPROTO_TCP || h->fragment == CUBELET_LATER)
-		return partner;
+		return;
 	if (h->tcp_flags & CUBELET_TCP_ACK && !bpf_skb_load_bytes(skb, h->l4 + 8, &ack, 4))
 		f->ack = bpf_ntohl(ack);
-	return partner;
 }
 
 /*
  * Has a pending flow been answered? UDP by its first reply; TCP by the opener's packet
- * after the answer, so that forged openers never fill the table of replied flows.
+ * after the answer, so that forged openers never fill the table of replied flows. A
+ * reset is no such packet: it is also what the owner of a forged address answers with.
  */
 CUBELET_INLINE int cubelet_answered(struct cubelet_flow *f, struct cubelet_flow *partner,
 				    const struct cubelet_headers *h)
@@ -348,7 +383,8 @@ CUBELET_INLINE int cubelet_answered(struct cubelet_flow *f, struct cubelet_flow 
 			partner->flags |= CUBELET_FLOW_REPLIED;
 		return h->tuple.protocol != IPPROTO_TCP;
 	}
-	return f->flags & CUBELET_FLOW_REPLIED && !(h->tcp_flags & CUBELET_TCP_SYN);
+	return f->flags & CUBELET_FLOW_REPLIED &&
+	       !(h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST));
 }
 
 CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scratch *s,
@@ -360,22 +396,27 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 	int current = cubelet_flow_current(f);
 	int opens = (h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_ACK)) == CUBELET_TCP_SYN;
 
+	if (!cubelet_enters(skb, f, pkt->entered)) {
+		int tracked;
+
+		if (current)
+			return cubelet_track_drop(pkt, CUBELET_REASON_WRONG_PORT);
+		tracked = cubelet_track_new(skb, pkt);
+		if (tracked == CUBELET_TRACKED_JUDGE)
+			cubelet_forget(s, &h->tuple, f); /* such as a pod that has been replaced */
+		return tracked;
+	}
 	if (opens && f->state == CUBELET_FLOW_CLOSING) {
 		cubelet_forget(s, &h->tuple, f);
 		return cubelet_track_new(skb, pkt);
 	}
-	if (!cubelet_enters(skb, f, pkt->entered)) {
-		if (current)
-			return cubelet_track_drop(pkt, CUBELET_REASON_WRONG_PORT);
-		cubelet_forget(s, &h->tuple, f); /* such as a pod that has been replaced */
-		return cubelet_track_new(skb, pkt);
-	}
+	partner = cubelet_partner(s, f);
 	if (!current)
 		return cubelet_track_rejudge(pkt, f);
-	partner = cubelet_refresh(skb, s, f);
+	cubelet_refresh(skb, h, f, partner);
 	cubelet_track_tcp(skb, h, f, partner);
 	if (cubelet_answered(f, partner, h))
-		f = cubelet_promote(s, f);
+		f = cubelet_promote(s, f, partner);
 	f->packets++;
 	f->bytes += skb->len;
 	pkt->flags = f->flags & CUBELET_FLOW_ROUTED ? CUBELET_ROUTED : 0;
@@ -387,6 +428,7 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 				 struct cubelet_flow **flow)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
+	int tracked;
 
 	pkt->flags = 0;
 	pkt->reason = 0;
@@ -399,7 +441,7 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 		cubelet_track_entry(skb, pkt);
 		return CUBELET_TRACKED_JUDGE;
 	}
-	if (pkt->hdr.fragment && cubelet_track_fragment(&pkt->hdr)) {
+	if (pkt->hdr.fragment == CUBELET_LATER && cubelet_fragment_follow(&pkt->hdr)) {
 		if (pkt->entered == CUBELET_UPLINK)
 			return CUBELET_TRACKED_PASS; /* a datagram of the host's own */
 		return cubelet_track_drop(pkt, CUBELET_REASON_FRAGMENT);
@@ -410,7 +452,8 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 	}
 	*flow = pkt->missed ? cubelet_lookup(cubelet_pending, &pkt->hdr.tuple) :
 			      cubelet_find(&pkt->hdr.tuple);
-	if (*flow)
-		return cubelet_track_known(skb, s, flow);
-	return cubelet_track_new(skb, pkt);
+	tracked = *flow ? cubelet_track_known(skb, s, flow) : cubelet_track_new(skb, pkt);
+	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP)
+		cubelet_fragment_remember(&pkt->hdr);
+	return tracked;
 }
