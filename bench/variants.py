@@ -109,16 +109,19 @@ class Workshop:
 
     def _by_hand(self, file: str, program: str) -> Compiled:
         """A source of this folder. It knows the cubes' maps by kind, and the map that feeds."""
-        text = (FOLDER / f"{file}.bpf.c").read_text()
+        body = (FOLDER / f"{file}.bpf.c").read_text()
         for kind in CUBES:
-            text = rename(text, kind, f"{kind}0")
+            body = rename(body, kind, f"{kind}0")
         number = len(self._base.specs)
-        define = f"#define bench_feed_value bpf_pseudo_fd(2, CUBELET_FD_{number})\n"
+        lines = (
+            f"#define bench_feed_value bpf_pseudo_fd(2, CUBELET_FD_{number})",
+            f'#line 1 "{file}.bpf.c"',
+            body,
+        )
         return _compiled(
             replace(
                 self._base,
-                text=f'#line 1 "{file}.bpf.c"\n{text}',
-                generated=self._base.generated + define,
+                text="\n".join(lines),
                 specs=(*self._base.specs, _FEED),
                 programs=(program,),
                 jumps={},

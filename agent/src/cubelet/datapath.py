@@ -13,6 +13,7 @@ from pathlib import Path
 from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
 from cubelet.bpf.links import Attachment
 from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.rcu import synchronize
 from cubelet.composer.compiler import Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
@@ -41,7 +42,9 @@ class Datapath:
         self._cache = cache
         self._hz = hz
         self._attached: dict[str, tuple[str, Attachment]] = {}
-        self._old: Path | None = None
+        self._folder: Path | None = None
+        self._previous: list[Programs] = []
+        self._jumps: BpfMap | None = None
         self.programs: Programs | None = None
         self.maps: dict[str, BpfMap] = {}
         self.compiled: Compiled | None = None
@@ -70,26 +73,31 @@ class Datapath:
     def switch(self, prepared: Prepared) -> None:
         """Put a prepared composition in force: each attachment in one step."""
         programs = prepared.programs
-        programs.pin(self._bpffs / "programs")
+        self._folder = programs.pin(self._bpffs / "programs")
         for port_class, attachment in self._attached.values():
             attachment.replace(programs.entries[port_class])
-        previous, self.programs = self.programs, programs
-        close_maps({k: v for k, v in self.maps.items() if v is not programs.jumps})
-        self.maps, self.compiled = prepared.maps, prepared.compiled
-        self._retire(previous)
+        if self.programs is not None:
+            self._previous.append(self.programs)
+        close_maps({k: v for k, v in self.maps.items() if v is not self._jumps})
+        self._jumps = programs.jumps
+        self.programs, self.maps, self.compiled = programs, prepared.maps, prepared.compiled
 
-    def _retire(self, previous: Programs | None) -> None:
-        """Let go of what is no longer attached, one composition late.
+    def retire(self) -> None:
+        """Let go of all compositions but the one in force, once everything is attached to that.
 
-        A jump table is emptied when its last holder lets go, and a packet may still be under way
-        in the previous programs, so theirs stays pinned until the next replacement.
+        A jump table is emptied when its last holder lets go, so first every packet that is still
+        in an earlier program is waited for.
         """
-        keep = {self.identity, previous.identity if previous else ""}
-        for folder in (self._bpffs / "programs").iterdir():
-            if folder.name not in keep:
-                unlink_tree(folder)
-        if previous is not None:
-            previous.close()
+        folder = self._bpffs / "programs"
+        others = [each for each in folder.iterdir() if each != self._folder]
+        if not others and not self._previous:
+            return
+        synchronize()
+        for each in others:
+            unlink_tree(each)
+        for programs in self._previous:
+            programs.close()
+        self._previous = []
 
     def attach(self, name: str, ifindex: int, port_class: str) -> None:
         """Run the class's program on a device, from now on and across compositions."""

@@ -87,6 +87,8 @@ class Reconciler:
             self._note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
         if self.in_force:
             self._attach_pods()
+            if not any(place.startswith("port ") for place in self.problems):
+                self.datapath.retire()
             if any(change.kind in _NODE_KINDS for change in taken):
                 self._route(local)
             self._announce()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 
+from cubelet.state import State
+from cubelet_firewall.records import Direction
 from cubelet_hooks.objects import (
     Change,
     ContainerPort,
     LocalNode,
     Namespace,
     Object,
+    Pod,
+    PolicyPeer,
+    PolicyRule,
     Service,
 )
 
@@ -86,3 +94,73 @@ def test_following_changes_gives_what_planning_afresh_would(seed: int) -> None:
         chance.shuffle(changes)
         node.take_in(changes)
         assert node.planner.contents() == node.planned_afresh()
+    for direction, one, peer, number in _connections(node):
+        allowed = node.allows(direction, one.ips[0], peer.ips[0], "TCP", number)
+        assert allowed == _plainly(node.state, direction, one, peer, number)
+
+
+def _connections(node: Node) -> Iterator[tuple[Direction, Pod, Pod, int]]:
+    """Between local pods and any others, as far as an address tells which pod is meant."""
+    state = node.state
+    held = Counter(address for each in state.ports.values() for address in each.addresses)
+    held.update(each.ips[0] for each in state.pods.values() if each.key not in state.ports)
+    clear = [
+        each
+        for each in state.pods.values()
+        if held[each.ips[0]] == 1
+        and (each.key not in state.ports or state.ports[each.key].addresses == each.ips)
+    ]
+    for direction, one, peer, number in itertools.product(Direction, clear, clear, (80, 81)):
+        if one.key in state.ports and one is not peer:
+            yield direction, one, peer, number
+
+
+def _plainly(state: State, direction: Direction, one: Pod, peer: Pod, number: int) -> bool:
+    """What the specification says of TCP between a pod and its peer, read word by word.
+
+    What an ipBlock allows to a name is left open there; here it is nothing.
+    """
+    inward = direction is Direction.INGRESS
+    selecting = [
+        (each.ingress if inward else each.egress)
+        for each in state.policies_in(one.namespace)
+        if each.pod_selector.matches(one.labels)
+    ]
+    isolating = [rules for rules in selecting if rules is not None]
+    return not isolating or any(
+        _has_port(rule, number, one if inward else peer)
+        and (not rule.peers or any(_is_meant(state, each, one, peer) for each in rule.peers))
+        for rules in isolating
+        for rule in rules
+        if inward or not _only_blocks_have(rule, state, one, peer)
+    )
+
+
+def _has_port(rule: PolicyRule, number: int, receiver: Pod) -> bool:
+    names = {each.port for each in receiver.ports if each.name == "web"}
+    return not rule.ports or any(
+        each.port == number or (each.port == "web" and number in names) for each in rule.ports
+    )
+
+
+def _only_blocks_have(rule: PolicyRule, state: State, one: Pod, peer: Pod) -> bool:
+    """Whether the rule's port is a name, and the peer meant by its address or as a host."""
+    named = any(isinstance(each.port, str) for each in rule.ports)
+    by_pod = [each for each in rule.peers if each.cidr is None]
+    meant = not rule.peers or any(_is_meant(state, each, one, peer) for each in by_pod)
+    return named and (peer.host_network or peer.finished or not meant)
+
+
+def _is_meant(state: State, peer: PolicyPeer, one: Pod, other: Pod) -> bool:
+    if peer.cidr is not None:
+        address = other.ips[0]
+        return address in peer.cidr and not any(address in each for each in peer.excepts)
+    if other.host_network or other.finished:
+        return False
+    known = state.namespaces.get(other.namespace)
+    labels = known.labels if known else _named(other.namespace)
+    if peer.namespace_selector is None and one.namespace != other.namespace:
+        return False
+    return (peer.namespace_selector is None or peer.namespace_selector.matches(labels)) and (
+        peer.pod_selector is None or peer.pod_selector.matches(other.labels)
+    )

@@ -88,10 +88,8 @@ def test_ports(
     receiver = pod("receiver", "10.1.1.7", ports=named)
     sender = pod("sender", "10.1.1.8", ports=other)
     key = "from" if direction == "ingress" else "to"
-    node = Node(
-        *(receiver, sender, port(receiver), port(sender)),
-        policy(**{direction: [{key: peers, "ports": ports}]}),
-    )
+    spec: dict[str, Any] = {direction: [{key: peers, "ports": ports}]}
+    node = Node(receiver, sender, port(receiver), port(sender), policy(**spec))
 
     def allows(protocol: str, number: int) -> bool:
         if direction == "ingress":
@@ -102,10 +100,11 @@ def test_ports(
     assert [each for each in closed if allows(*each)] == []
 
 
-def test_a_named_port_means_another_number_at_each_peer() -> None:
+@pytest.mark.parametrize("peers", [[], [{"namespaceSelector": {}}]])
+def test_a_named_port_means_another_number_at_each_peer(peers: list[dict[str, Any]]) -> None:
     one = pod("one", "10.1.2.8", ports=(ContainerPort(1111, "TCP", "web"),))
     two = pod("two", "10.1.2.9", "y", ports=(ContainerPort(2222, "TCP", "web"),))
-    node = Node(*PODS, one, two, policy(egress=[{"ports": [{"port": "web"}]}]))
+    node = Node(*PODS, one, two, policy(egress=[{"to": peers, "ports": [{"port": "web"}]}]))
     seen = {(p.name, n) for p in (one, two, FAR) for n in (1111, 2222) if node.egress(A, p, port=n)}
     assert seen == {("one", 1111), ("two", 2222)}
     assert not node.egress(A, OUTSIDE, port=1111)

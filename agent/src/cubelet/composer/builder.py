@@ -60,10 +60,12 @@ def _compile(job: Mapping[str, Any], maps: Sequence[BpfMap]) -> dict[str, bytes]
     from bcc import BPF
 
     with tempfile.TemporaryDirectory(prefix="cubelet-") as folder:
-        header = Path(folder) / "cubelet" / "generated.h"
-        header.parent.mkdir()
-        header.write_text(job["generated"])
+        for name, text in job["files"].items():
+            path = Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
         flags = [f"-DCUBELET_FAMILY={job['family']}", f"-I{folder}"]
+        flags.append("-Werror=implicit-function-declaration")
         flags += [f"-I{path}" for path in job["include"]]
         flags += [f"-DCUBELET_FD_{n}={scratch.fd}" for n, scratch in enumerate(maps)]
         module = BPF(text=job["text"], cflags=flags)

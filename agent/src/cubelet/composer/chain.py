@@ -72,14 +72,18 @@ def chain_links(composition: Composition) -> list[Link]:
     return _build(composition)[0]
 
 
-def chain_macros(composition: Composition) -> list[str]:
-    """The C macros that ``tailcall.h`` expands."""
-    links, slots = _build(composition)
+def chain_slots(composition: Composition) -> list[str]:
+    """The C constants that say where the parts of the chain begin."""
+    slots = _build(composition)[1]
+    return [f"#define CUBELET_{name} {slot}" for name, slot in slots.items()]
+
+
+def chain_programs(composition: Composition) -> list[str]:
+    """The C programs of the links, a line each."""
     numbers = {cube.instance: i + 1 for i, cube in enumerate(composition.cubes)}
-    items = " ".join(
-        f"LINK({link.name}, {numbers[link.cube.instance]}, {link.function}, "
-        f"CUBELET_LINK_{link.kind}, {link.next_slot})"
-        for link in links
-    )
-    lines = [f"#define CUBELET_CHAIN(LINK) {items}"]
-    return lines + [f"#define CUBELET_{name} {slot}" for name, slot in slots.items()]
+    return [
+        f"int {link.name}(struct __sk_buff *skb) {{ return cubelet_chain_link(skb, "
+        f"{numbers[link.cube.instance]}, {link.function}, CUBELET_LINK_{link.kind}, "
+        f"{link.next_slot}); }}"
+        for link in chain_links(composition)
+    ]

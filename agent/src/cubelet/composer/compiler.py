@@ -72,7 +72,8 @@ def source_identity(source: Source) -> str:
     for folder in source.include_folders:
         for header in sorted(folder.rglob("*.h")):
             digest.update(header.read_bytes())
-    for part in (source.text, source.generated, *source.programs, str(source.family)):
+    files = (part for item in sorted(source.files.items()) for part in item)
+    for part in (source.text, *files, *source.programs, str(source.family)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -87,7 +88,7 @@ def _job(source: Source, cache: Path) -> dict[str, Any]:
     specs = source.specs
     return {
         "text": source.text,
-        "generated": source.generated,
+        "files": dict(source.files),
         "include": [str(folder) for folder in source.include_folders],
         "programs": list(source.programs),
         "jumps": dict(source.jumps),

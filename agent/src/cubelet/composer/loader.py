@@ -31,8 +31,12 @@ class Programs:
         self.jumps.close()
 
     def pin(self, folder: Path) -> Path:
-        """Pin the entries and the jump table: the kernel empties a table that nobody holds."""
-        place = ensure_bpffs(folder / self.identity)
+        """Pin the entries and the jump table: the kernel empties a table that nobody holds.
+
+        The folder is one of this load alone: an earlier load of the same code may be attached
+        still, and needs its own jump table.
+        """
+        place = ensure_bpffs(folder / f"{self.identity}-{self.jumps.info.id}")
         for name, program in self.entries.items():
             program.pin(place / name, replace=True)
         self.jumps.pin(place / JUMPS, replace=True)

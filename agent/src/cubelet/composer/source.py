@@ -8,7 +8,7 @@ from importlib import resources
 from ipaddress import ip_address
 from pathlib import Path
 
-from cubelet.composer.chain import chain_links, chain_macros
+from cubelet.composer.chain import chain_links, chain_programs, chain_slots
 from cubelet.composer.composition import Composition, Stage
 from cubelet.composer.core import CORE_RECORDS, Core, CoreSettings
 from cubelet.composer.layout import MapSpec, map_specs
@@ -39,13 +39,13 @@ _CORE_SETTINGS = {
 
 @dataclass(frozen=True)
 class Source:
-    """C text to compile, the header it includes as ``cubelet/generated.h``, and what it defines.
+    """C text to compile, and the ``files`` it includes by these paths.
 
     ``programs`` are function names; ``jumps`` the slots of the jump table they fill.
     """
 
     text: str
-    generated: str
+    files: Mapping[str, str]
     include_folders: tuple[Path, ...]
     specs: tuple[MapSpec, ...]
     programs: tuple[str, ...]
@@ -82,8 +82,9 @@ def write_source(
     )
     text = "\n".join(
         [
-            *(_cube_text(cube) for cube in composition.cubes),
+            *(f'#include "{_cube_path(cube)}"' for cube in composition.cubes),
             *(_core_text(f"{name}.bpf.c") for name in ("programs", composition.mode)),
+            *(chain_programs(composition) if composition.mode == "tailcall" else ()),
         ]
     )
     jumps = {"cubelet_slow": 0, "cubelet_related": 1, "cubelet_error": 2, "cubelet_floods": 3}
@@ -91,7 +92,9 @@ def write_source(
         jumps["cubelet_finished"] = 4
         jumps |= {link.name: link.slot for link in chain_links(composition)}
     entries = tuple(f"cubelet_{name}" for name in PORT_CLASSES)
-    return Source(text, generated, _include_folders(), specs, (*entries, *jumps), jumps, family)
+    files = {_cube_path(cube): _cube_text(cube) for cube in composition.cubes}
+    files["cubelet/generated.h"] = generated
+    return Source(text, files, _include_folders(), specs, (*entries, *jumps), jumps, family)
 
 
 def _include_folders() -> tuple[Path, ...]:
@@ -100,10 +103,13 @@ def _include_folders() -> tuple[Path, ...]:
     return Path(str(hooks)), Path(str(core))
 
 
+def _cube_path(cube: Cube) -> str:
+    # Included, not pasted: BCC adds a line to every function of the main text.
+    return f"{cube.instance}/{cube.source().name}"
+
+
 def _cube_text(cube: Cube) -> str:
-    source = cube.source()
-    body = rename(source.read_text(), cube.kind, cube.instance)
-    return f'#line 1 "{source.name}"\n{body}'
+    return rename(cube.source().read_text(), cube.kind, cube.instance)
 
 
 def _core_text(name: str) -> str:
@@ -188,7 +194,7 @@ def _map_constants(specs: Sequence[MapSpec]) -> list[str]:
 def _stages(composition: Composition) -> list[str]:
     lines = _flood_macros(composition)
     if composition.mode == "tailcall":
-        return lines + chain_macros(composition)
+        return lines + chain_slots(composition)
     numbers = {cube.instance: i + 1 for i, cube in enumerate(composition.cubes)}
     lists = {
         "CUBELET_INWARD": composition.stack_stages("inward"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import chain
 from operator import attrgetter
 
 from cubelet_firewall import records
@@ -76,8 +75,6 @@ def _peer_entries(policy: Applied, view: View, family: Family) -> Iterator[Entry
     if for_all != NOTHING:
         yield from _allow("peers", PeerKey(policy_bits, policy.number, 0, 0), for_all, family)
     for space in _spaces(policy.rules, view):
-        if not any(rule.tells_spaces_apart(space) for rule in policy.rules):
-            continue
         for_space = policy.ports(partial(Rule.covers_space, space=space))
         number = space_number(space)
         if for_space != for_all:
@@ -89,13 +86,21 @@ def _peer_entries(policy: Applied, view: View, family: Family) -> Iterator[Entry
                 yield from _allow("peers", key, ports, family)
 
 
-def _spaces(rules: Iterable[Rule], view: View) -> Iterator[Space]:
-    """The namespaces that may have an answer of their own, those too that only have pods."""
-    named = [rule.spaces() for rule in rules]
-    names: Iterable[str] = chain.from_iterable(each for each in named if each is not None)
-    if None in named:
-        names = chain(view.namespaces, map(attrgetter("namespace"), view.pods.values()))
-    return (space_of(name, view) for name in dict.fromkeys(names))
+def _spaces(rules: Iterable[Rule], view: View) -> Iterable[Space]:
+    """The namespaces that a rule tells apart, those too that only have pods."""
+    found: dict[str, Space] = {}
+    anywhere: list[Rule] = []
+    for rule in rules:
+        names = rule.spaces()
+        found |= {name: space_of(name, view) for name in names or ()}
+        if names is None:
+            anywhere.append(rule)
+    if anywhere:
+        known = {*view.namespaces, *map(attrgetter("namespace"), view.pods.values())}
+        for space in (space_of(name, view) for name in known - found.keys()):
+            if any(rule.tells_spaces_apart(space) for rule in anywhere):
+                found[space.name] = space
+    return found.values()
 
 
 def _singled_out(policy: Applied, space: Space, view: View) -> dict[int, PortSet]:

@@ -4,10 +4,10 @@
  * cube and place: for compositions too large for the verifier in one piece, and
  * as the baseline that the fused judge is measured against.
  *
- * The composer defines CUBELET_CHAIN as a list of LINK(name, number, function,
- * kind, next): `next` is the jump slot of the following link of the same chain,
- * `kind` says what its chain's end leads to. CUBELET_FIRST_OF_CLASS(class),
- * CUBELET_LAST_OF_CLASS(class) give the slots where a class's stacks begin.
+ * The composer adds a program for each link, which calls cubelet_chain_link():
+ * `next` is the jump slot of the following link of the same chain, `kind` says
+ * what the chain's end leads to. CUBELET_INWARD_POD and the like, which it
+ * defines too, are the slots where the parts of the chain begin.
  */
 enum cubelet_link {
 	CUBELET_LINK_INWARD,
@@ -82,18 +82,18 @@ CUBELET_INLINE int cubelet_chain_step(struct __sk_buff *skb, struct cubelet_pkt 
 				 kind == CUBELET_LINK_OUTWARD ? CUBELET_FORWARD : CUBELET_NEXT);
 }
 
-#define CUBELET_DEFINE_LINK(name, number, function, kind, next)                           \
-	int name(struct __sk_buff *skb)                                                   \
-	{                                                                                 \
-		struct cubelet_scratch *s = cubelet_scratch_get();                        \
-                                                                                          \
-		if (!s)                                                                   \
-			return TC_ACT_SHOT;                                               \
-		s->pkt.stage = (number);                                                  \
-		return cubelet_chain_step(skb, &s->pkt, function(skb, &s->pkt), kind, next); \
-	}
+/* One link: the whole of each program that the composer adds. */
+CUBELET_INLINE int cubelet_chain_link(struct __sk_buff *skb, const __u8 number,
+				      int (*function)(struct __sk_buff *, struct cubelet_pkt *),
+				      const int kind, const __u32 next)
+{
+	struct cubelet_scratch *s = cubelet_scratch_get();
 
-CUBELET_CHAIN(CUBELET_DEFINE_LINK)
+	if (!s)
+		return TC_ACT_SHOT;
+	s->pkt.stage = number;
+	return cubelet_chain_step(skb, &s->pkt, function(skb, &s->pkt), kind, next);
+}
 
 int cubelet_slow(struct __sk_buff *skb)
 {

@@ -1,0 +1,146 @@
+"""TCP that is under way and has no record: one reading, or the other, or none."""
+
+from __future__ import annotations
+
+import pytest
+
+from cubelet_hooks.flows import FlowFlag
+
+from .cubes import Way
+from .rig import NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, kept
+from .shapes import Ends, Peer, Shape, direct, echo, hopped, tcp, udp
+
+CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
+AWAY = Peer("uplink", OUTSIDE, 443)
+TALK = direct(CLIENT, SERVER)
+"""The peer is the client: what the tests send first comes from the server."""
+
+
+def server_says(flags: str = "A", shape: Shape = tcp, peer: Peer = CLIENT) -> object:
+    return shape(SERVER.to(peer, flags, back=True))
+
+
+def directions(rig: Rig) -> dict[str, bool]:
+    """Who sends a record's packets, and is it the reply's?"""
+    return {str(key.src): bool(f.flags & FlowFlag.REPLY) for key, f in rig.dp.flows().items()}
+
+
+def test_what_may_open_a_flow_is_its_opener(rig: Rig) -> None:
+    rig.close_gate(A, B)
+    TALK.back(rig, "PA")
+    assert directions(rig) == {B: False, A: True}
+    TALK.forward(rig)
+    TALK.back(rig)
+    assert len(rig.table("flows")) == 2
+
+
+@pytest.mark.parametrize("flags", ["A", "PA", "FA", ""])
+def test_what_may_only_reply_becomes_its_peers_reply(rig: Rig, flags: str) -> None:
+    rig.close_gate(B, A)
+    TALK.back(rig, flags)
+    assert directions(rig) == {A: False, B: True}
+    reply = rig.flow(TALK.answer)
+    assert reply is not None
+    assert (reply.packets, reply.flags & FlowFlag.TRANSLATED) == (1, 0)
+    TALK.forward(rig)
+    TALK.back(rig)
+    TALK.forward(rig)
+    TALK.back(rig)
+    assert len(rig.table("flows")) == 2
+
+
+@pytest.mark.parametrize("way", [Way.DROP, Way.REFUSE, Way.REJECT])
+def test_a_second_reading_is_no_matter_how_the_first_ended(rig: Rig, way: Way) -> None:
+    rig.close_gate(B, A, way)
+    TALK.back(rig, "A")
+    assert directions(rig) == {A: False, B: True}
+
+
+def test_the_reply_reading_ages_with_its_peer(rig: Rig) -> None:
+    rig.close_gate(B, A)
+    TALK.back(rig)
+    rig.age()
+    TALK.back(rig)
+    rig.close_gate(A, B)
+    rig.age(A)
+    kept(rig.send(server_says(), "b"), "gate/closed")
+    assert not rig.dp.flows()
+
+
+@pytest.mark.parametrize(("client", "port"), [(AWAY, "uplink"), (Peer("overlay", "10.1.7.7", 9), "")])
+def test_a_peer_beyond_the_node(rig: Rig, client: Peer, port: str) -> None:
+    rig.close_gate(B, client.address)
+    talk = direct(client, SERVER)
+    talk.back(rig)
+    talk.forward(rig)
+    talk.back(rig)
+    assert port in {"uplink", ""}
+
+
+@pytest.mark.parametrize("second", [Way.DROP, Way.REFUSE])
+def test_denied_both_ways_it_is_dropped(rig: Rig, second: Way) -> None:
+    rig.close_gate(B, A)
+    rig.close_gate(A, B, second)
+    result = rig.send(server_says(), "b")
+    kept(result, "gate/closed")
+    assert not result.answered
+    assert not rig.dp.flows()
+
+
+def test_the_first_reason_is_told(rig: Rig) -> None:
+    """The second reading ends for want of a path to the peer."""
+    nowhere = Peer("", "192.0.2.99", 80)
+    rig.close_gate(B, nowhere.address)
+    kept(rig.send(server_says(peer=nowhere), "b"), "gate/closed")
+
+
+@pytest.mark.parametrize(
+    ("shape", "flags"), [(tcp, "S"), (tcp, "SA"), (tcp, "R"), (udp, ""), (echo, "")]
+)
+def test_only_tcp_under_way_is_read_twice(rig: Rig, shape: Shape, flags: str) -> None:
+    rig.close_gate(B, A)
+    kept(rig.send(server_says(flags, shape), "b"), "gate/closed")
+    assert not rig.dp.flows()
+
+
+def test_no_reply_passes_whose_flow_would_have_another_destination(rig: Rig) -> None:
+    """The peer dialled a virtual address, so its replies would have to be translated back."""
+    rig.close_gate(B, A)
+    rig.vip(B, 8080, C, 8080)
+    kept(rig.send(server_says(), "b"), "gate/closed")
+    assert not rig.dp.flows()
+
+
+@pytest.mark.parametrize("source", [NODE, A])
+def test_no_reply_passes_whose_flow_would_have_another_source(rig: Rig, source: str) -> None:
+    rig.close_gate(B, A)
+    rig.masquerade(A, "pod", source)
+    kept(rig.send(server_says(), "b"), "gate/closed")
+    assert not rig.dp.flows()
+
+
+def test_no_reply_passes_from_where_its_flow_would_not_lead(rig: Rig) -> None:
+    """The address answers, but packets to it would go to another port."""
+    rig.close_gate(B, A)
+    rig.path(B, "c")
+    kept(rig.send(server_says(), "b"), "gate/closed")
+    assert not rig.dp.flows()
+
+
+def test_a_forger_is_read_but_once(rig: Rig) -> None:
+    kept(rig.send(tcp(Ends(C, 1, A, 2, "A")), "b"), "core/spoofed")
+
+
+def test_a_mid_stream_packet_that_opens_is_translated_like_any(rig: Rig) -> None:
+    rig.vip(VIP, 80, B, 8080)
+    sent, wanted = tcp(Ends(A, 5, VIP, 80, "PA")), tcp(Ends(A, 5, B, 8080, "PA"))
+    arrives(rig.send(sent), "b", hopped(wanted))
+
+
+def test_what_expires_as_a_reply_is_told_so(rig: Rig) -> None:
+    rig.close_gate(B, A)
+    packet = tcp(SERVER.to(CLIENT, "A", back=True))
+    packet.ttl = 1
+    result = rig.send(packet, "b")
+    assert (result.reason, result.answered) == ("core/ttl", True)
+    assert not rig.dp.flows()
