@@ -11,7 +11,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from cubelet.applier import Epochs
+from cubelet.bpf.testrun import skb_context
 from cubelet.composer.composition import Mode
+from cubelet.composer.core import TRACE, Trace
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Flow, Tuple
 from cubelet_hooks.maps import EVERYTHING
@@ -50,6 +52,8 @@ class Rig:
         for name in WRITTEN:
             table = self.dp.maps[name]
             table.delete_batch([key for key, _ in table.items()])
+        bucket = self.dp.maps["cubelet_error_rate"]
+        bucket.update(bytes(4), bytes(len(bucket.lookup(bytes(4)) or b"")))
         for number, pod in enumerate("abcd"):
             self.path(f"10.1.0.{number + 2}", pod)
         self.path(GATEWAY, "host")
@@ -119,6 +123,17 @@ class Rig:
         """One packet, with or without its Ethernet header, into a port."""
         frame = packet if isinstance(packet, Ether) else self.framed(packet, port)
         return self.dp.send(frame, port_class(port), f"default/{port}", gso_size)
+
+    def trial(self, frame: bytes, port: str) -> tuple[str, str, bytes, bool]:
+        """Like :meth:`send`, on bytes, for many frames: verdict, reason, bytes left, answered."""
+        trace, name = self.dp.maps["cubelet_trace"], port_class(port)
+        trace.update(bytes(4), bytes(TRACE.size))
+        context = skb_context(ifindex=self.dp._ifindex(name, f"default/{port}"))
+        run = self.dp.programs.entries[name].test_run(frame, 1, context)
+        seen = Trace.unpack(trace.lookup(bytes(4)) or b"")
+        reason = self.dp.reasons[seen.reason]
+        verdict = {0xFFFFFFFF: "pass", 2: "drop", 7: "redirect"}.get(run.retval, str(run.retval))
+        return verdict, f"{reason.cube}/{reason.name}", run.packet, seen.sent == 2
 
     @staticmethod
     def framed(packet: Packet, port: str) -> Packet:

@@ -1,4 +1,4 @@
-"""Exempt networks, constants and settings."""
+"""Exempt networks and settings."""
 
 from __future__ import annotations
 
@@ -72,35 +72,9 @@ def test_a_longest_prefix_match_starts_with_the_prefix() -> None:
     assert exempt("10.1.2.0/24").key.pack() == b"\x18\x00\x00\x00\x0a\x01\x02\x00"
 
 
-def test_constants_are_those_of_the_settings() -> None:
-    assert Nat("nat0", Settings()).defines(State()) == {
-        "FIRST_PORT": 12000,
-        "PORT_COUNT": 18000,
-        "HAIRPIN_0": 0xA9FE0102,
-    }
-    six = Nat("nat0", Settings(hairpin_address="fe80::2", first_port=1024, port_count=1), 6)
-    assert six.defines(State()) == {
-        "FIRST_PORT": 1024,
-        "PORT_COUNT": 1,
-        "HAIRPIN_0": 0xFE800000,
-        "HAIRPIN_1": 0,
-        "HAIRPIN_2": 0,
-        "HAIRPIN_3": 2,
-    }
-
-
-def test_the_hairpin_address_is_of_the_instances_family() -> None:
-    with pytest.raises(ValueError, match=r"hairpin_address: 169\.254\.1\.2 is not an IPv6 address"):
-        Nat("nat0", Settings(), 6)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"first_port": 80}, "first_port must be at least 1024, not 80"),
-        ({"first_port": 60000}, "port_count: 18000 ports from 60000 on do not exist"),
-        ({"port_count": 0}, "port_count: 0 ports from 12000 on do not exist"),
-        ({"hairpin_address": "169.254.1"}, "hairpin_address: '169.254.1' does not appear to be"),
         ({"exempt": ["10.0.0.0/8", "10.0.0.1/8"]}, "exempt: 10.0.0.1/8 has host bits set"),
         ({"max_exempt": 0}, "max_exempt must be at least 1, not 0"),
         ({"hairpin": "169.254.1.2"}, "unknown field `hairpin`"),
@@ -110,10 +84,6 @@ def test_wrong_settings_are_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert(wrong, Settings)
     assert message in str(caught.value)
-
-
-def test_the_range_may_end_with_the_last_port() -> None:
-    assert Settings(first_port=65535, port_count=1).first_port == 65535
 
 
 def test_the_package_offers_one_cube_with_its_source() -> None:

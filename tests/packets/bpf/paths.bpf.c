@@ -9,7 +9,7 @@ static __always_inline int paths_inward(struct __sk_buff *skb, struct cubelet_pk
 	struct paths_target key = { .address = pkt->cur.dst };
 	struct paths_path *path = cubelet_lookup(paths_known, &key);
 
-	if (!path)
+	if (pkt->mode == CUBELET_LINK || !path)
 		return cubelet_next(pkt);
 	if (path->routed)
 		pkt->flags |= CUBELET_ROUTED;

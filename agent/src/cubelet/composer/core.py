@@ -13,7 +13,7 @@ from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, Frag
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
 from cubelet_hooks.objects import Change, LocalNode, Node, Port, Service
 from cubelet_hooks.reasons import FIRST_CUBE_REASON, REASONS_PER_CUBE
-from cubelet_hooks.records import U8, U16, U32, Addr, Be16, Record
+from cubelet_hooks.records import U8, U16, U32, Addr, Address, Be16, Record
 from cubelet_hooks.view import View
 
 MAX_CUBES = 32
@@ -190,11 +190,10 @@ class Core(Cube):
         kind, key = unit[0], unit[-1]
         if kind == "service" and key in view.services:
             service = view.services[key]
-            for address in (*service.external_ips, *service.load_balancer_ips):
-                yield Entry("exposed", ExposedKey(address=address), ExposedAddress(own=0))
+            addresses = (*service.external_ips, *service.load_balancer_ips)
+            yield from self._exposed(addresses, own=0)
         if kind == "own" and view.local is not None:
-            for address in view.local.addresses[1:]:
-                yield Entry("exposed", ExposedKey(address=address), ExposedAddress(own=1))
+            yield from self._exposed(view.local.addresses[1:], own=1)
         if kind == "port" and key in view.ports:
             port = view.ports[key]
             for address in port.addresses:
@@ -203,6 +202,11 @@ class Core(Cube):
                     yield Entry("ports", flows.PortKey(ifindex=port.ifindex), info)
         if kind == "node" and key in view.nodes and (view.local is None or view.local.name != key):
             yield from self._tunnels(view.nodes[key])
+
+    def _exposed(self, addresses: Iterable[Address], own: int) -> Iterable[Entry]:
+        for address in addresses:
+            if address.version == self.family:
+                yield Entry("exposed", ExposedKey(address=address), ExposedAddress(own=own))
 
     def _tunnels(self, node: Node) -> Iterable[Entry]:
         for network in node.pod_cidrs:

@@ -227,16 +227,20 @@ CUBELET_INLINE int cubelet_rejected(struct __sk_buff *skb, struct cubelet_pkt *p
 /* The frame, as it is now, back out of the device it came from. */
 CUBELET_INLINE int cubelet_send_back(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
-	cubelet_trace_sent(&pkt->in, 2);
+	int result;
+
 	if (pkt->entered == CUBELET_OVERLAY) {
 		struct cubelet_hop back = {};
 
 		back.port_class = CUBELET_OVERLAY;
 		back.ifindex = pkt->ifindex;
 		back.remote = cubelet_tunnel_remote(skb);
-		return cubelet_transmit(skb, &back);
+		result = cubelet_transmit(skb, &back);
+	} else {
+		result = bpf_redirect(pkt->ifindex, 0);
 	}
-	return bpf_redirect(pkt->ifindex, 0);
+	cubelet_trace_sent(&pkt->in, 2);
+	return result;
 }
 
 /* The cubes let the packet through, to pkt->out. *flow is then what sends it. */

@@ -119,6 +119,8 @@ CUBELET_INLINE int cubelet_error_icmp(struct __sk_buff *skb, struct cubelet_scra
 		struct icmphdr icmp;
 	} out;
 
+	if (length > pkt->hdr.size) /* without the frame's padding */
+		length = pkt->hdr.size;
 	if (length >= CUBELET_QUOTE)
 		length = CUBELET_QUOTE - 1;
 	/* the same bound once more, where the compiler cannot drop it and the verifier sees it */

@@ -64,7 +64,7 @@ CUBELET_INLINE int cubelet_related_l4(struct __sk_buff *skb, struct cubelet_scra
 {
 	const struct cubelet_headers *q = &s->quoted;
 	__u32 at = q->l4, sum_at = at, sum = f->port_delta;
-	__u16 old;
+	__u16 old, new;
 
 	if (q->tuple.protocol == IPPROTO_ICMP) {
 		sum_at += __builtin_offsetof(struct icmphdr, checksum);
@@ -79,10 +79,14 @@ CUBELET_INLINE int cubelet_related_l4(struct __sk_buff *skb, struct cubelet_scra
 		    cubelet_edit(skb, check, at + 2, q->tuple.dport, f->to.sport, 2))
 			return -1;
 	}
+	if (q->tuple.protocol == IPPROTO_SCTP) /* neither address counts in its checksum */
+		return 0;
 	if (bpf_skb_load_bytes(skb, sum_at, &old, 2) || !old)
 		return 0; /* not quoted, or UDP without a checksum */
-	return cubelet_edit(skb, check, sum_at, old,
-			    (__u16)~cubelet_csum_fold((__u16)~old + cubelet_csum_fold(sum)), 2);
+	new = ~cubelet_csum_fold((__u16)~old + cubelet_csum_fold(sum));
+	if (!new && q->tuple.protocol == IPPROTO_UDP)
+		new = 0xffff; /* RFC 768: zero would say that there is none */
+	return cubelet_edit(skb, check, sum_at, old, new, 2);
 }
 
 /* The quoted IP header: addresses and its own checksum. */
@@ -160,6 +164,8 @@ CUBELET_INLINE int cubelet_send_related(struct __sk_buff *skb)
 			return TC_ACT_UNSPEC;
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_UNRELATED);
 	}
+	if (s->pkt.entered == CUBELET_POD && cubelet_track_source(&s->pkt))
+		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_SPOOFED);
 	check = (s->pkt.hdr.l4 & CUBELET_L4_MASK) + __builtin_offsetof(struct icmphdr, checksum);
 	if (f->flags & CUBELET_FLOW_TRANSLATED &&
 	    (cubelet_related_l4(skb, s, f, check) || cubelet_related_ip(skb, s, f, check, ip_at) ||

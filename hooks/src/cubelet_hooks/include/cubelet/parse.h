@@ -32,7 +32,7 @@ CUBELET_INLINE int cubelet_icmp_is_error(__u8 type)
 CUBELET_INLINE int cubelet_parse_icmp(const struct icmphdr *icmp, void *end,
 				      struct cubelet_headers *h)
 {
-	if ((void *)(icmp + 1) > end)
+	if ((void *)(icmp + 1) > end || h->l4 - ETH_HLEN + sizeof(*icmp) > h->size)
 		return CUBELET_MALFORMED;
 	h->tuple.sport = 0;
 	h->tuple.dport = 0;
@@ -74,9 +74,12 @@ CUBELET_INLINE int cubelet_parse_l4(struct __sk_buff *skb, void *l4, void *end,
 	} else {
 		h->tuple.sport = 0;
 		h->tuple.dport = 0;
+		length = 0;
 	}
 	if (skb->gso_size)
 		h->size = h->l4 - ETH_HLEN + length + skb->gso_size;
+	else if (h->l4 - ETH_HLEN + length > h->size) /* it reaches into the frame's padding */
+		return CUBELET_MALFORMED;
 	if (h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_FIN | CUBELET_TCP_RST))
 		return CUBELET_SPECIAL;
 	return CUBELET_PLAIN;
