@@ -26,7 +26,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import median
 
 from scapy.packet import Packet
 
@@ -52,7 +51,7 @@ from bench.stats import Row, ratio_row, row
 from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, Workshop
 
 ROUNDS = 24
-TURNS = 5
+TURNS = 7
 ESTABLISHED = (TO_POD, TO_SERVICE, TO_REMOTE)
 FIRST = (TO_POD, TO_SERVICE, TO_SERVICE_UDP, TO_REMOTE, TO_OUTSIDE)
 RATIOS = (
@@ -167,18 +166,20 @@ def _rounds(workshop: Workshop, meter: Meter, rounds: int) -> tuple[dict[str, Se
 def _round(
     variants: Sequence[Variant], measure: Measure, shuffled: random.Random
 ) -> dict[str, float]:
-    """Nanoseconds of each variant, the median of some turns; what feeding costs is subtracted."""
+    """Nanoseconds of each variant, the least of some turns; what feeding costs is subtracted.
+
+    What else runs on the machine can only add to a turn, so the least of a few is the nearest to
+    what the program itself costs.
+    """
     order = list(variants)
     taken: Series = defaultdict(list)
-    for turn in range(-1, TURNS):
+    for _ in range(TURNS):
         shuffled.shuffle(order)
         for variant in order:
-            value = measure(variant)
-            if turn >= 0:  # the first warms caches
-                taken[variant.name].append(value)
-    feeding = median(taken[NOTHING])
+            taken[variant.name].append(measure(variant))
+    feeding = min(taken[NOTHING])
     return {
-        variant.name: median(taken[variant.name]) - (feeding if variant.name != NOTHING else 0.0)
+        variant.name: min(taken[variant.name]) - (feeding if variant.name != NOTHING else 0.0)
         for variant in variants
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import msgspec
@@ -13,11 +13,63 @@ import pytest
 from cubelet.lab import admission, cluster, wire
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects
-from cubelet.lab.store import Store
+from cubelet.lab.store import Key, Store
 
 from .stand_in import StandInAgent
+from .world import Space, World
 
 _numbers = itertools.count()
+
+POD_CIDRS = ("192.168.1.0/24", "10.244.2.0/24")
+"""The first node's has the addresses that policy cases name."""
+
+Up = Callable[..., World]
+
+
+def _up(layout: Layout, cidrs: tuple[str, ...]) -> World:
+    spec = LabSpec(layout.name, plan_nodes(len(cidrs), cidrs), {"sweep_seconds": 1})
+    cluster.up(layout, spec, lambda _: None)
+    return World(layout, spec)
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """The lab of two nodes that tests share; what they leave is no one's but theirs."""
+    layout = Layout(f"w{os.getpid()}")
+    try:
+        yield _up(layout, POD_CIDRS)
+    finally:
+        cluster.down(layout)
+
+
+@pytest.fixture(scope="session")
+def small() -> Iterator[World]:
+    """A lab of one node with five addresses for pods."""
+    layout = Layout(f"s{os.getpid()}")
+    try:
+        yield _up(layout, ("10.244.9.0/29",))
+    finally:
+        cluster.down(layout)
+
+
+def _space(world: World) -> Iterator[Space]:
+    space = Space(world, f"t{next(_numbers)}")
+    try:
+        yield space
+    finally:
+        world.delete(Key("Namespace", "", space.name))
+
+
+@pytest.fixture
+def space(world: World) -> Iterator[Space]:
+    """A Kubernetes namespace in the shared lab; what is in it goes with it."""
+    yield from _space(world)
+
+
+@pytest.fixture
+def small_space(small: World) -> Iterator[Space]:
+    """A Kubernetes namespace in the small lab."""
+    yield from _space(small)
 
 
 @pytest.fixture

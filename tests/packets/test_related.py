@@ -169,6 +169,20 @@ def test_too_short_a_quote_belongs_to_no_flow(fused: Rig, cut: int) -> None:
     kept(fused.send(packet, "b"), "core/unrelated")
 
 
+def test_padding_of_the_frame_is_no_part_of_the_quote(fused: Rig) -> None:
+    """Neither to be matched nor to be changed, or the ICMP checksum would be wrong."""
+    talk = service(fused, tcp)
+    talk.opened(fused)
+    arrived, known = quotes(talk)
+    trailer = Raw(b"trailer of the link")
+    short = IP(bytes(about(arrived, B, ERRORS["time exceeded"], 6)))
+    kept(fused.send(fused.framed(short, "b") / trailer, "b"), "core/unrelated")
+    sent = IP(bytes(about(arrived, B, ERRORS["time exceeded"], 8)))
+    result = fused.send(fused.framed(sent, "b") / trailer, "b")
+    wanted = hopped(about(known, VIP, ERRORS["time exceeded"], 8))
+    assert bytes(result.packet)[14:] == bytes(wanted) + trailer.load
+
+
 def test_a_quoted_later_fragment_belongs_to_no_flow(fused: Rig) -> None:
     talk = direct(CLIENT, SERVER, udp)
     talk.opened(fused)

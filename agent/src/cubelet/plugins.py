@@ -136,7 +136,7 @@ def check_cube(cube: type[Cube], known: Mapping[str, type[Cube]] | None = None) 
         )
     if cube.kind in (known or {}):
         raise BadCubeError(f"another package already offers the kind {cube.kind}")
-    unknown = (cube.inward | cube.outward) - set(PORT_CLASSES)
+    unknown = (cube.inward | cube.outward | cube.per_packet) - set(PORT_CLASSES)
     if unknown:
         raise BadCubeError(f"{cube.kind}: unknown port classes {', '.join(sorted(unknown))}")
     if len(cube.reasons) > REASONS_PER_CUBE:

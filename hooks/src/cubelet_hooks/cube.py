@@ -63,6 +63,10 @@ class Cube:
     inward: ClassVar[frozenset[str]] = frozenset()
     """Port classes on whose packets ``KIND_inward`` can run."""
     outward: ClassVar[frozenset[str]] = frozenset()
+    per_packet: ClassVar[frozenset[str]] = frozenset()
+    """Port classes of which ``KIND_packet`` sees every packet of a flow that enters or leaves by
+    them: ``__u16 KIND_packet(struct __sk_buff *skb, const struct cubelet_headers *h, struct
+    cubelet_flow *flow)`` gives 0 to let it pass, or the reason to drop it."""
     floods: ClassVar[bool] = False
     """A core cube that returns ``cubelet_flood``: its array ``KIND_flood_ports`` (of the record
     ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""

@@ -36,7 +36,7 @@ class Stage:
     """A cube's function in the chain. ``classes`` are the port classes whose packets it sees."""
 
     cube: Cube
-    direction: Literal["inward", "outward"]
+    direction: Literal["inward", "outward", "packet"]
     classes: tuple[str, ...]
 
     @property
@@ -67,6 +67,16 @@ class Composition:
         select = self.inward if direction == "inward" else self.outward
         pending = {name: select(name) for name in PORT_CLASSES}
         return [Stage(cube, direction, classes) for cube, classes in _merge(pending)]
+
+    def packet_stages(self) -> list[Stage]:
+        """The cubes that see every packet, with the classes on whose stacks they stand."""
+        stages = []
+        for cube in self.cubes:
+            stands = [n for n in PORT_CLASSES if cube.core or cube in self.stacks.get(n, ())]
+            classes = tuple(name for name in stands if name in cube.per_packet)
+            if classes:
+                stages.append(Stage(cube, "packet", classes))
+        return stages
 
     def core_stages(self, direction: Literal["inward", "outward"]) -> list[Stage]:
         """The core's functions in order; outward in reverse."""
@@ -153,5 +163,5 @@ def _check_places(core: Sequence[Cube], stacks: Mapping[str, Sequence[Cube]]) ->
         for cube in cubes:
             if cube.core:
                 raise CompositionError(f"{cube.kind} is a core cube and cannot stand on {name}")
-            if name not in cube.inward | cube.outward:
+            if name not in cube.inward | cube.outward | cube.per_packet:
                 raise CompositionError(f"{cube.kind} has nothing to do on port class {name}")

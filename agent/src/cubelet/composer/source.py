@@ -193,15 +193,17 @@ def _map_constants(specs: Sequence[MapSpec]) -> list[str]:
 
 def _stages(composition: Composition) -> list[str]:
     lines = _flood_macros(composition)
-    if composition.mode == "tailcall":
-        return lines + chain_slots(composition)
     numbers = {cube.instance: i + 1 for i, cube in enumerate(composition.cubes)}
-    lists = {
-        "CUBELET_INWARD": composition.stack_stages("inward"),
-        "CUBELET_CORE_INWARD": composition.core_stages("inward"),
-        "CUBELET_CORE_OUTWARD": composition.core_stages("outward"),
-        "CUBELET_OUTWARD": composition.stack_stages("outward"),
-    }
+    lists = {"CUBELET_EACH_PACKET": composition.packet_stages()}
+    if composition.mode == "tailcall":
+        lines += chain_slots(composition)
+    else:
+        lists |= {
+            "CUBELET_INWARD": composition.stack_stages("inward"),
+            "CUBELET_CORE_INWARD": composition.core_stages("inward"),
+            "CUBELET_CORE_OUTWARD": composition.core_stages("outward"),
+            "CUBELET_OUTWARD": composition.stack_stages("outward"),
+        }
     for name, stages in lists.items():
         items = " ".join(_stage_item(stage, numbers) for stage in stages)
         lines.append(_define(f"{name}(STAGE)", items))

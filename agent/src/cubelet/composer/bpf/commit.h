@@ -325,7 +325,7 @@ CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch 
 
 /* Sends by a flow, unless the packet in hand expires or does not fit. */
 CUBELET_INLINE int cubelet_send_checked(struct __sk_buff *skb, struct cubelet_scratch *s,
-					const struct cubelet_flow *f)
+					struct cubelet_flow *f)
 {
 	if (!cubelet_check_path(&s->pkt, f->leaves.mtu))
 		return cubelet_rejected(skb, &s->pkt);

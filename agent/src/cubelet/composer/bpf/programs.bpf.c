@@ -41,7 +41,7 @@ int cubelet_floods(struct __sk_buff *skb)
 
 /* What tracking decided without the cubes. */
 CUBELET_INLINE int cubelet_settled(struct __sk_buff *skb, struct cubelet_scratch *s, int tracked,
-				   const struct cubelet_flow *f)
+				   struct cubelet_flow *f)
 {
 	if (tracked == CUBELET_TRACKED_PASS)
 		return TC_ACT_UNSPEC;

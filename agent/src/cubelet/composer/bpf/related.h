@@ -41,6 +41,7 @@ CUBELET_INLINE int cubelet_related_parse(struct __sk_buff *skb, struct cubelet_s
 	q->tuple.dst.w[0] = ip.daddr;
 	q->tuple.protocol = ip.protocol;
 	if (ip.frag_off & bpf_htons(CUBELET_IP_OFFSET) ||
+	    q->l4 + sizeof(l4) > ETH_HLEN + s->pkt.hdr.size ||
 	    bpf_skb_load_bytes(skb, q->l4, &l4, sizeof(l4)))
 		return -1;
 	if (ip.protocol == IPPROTO_TCP || ip.protocol == IPPROTO_UDP ||
@@ -81,7 +82,8 @@ CUBELET_INLINE int cubelet_related_l4(struct __sk_buff *skb, struct cubelet_scra
 	}
 	if (q->tuple.protocol == IPPROTO_SCTP) /* neither address counts in its checksum */
 		return 0;
-	if (bpf_skb_load_bytes(skb, sum_at, &old, 2) || !old)
+	if (sum_at + 2 > ETH_HLEN + s->pkt.hdr.size || bpf_skb_load_bytes(skb, sum_at, &old, 2) ||
+	    !old)
 		return 0; /* not quoted, or UDP without a checksum */
 	new = ~cubelet_csum_fold((__u16)~old + cubelet_csum_fold(sum));
 	if (!new && q->tuple.protocol == IPPROTO_UDP)

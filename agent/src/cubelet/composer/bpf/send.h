@@ -46,9 +46,39 @@ CUBELET_INLINE int cubelet_passes(const struct cubelet_headers *h, __u16 mtu, in
 	return (!routed || h->ttl > 1) && (h->size <= mtu || h->may_fragment);
 }
 
-CUBELET_INLINE int cubelet_send(struct __sk_buff *skb, const struct cubelet_headers *h,
-				const struct cubelet_flow *f)
+#define CUBELET_STAGE_PACKET(number, function, classes)                                       \
+	if (!reason && ((classes) & (1 << f->enters.port_class | 1 << f->leaves.port_class))) { \
+		stage = (number);                                                             \
+		reason = function(skb, h, f);                                                 \
+	}
+
+/* The cubes that see every packet. 0, or the reason that the last of them drops it for. */
+CUBELET_INLINE __u16 cubelet_each_packet(struct __sk_buff *skb, const struct cubelet_headers *h,
+					 struct cubelet_flow *f)
 {
+	struct cubelet_scratch *s;
+	__u16 reason = 0;
+	__u8 stage = 0;
+
+	CUBELET_EACH_PACKET(CUBELET_STAGE_PACKET)
+	if (!reason)
+		return 0;
+	s = cubelet_scratch_get();
+	if (!s)
+		return reason;
+	s->pkt.hdr = *h;
+	s->pkt.ifindex = skb->ifindex;
+	s->pkt.entered = f->enters.port_class;
+	s->pkt.stage = stage;
+	cubelet_dropped(skb, &s->pkt, reason);
+	return reason;
+}
+
+CUBELET_INLINE int cubelet_send(struct __sk_buff *skb, const struct cubelet_headers *h,
+				struct cubelet_flow *f)
+{
+	if (cubelet_each_packet(skb, h, f))
+		return TC_ACT_SHOT;
 	if (cubelet_rewrite(skb, h, f))
 		return TC_ACT_SHOT;
 	return cubelet_transmit(skb, &f->leaves);
