@@ -13,7 +13,7 @@ from bench import chain
 from bench.stats import Row
 from bench.table import table
 
-BENCHMARKS: dict[str, tuple[Callable[[], list[Row]], str]] = {
+BENCHMARKS: dict[str, tuple[Callable[[int], list[Row]], str]] = {
     "chain": (chain.run, "ns per packet: fused, tailcall and monolith; established, first packet"),
 }
 
@@ -23,13 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description="Run a benchmark.")
     parser.add_argument("name", nargs="?", choices=BENCHMARKS, metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--rounds", type=int, default=chain.ROUNDS, help="default: %(default)s")
     chosen = parser.parse_args(arguments)
     if chosen.name is None:
         for name, (_, text) in BENCHMARKS.items():
             print(f"{name:<10}{text}")
         return 0
-    print(f"bench {chosen.name}: under a minute ...", file=sys.stderr)
-    rows = BENCHMARKS[chosen.name][0]()
+    print(f"bench {chosen.name}: {chosen.rounds} rounds, about a minute ...", file=sys.stderr)
+    rows = BENCHMARKS[chosen.name][0](chosen.rounds)
     print(table(rows))
     if chosen.json:
         chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")

@@ -1,20 +1,24 @@
 """What the chain costs per packet: composed in one program, in many, and written by hand.
 
-Every number is of ``BPF_PROG_TEST_RUN``, on one CPU, all variants on the same maps, interleaved:
-a round measures each variant once, in an order of its own, and ratios are of the same round.
+Every number is of ``BPF_PROG_TEST_RUN``, on one CPU, all variants on the same maps, interleaved. A
+round loads all programs afresh, because where code and scratch come to lie makes some per cent of
+difference by itself; it measures each variant in several turns, each turn in an order of its own,
+and keeps the least. Ratios are of the same round, their interval of the median of all rounds.
 
 A trial run with ``repeat`` hands each run the packet that the run before it left, and keeps the
 maps. So every variant is entered through the same small program (``feed.bpf.c``): it puts the
-frame's headers back, sets the source port, and jumps. What that costs, and the trial run itself, is
-measured as the variant ``nothing`` in every round and subtracted: numbers are of the datapath alone.
+frame's headers back, sets the source port, and jumps. What that costs, and the trial run itself,
+is measured as the variant ``nothing`` in every round and subtracted: numbers are of the datapath
+alone.
 
 * Established: one replied flow, whose port stays as it is. About once a second a packet takes the
   way through the tracker that marks the flow as seen; this is in the numbers.
 * First packet: each run has the next source port, so that each opens a flow, and all variants open
   the same ones. The records are removed between measurements, so the table never evicts.
 
-Programs are those of production: nothing is traced. How many packets each measurement sent is
-compared with the records after it: one that took another way is an error, never a number.
+Programs are those of production: nothing is traced. After each measurement the records are looked
+at, all of an established flow's and a sample of those opened: a packet that took another way is an
+error, never a number.
 """
 
 from __future__ import annotations
@@ -28,12 +32,6 @@ from contextlib import contextmanager
 from functools import partial
 
 from scapy.packet import Packet
-
-from cubelet.bpf.maps import BpfMap
-from cubelet.bpf.testrun import skb_context
-from cubelet_hooks.flows import Flow, Tuple
-from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.network import build_network, private_network
 
 from bench.cluster import (
     CLIENT_ADDRESS,
@@ -49,6 +47,11 @@ from bench.cluster import (
 )
 from bench.stats import Row, ratio_row, row
 from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, Workshop
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.testrun import skb_context
+from cubelet_hooks.flows import Flow, Tuple
+from cubelet_hooks.testing import Datapath
+from cubelet_hooks.testing.network import build_network, private_network
 
 ROUNDS = 24
 TURNS = 7

@@ -64,7 +64,9 @@ def objects() -> list[Object]:
     ports = tuple(ServicePort(p.lower(), p, _SERVICE_PORT, _PORT) for p in ("TCP", "UDP"))
     served = tuple(EndpointPort(port.name, port.protocol, _PORT) for port in ports)
     return [
-        Node("node2", addresses=(ip_address("172.18.0.3"),), pod_cidrs=(ip_network("10.1.1.0/24"),)),
+        Node(
+            "node2", addresses=(ip_address("172.18.0.3"),), pod_cidrs=(ip_network("10.1.1.0/24"),)
+        ),
         Namespace("default", labels={"kubernetes.io/metadata.name": "default"}),
         _pod("a", "client", CLIENT, "node1"),
         _pod("b", "server", SERVER, "node1"),
@@ -135,8 +137,10 @@ class Case:
     def frame(self, sport: int = 0, flags: str = "A") -> Packet:
         """A packet of the client's, 100 bytes of payload."""
         return _frame(
-            self, Ether(src=pod_mac(0), dst=self.mac) / IP(src=CLIENT, dst=self.dst),
-            (sport or self.sport, self.dport), flags,
+            self,
+            Ether(src=pod_mac(0), dst=self.mac) / IP(src=CLIENT, dst=self.dst),
+            (sport or self.sport, self.dport),
+            flags,
         )
 
     def answer(self, flags: str = "SA") -> Packet:
@@ -146,7 +150,8 @@ class Case:
             self,
             Ether(src=source, dst=pod_mac(0) if self.dst == SERVER else ROUTER_MAC)
             / IP(src=self.peer, dst=CLIENT),
-            (_PORT, self.sport), flags,
+            (_PORT, self.sport),
+            flags,
         )
 
 
@@ -159,7 +164,9 @@ def _frame(case: Case, below: Packet, ports: tuple[int, int], flags: str) -> Pac
 
 TO_POD = Case("pod to pod", SERVER, _PORT, SERVER, pod_mac(1), "pod", 10_001)
 TO_SERVICE = Case("Service", SERVICE, _SERVICE_PORT, SERVER, ROUTER_MAC, "pod", 10_002)
-TO_SERVICE_UDP = Case("Service, UDP", SERVICE, _SERVICE_PORT, SERVER, ROUTER_MAC, "pod", 10_003, "UDP")
+TO_SERVICE_UDP = Case(
+    "Service, UDP", SERVICE, _SERVICE_PORT, SERVER, ROUTER_MAC, "pod", 10_003, "UDP"
+)
 TO_REMOTE = Case("remote pod", REMOTE, _PORT, REMOTE, ROUTER_MAC, "overlay", 10_004)
 TO_OUTSIDE = Case("outside", OUTSIDE, _PORT, OUTSIDE, ROUTER_MAC, "uplink", 10_005)
 

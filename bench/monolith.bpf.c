@@ -130,7 +130,8 @@ static __always_inline int monolith_serve(const struct cubelet_tuple *from, stru
 	if (!service) {
 		asked.port = 0;
 		asked.protocol = 0;
-		if (cubelet_lookup(lbrp_services, &asked) && !cubelet_lookup(lbrp_nodes, &from->dst))
+		if (cubelet_lookup(lbrp_services, &asked) &&
+		    !cubelet_lookup(lbrp_nodes, &from->dst))
 			return MONOLITH_NO_SERVICE;
 		return MONOLITH_SERVED;
 	}
@@ -454,11 +455,10 @@ int monolith_pod(struct __sk_buff *skb)
 	struct cubelet_flow *f;
 	int parsed = cubelet_parse(skb, &h);
 
-	f = NULL;
 	if (__builtin_expect(parsed == CUBELET_PLAIN, 1)) {
 		f = cubelet_lookup(cubelet_flows, &h.tuple);
-		if (f && f->enters.port_class == CUBELET_POD && f->enters.ifindex == skb->ifindex && cubelet_flow_current(f) &&
-		    (__u32)bpf_jiffies64() - f->last_seen < CUBELET_HZ &&
+		if (f && f->enters.port_class == CUBELET_POD && f->enters.ifindex == skb->ifindex &&
+		    cubelet_flow_current(f) && (__u32)bpf_jiffies64() - f->last_seen < CUBELET_HZ &&
 		    cubelet_passes(&h, f->leaves.mtu, f->flags & CUBELET_FLOW_ROUTED)) {
 			f->packets++;
 			f->bytes += skb->len;

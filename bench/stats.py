@@ -67,9 +67,7 @@ def row(case: str, variant: str, values: Sequence[float], unit: str) -> Row:
     )
 
 
-def ratio_row(
-    case: str, name: str, above: Sequence[float], below: Sequence[float]
-) -> Row:
+def ratio_row(case: str, name: str, above: Sequence[float], below: Sequence[float]) -> Row:
     """The row of two series' ratios, round by round."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     low, high = median_interval(ratios)

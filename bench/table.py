@@ -11,9 +11,7 @@ _HEADER = ("CASE", "VARIANT", "MEDIAN", "P10", "P90", "UNIT", "RUNS")
 
 def table(rows: Sequence[Row]) -> str:
     """Measurements and sizes in columns; each case's ratios below it, with their intervals."""
-    lines = [_HEADER]
-    for row in rows:
-        lines.append(_cells(row))
+    lines = [_HEADER, *map(_cells, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

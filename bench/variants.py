@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.cluster import CUBES
+from bench.passthrough import passthroughs
 from cubelet.bpf.constants import MapFlags
 from cubelet.bpf.constants import MapType as KernelType
 from cubelet.bpf.jiffies import Clock
@@ -25,9 +28,6 @@ from cubelet_hooks.cube import Cube
 from cubelet_hooks.testing import Datapath
 from cubelet_hooks.testing.datapath import CACHE
 
-from bench.cluster import CUBES
-from bench.passthrough import passthroughs
-
 _AFTER_VERDICTS = ("cubelet_error", "cubelet_related", "cubelet_floods")
 FOLDER = Path(__file__).parent
 FEED_BYTES = 72
@@ -39,13 +39,17 @@ TARGET_SLOT = 255
 """``BENCH_JUMP_TARGET``."""
 
 _FEED = MapSpec(
-    "bench", "feed", MapLayout(KernelType.ARRAY, 4, FEED_BYTES, 1, MapFlags.MMAPABLE), "", direct=True
+    "bench",
+    "feed",
+    MapLayout(KernelType.ARRAY, 4, FEED_BYTES, 1, MapFlags.MMAPABLE),
+    "",
+    direct=True,
 )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make the datapath, loaded. ``feed`` is the program to run: it feeds ``entry``.
+    """One way to make the datapath, loaded. ``feed`` is the program to time: it feeds ``entry``.
 
     ``opener`` are the programs that a pod's packet may pass until its flow is open.
     """
@@ -53,6 +57,11 @@ class Variant:
     name: str
     feed: BpfProgram
     opener: Mapping[str, BpfProgram]
+
+    @property
+    def entry(self) -> BpfProgram:
+        """What frames of pods enter by."""
+        return next(iter(self.opener.values()))
 
 
 @dataclass(frozen=True)
@@ -129,10 +138,10 @@ class Workshop:
         )
 
     @contextmanager
-    def loaded(self) -> Iterator[list[Variant]]:
-        """All variants, loaded afresh: where their code and scratch come to lie differs each time."""
+    def loaded(self, recipes: Sequence[Recipe] | None = None) -> Iterator[list[Variant]]:
+        """These, or all: loaded afresh, so that their code and scratch lie elsewhere each time."""
         with ExitStack() as stack:
-            yield [self._load(recipe, stack) for recipe in self.recipes]
+            yield [self._load(recipe, stack) for recipe in recipes or self.recipes]
 
     def _load(self, recipe: Recipe, stack: ExitStack) -> Variant:
         own = {
@@ -149,12 +158,12 @@ class Workshop:
             opener = {"cubelet_pod": programs.entries["pod"], **judge}
         if recipe.by_hand:
             opener = {program.name: program for program in _load(recipe.by_hand, maps, stack)}
-        entry = next(iter(opener.values()))
-        own[f"cubelet_{JUMPS}"].update(
-            TARGET_SLOT.to_bytes(4, "little"), entry.fd.to_bytes(4, "little")
-        )
         (feed,) = _load(self._feed, maps, stack)
-        return Variant(recipe.name, feed, opener)
+        variant = Variant(recipe.name, feed, opener)
+        own[f"cubelet_{JUMPS}"].update(
+            TARGET_SLOT.to_bytes(4, sys.byteorder), variant.entry.fd.to_bytes(4, sys.byteorder)
+        )
+        return variant
 
 
 def _compiled(source: Source) -> Compiled:

@@ -112,10 +112,13 @@ def datagrams(stop: Stop, address: str, port: int, rate: float = 500) -> Report:
     return Report(sent, (*refused, *map(str, sorted(missing))), silence)
 
 
-def stream(stop: Stop, address: str, port: int) -> Report:
-    """One TCP connection on which blocks are echoed until the end, intact."""
+def stream(stop: Stop, address: str, port: int, patience: float = 10) -> Report:
+    """One TCP connection on which blocks are echoed until the end, intact.
+
+    A silence of more than `patience` seconds loses the rest.
+    """
     sent, silence = 0, 0.0
-    with socket.create_connection((address, port), timeout=10) as client:
+    with socket.create_connection((address, port), timeout=patience) as client:
         while not stop.is_set():
             block = sent.to_bytes(8) * 2048
             began = time.monotonic()

@@ -112,4 +112,4 @@ class Gate(Cube):
     maps: ClassVar[tuple[Map, ...]] = (Map("closed", MapType.HASH, Pair, Answer, 64, False),)
 
 
-STACKS = {name: (Vip, Masq, Gate) for name in PORT_CLASSES}
+STACKS = dict.fromkeys(PORT_CLASSES, (Vip, Masq, Gate))

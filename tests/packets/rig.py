@@ -1,10 +1,9 @@
-"""A small cluster for trial runs: four pods, another node, the outside, and what tests ask of it."""
+"""A small cluster for trial runs: four pods, another node, the outside; what tests ask of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address
-from typing import Any
 
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
@@ -27,10 +26,9 @@ GATEWAY, NODE = "10.1.0.1", "172.18.0.2"
 REMOTE, OUTSIDE, ROUTER = "10.1.7.7", "192.0.2.9", "198.51.100.1"
 VIP, OTHER_VIP = "10.96.0.1", "10.96.0.2"
 UPSTREAM_MAC = "02:00:00:00:00:fe"
-PORTS = {"tcp": 6, "udp": 17, "icmp": 1}
 
 WRITTEN = (
-    *(f"cubelet_{name}" for name in ("flows", "pending", "fragments", "flow_counts")),
+    *(f"cubelet_{name}" for name in ("flows", "pending", "fragments", "flow_counts", "exposed")),
     *("paths0_known", "vip0_backends", "masq0_sources", "gate0_closed"),
 )
 """Maps that tests or their packets fill."""
@@ -42,7 +40,7 @@ class Rig:
     """Datapath and maps. Ports are named ``a`` to ``d`` (pods) or by their class."""
 
     def __init__(self, network: TestNetwork, mode: Mode, core: Core) -> None:
-        sizes = {"flows": 4096, "pending_flows": 4096} | core
+        sizes = {"flows": 4096, "pending_flows": 4096, **core}
         self.dp = Datapath(network, STACKS, (Paths,), {"core": sizes}, mode)
         self._epochs = Epochs(self.dp.maps["cubelet_epochs"])
         self.reset()
@@ -126,10 +124,10 @@ class Rig:
 
     def trial(self, frame: bytes, port: str) -> tuple[str, str, bytes, bool]:
         """Like :meth:`send`, on bytes, for many frames: verdict, reason, bytes left, answered."""
-        trace, name = self.dp.maps["cubelet_trace"], port_class(port)
+        trace, host = self.dp.maps["cubelet_trace"], self.dp.network.local.datapath_ifindex
         trace.update(bytes(4), bytes(TRACE.size))
-        context = skb_context(ifindex=self.dp._ifindex(name, f"default/{port}"))
-        run = self.dp.programs.entries[name].test_run(frame, 1, context)
+        context = skb_context(ifindex=host if port == "host" else self.ifindex(port))
+        run = self.dp.programs.entries[port_class(port)].test_run(frame, 1, context)
         seen = Trace.unpack(trace.lookup(bytes(4)) or b"")
         reason = self.dp.reasons[seen.reason]
         verdict = {0xFFFFFFFF: "pass", 2: "drop", 7: "redirect"}.get(run.retval, str(run.retval))
@@ -207,8 +205,3 @@ def same(seen: Packet, wanted: Packet) -> None:
 def kept(result: Result, reason: str) -> None:
     """It was dropped, for this reason."""
     assert (result.verdict, result.reason) == ("drop", reason)
-
-
-def without(packet: Packet, *fields: str) -> dict[str, Any]:
-    """An IP header's fields but these."""
-    return {k: v for k, v in packet[IP].fields.items() if k not in fields}

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from cubelet.composer.core import ExposedAddress, ExposedKey
+
 from .rig import GATEWAY, NODE, OUTSIDE, REMOTE, VIP, A, B, Rig, arrives, kept, mac_of
 from .shapes import Ends, Peer, direct, echo, hopped, tcp, through, udp
 
 CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
-AWAY, FAR, HOST = Peer("uplink", OUTSIDE, 443), Peer("overlay", REMOTE, 443), Peer("host", GATEWAY, 7)
+AWAY, FAR, HOST = (
+    Peer("uplink", OUTSIDE, 443),
+    Peer("overlay", REMOTE, 443),
+    Peer("host", GATEWAY, 7),
+)
 PEERS = {"pod": SERVER, "uplink": AWAY, "overlay": FAR, "host": HOST}
 UNKNOWN = "192.0.2.77"
 
@@ -64,6 +72,24 @@ def test_a_node_port(rig: Rig) -> None:
     rig.vip(NODE, 30001, A, 80)
     talk = direct(AWAY, Peer("a", A, 80))
     through(talk, Peer("", NODE, 30001)).whole(rig)
+
+
+@pytest.mark.parametrize(
+    ("own", "port", "ours"), [(0, 80, True), (1, 80, False), (1, 30001, True), (1, 20001, True)]
+)
+def test_an_exposed_address(rig: Rig, own: int, port: int, ours: bool) -> None:
+    """All of a Service's is ours; of the node's other addresses, the ports that we use."""
+    address = "203.0.113.5"
+    rig.vip(address, port, A, 80)
+    talk = through(direct(AWAY, Peer("a", A, 80)), Peer("", address, port))
+    assert rig.send(talk.first, "uplink").verdict == "pass"
+    key = ExposedKey(address=IPv4Address(address))
+    rig.dp.put("cubelet", "exposed", key, ExposedAddress(own=own))
+    if ours:
+        talk.whole(rig)
+    else:
+        assert rig.send(talk.first, "uplink").verdict == "pass"
+        assert not rig.dp.flows()
 
 
 def test_a_reply_through_the_uplink_goes_to_its_next_hop(fused: Rig) -> None:
@@ -129,7 +155,9 @@ def test_a_first_fragment_to_the_node_takes_its_later_ones_with_it(rig: Rig) -> 
 
 
 def test_what_the_stack_is_sent_by_others_goes_through_the_gateway(rig: Rig) -> None:
-    arrives(rig.send(tcp(Ends(A, 1, NODE, 22, "S"))), "host", hopped(tcp(Ends(A, 1, NODE, 22, "S"))))
+    arrives(
+        rig.send(tcp(Ends(A, 1, NODE, 22, "S"))), "host", hopped(tcp(Ends(A, 1, NODE, 22, "S")))
+    )
 
 
 def test_what_is_translated_to_the_node_goes_through_the_gateway(rig: Rig) -> None:

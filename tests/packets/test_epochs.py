@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 from scapy.layers.inet import IP
@@ -13,8 +15,6 @@ from cubelet_hooks.testing.network import pod_mac
 from .cubes import Way
 from .rig import NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, kept
 from .shapes import Ends, Peer, Talk, direct, hopped, tcp, through, udp
-
-from ipaddress import IPv4Address
 
 CLIENT, SERVER, OTHER = Peer("a", A, 1000), Peer("b", B, 8080), Peer("c", C, 8080)
 SERVICE, AWAY = Peer("", VIP, 80), Peer("uplink", OUTSIDE, 443)
@@ -42,7 +42,7 @@ def records(rig: Rig, talk: Talk = TALK) -> tuple[Flow, Flow]:
 @both_ages
 @pytest.mark.parametrize("aged", [A, VIP, B, None], ids=["client", "service", "backend", "all"])
 def test_permission_lost_ends_a_flow(rig: Rig, side: str, replied: bool, aged: str | None) -> None:
-    talk = opened(rig, replied)
+    opened(rig, replied)
     rig.close_gate(A, B)
     rig.age(aged)
     forward = tcp(CLIENT.to(SERVICE)), "a"
@@ -50,7 +50,6 @@ def test_permission_lost_ends_a_flow(rig: Rig, side: str, replied: bool, aged: s
     packet, port = forward if side == "forward" else back
     kept(rig.send(packet, port), "gate/closed")
     assert not rig.dp.flows()
-    assert talk is TALK
 
 
 @both_ways
@@ -105,7 +104,7 @@ def test_a_new_path_is_taken_by_both_records(rig: Rig, replied: bool) -> None:
 
 @both_ways
 def test_a_path_that_becomes_bridged_stops_costing_ttl(rig: Rig, side: str) -> None:
-    talk = opened(rig)
+    opened(rig)
     rig.path(B, "b", routed=False)
     rig.age()
     for way in (side, "forward", "back"):
@@ -114,7 +113,6 @@ def test_a_path_that_becomes_bridged_stops_costing_ttl(rig: Rig, side: str) -> N
         else:
             sent = tcp(SERVER.to(CLIENT, back=True))
             arrives(rig.send(sent, "b"), "a", tcp(SERVICE.to(CLIENT, back=True)))
-    assert talk is TALK
 
 
 def test_a_path_that_is_gone_ends_the_flow(rig: Rig) -> None:
@@ -185,7 +183,7 @@ def move(rig: Rig, address: str, pod: str) -> None:
 
 
 @pytest.fixture
-def moved(rig: Rig) -> object:
+def moved(rig: Rig) -> Iterator[Rig]:
     """Pod c has been given a's address; it gets its own back."""
     move(rig, A, "c")
     yield rig
@@ -231,12 +229,10 @@ def test_a_restart_by_a_reply_drops_it_and_forgets_the_flow(rig: Rig) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("lost", ["forward", "reply"])
-def test_judging_again_restores_an_evicted_half(rig: Rig, side: str, lost: str) -> None:
-    if lost == side or (lost, side) == ("reply", "back"):
-        return
+def test_judging_again_restores_an_evicted_half(rig: Rig, side: str) -> None:
+    """The one that the packet in hand is not found by."""
     opened(rig, replied=False)
-    rig.forget(TALK.first if lost == "forward" else TALK.answer)
+    rig.forget(TALK.answer if side == "forward" else TALK.first)
     rig.age()
     getattr(TALK, side)(rig, "S" if side == "forward" else "SA")
     TALK.back(rig, "SA")

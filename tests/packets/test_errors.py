@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from dataclasses import replace
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -243,15 +242,14 @@ def test_a_reset_of_a_known_flow(rig: Rig) -> None:
     """Permission is lost: both ends are told, by their own numbers."""
     for side in ("forward", "back"):
         rig.open_gates()
-        talk = direct(CLIENT, SERVER).established(rig)
+        direct(CLIENT, SERVER).established(rig)
         rig.close_gate(A, B, Way.REFUSE)
         rig.age(A)
-        sent = tcp((CLIENT.to(SERVER) if side == "forward" else SERVER.to(CLIENT, back=True)))
+        sent = tcp(CLIENT.to(SERVER) if side == "forward" else SERVER.to(CLIENT, back=True))
         me, you = (CLIENT, SERVER) if side == "forward" else (SERVER, CLIENT)
         reset = TCP(sport=you.number, dport=me.number, flags="R", seq=sent[TCP].ack, window=0)
         wanted = IP(src=you.address, dst=me.address, flags="DF", id=0) / reset
         answered(rig.send(sent, me.port), "gate/closed", sent, wanted, me.port)
-        assert talk.client == CLIENT
 
 
 def test_a_reset_is_not_answered(rig: Rig) -> None:
@@ -272,5 +270,3 @@ def test_a_rejected_packet(rig: Rig, kind: int, code: int) -> None:
     rig.close_gate(A, B, Way.REJECT, (kind, code))
     sent = udp(CLIENT.to(SERVER))
     answered(rig.send(sent), "gate/closed", sent, error(GATEWAY, sent, kind, code))
-    assert ip_address(GATEWAY) == rig.dp.network.local.gateway
-    assert UDP in sent

@@ -69,8 +69,8 @@ def test_through_a_service_and_back(rig: Rig, shape: Shape) -> None:
     ports = (0, 0) if shape is long_echo else (80, 8080)
     service, server = Peer("", VIP, ports[0]), Peer("b", B, ports[1])
     arrive(rig, shape(CLIENT.to(service)), shape(CLIENT.to(server)), "a", "b")
-    back = [shape(each.to(CLIENT, back=True)) for each in (server, service)]
-    arrive(rig, *back, "b", "a")
+    sent, wanted = (shape(each.to(CLIENT, back=True)) for each in (server, service))
+    arrive(rig, sent, wanted, "b", "a")
 
 
 @shapes
@@ -78,8 +78,8 @@ def test_from_another_source_and_back(rig: Rig, shape: Shape) -> None:
     rig.masquerade(A, "uplink", NODE, 20001, 1)
     seen = Peer("", NODE, 20001)
     arrive(rig, shape(CLIENT.to(AWAY)), shape(seen.to(AWAY)), "a", "uplink")
-    back = [shape(AWAY.to(each, back=True)) for each in (seen, CLIENT)]
-    arrive(rig, *back, "uplink", "a")
+    sent, wanted = (shape(AWAY.to(each, back=True)) for each in (seen, CLIENT))
+    arrive(rig, sent, wanted, "uplink", "a")
 
 
 @pytest.mark.parametrize("port", ["a", "host", "overlay"])

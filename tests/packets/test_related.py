@@ -11,7 +11,18 @@ from scapy.packet import Packet, Raw
 
 from .rig import NODE, OUTSIDE, ROUTER, VIP, A, B, C, Rig, arrives, kept
 from .shapes import (
-    SHAPES, Ends, Peer, Shape, Talk, direct, echo, hopped, tcp, through, udp, udp_unchecked,
+    SHAPES,
+    Ends,
+    Peer,
+    Shape,
+    Talk,
+    direct,
+    echo,
+    hopped,
+    tcp,
+    through,
+    udp,
+    udp_unchecked,
 )
 
 CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)

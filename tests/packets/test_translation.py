@@ -11,7 +11,7 @@ from scapy.packet import Packet
 
 from cubelet_hooks.flows import FlowFlag, Tuple
 
-from .rig import NODE, OTHER_VIP, OUTSIDE, VIP, A, B, C, Rig, arrives, kept, tuple_of
+from .rig import NODE, OTHER_VIP, OUTSIDE, REMOTE, VIP, A, B, C, Rig, arrives, kept, tuple_of
 from .shapes import SHAPES, Ends, Peer, Shape, Talk, direct, echo, hopped, tcp, through, udp
 
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -128,6 +128,27 @@ def test_a_udp_checksum_that_comes_out_zero_is_written_as_ones(fused: Rig) -> No
     arrives(fused.send(udp(ends, payload)), "b", hopped(udp(wanted, payload)))
 
 
+@pytest.mark.parametrize("shape", [tcp, udp, echo])
+def test_a_wrong_checksum_stays_wrong(rig: Rig, shape: Shape) -> None:
+    """Nobody on the way may make damage look whole."""
+    serve(rig)
+    to_port = 0 if shape is echo else 80
+    sent = IP(bytes(shape(CLIENT.to(Peer("", VIP, to_port)))))
+    right = IP(bytes(shape(CLIENT.to(Peer("", B, 8080 if to_port else 0)))))
+    sent.payload.chksum ^= 0x0100
+    result = rig.send(sent)
+    assert result.leaves == "pod"
+    assert result.packet[IP].payload.chksum != right.payload.chksum
+
+
+@pytest.mark.parametrize("leaves", ["uplink", "overlay"])
+def test_an_echo_reply_without_a_request_keeps_its_identifier(rig: Rig, leaves: str) -> None:
+    address = OUTSIDE if leaves == "uplink" else REMOTE
+    rig.masquerade(A, leaves, NODE)
+    sent, wanted = (echo(Ends(source, 0, address, 1234, back=True)) for source in (A, NODE))
+    arrives(rig.send(sent), leaves, hopped(wanted))
+
+
 def test_a_bridged_packet_keeps_its_ttl(fused: Rig) -> None:
     fused.path(B, "b", routed=False)
     sent = udp(CLIENT.to(SERVER))
@@ -146,6 +167,35 @@ def test_a_second_service_with_the_same_backend_takes_another_source_port(rig: R
     second.whole(rig)
     first.forward(rig)
     first.back(rig)
+
+
+def test_a_flow_whose_reply_key_was_taken_over_moves_away(rig: Rig) -> None:
+    """The first flow's reply record is evicted; the second, to the same backend, gets its key."""
+    serve(rig)
+    serve(rig, OTHER_SERVICE)
+    first = through(direct(CLIENT, SERVER, udp), SERVICE)
+    first.opened(rig)
+    rig.forget(first.answer)
+    second = through(direct(CLIENT, SERVER, udp), OTHER_SERVICE)
+    second.opened(rig)
+    moved = chosen(rig, CLIENT, SERVICE, udp)
+    assert moved != CLIENT.number
+    replace(first, seen=Peer("", A, moved)).whole(rig)
+    second.back(rig)
+
+
+def test_a_reply_whose_opener_went_elsewhere_is_dropped(rig: Rig) -> None:
+    """The forward record is evicted; opened anew, the flow is given another backend."""
+    serve(rig)
+    first = through(direct(CLIENT, SERVER, udp), SERVICE)
+    first.opened(rig)
+    rig.forget(first.first)
+    other = Peer("c", C, 8080)
+    rig.vip(VIP, 80, C, 8080)
+    second = through(direct(CLIENT, other, udp), SERVICE)
+    second.opened(rig)
+    kept(rig.send(first.answer, "b"), "core/flow_table")
+    second.whole(rig)
 
 
 @pytest.mark.parametrize("direct_first", [True, False])

@@ -23,8 +23,9 @@ static __always_inline int gate_inward(struct __sk_buff *skb, struct cubelet_pkt
 	case GATE_REJECT:
 		return cubelet_reject(pkt, GATE_REASON_CLOSED, answer->type, answer->code, 0);
 	case GATE_RESTART:
-		return cubelet_rejudging(pkt) ? cubelet_restart(pkt, GATE_REASON_CLOSED) :
-						cubelet_next(pkt);
+		if (!cubelet_rejudging(pkt))
+			return cubelet_next(pkt);
+		return cubelet_restart(pkt, GATE_REASON_CLOSED);
 	case GATE_TO_STACK:
 		return cubelet_to_stack(pkt);
 	default:

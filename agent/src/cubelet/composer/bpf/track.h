@@ -387,6 +387,22 @@ CUBELET_INLINE int cubelet_answered(struct cubelet_flow *f, struct cubelet_flow 
 	       !(h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST));
 }
 
+/*
+ * While one of a flow's records was evicted, its key may have gone to another flow. What
+ * is left is of no use then: the opener's packets open a flow with another source port.
+ */
+CUBELET_INLINE int cubelet_track_orphan(struct __sk_buff *skb, struct cubelet_pkt *pkt,
+					const struct cubelet_flow *f)
+{
+	int reply = f->flags & CUBELET_FLOW_REPLY;
+
+	cubelet_delete(cubelet_flows, &pkt->hdr.tuple);
+	cubelet_delete(cubelet_pending, &pkt->hdr.tuple);
+	if (reply)
+		return cubelet_track_drop(pkt, CUBELET_REASON_FLOW_TABLE);
+	return cubelet_track_new(skb, pkt);
+}
+
 CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scratch *s,
 				       struct cubelet_flow **flow)
 {
@@ -411,6 +427,11 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 		return cubelet_track_new(skb, pkt);
 	}
 	partner = cubelet_partner(s, f);
+	if (partner) {
+		cubelet_tuple_invert(&s->quoted.tuple, &h->tuple);
+		if (!cubelet_tuple_equal(&partner->to, &s->quoted.tuple))
+			return cubelet_track_orphan(skb, pkt, f);
+	}
 	if (!current)
 		return cubelet_track_rejudge(pkt, f);
 	cubelet_refresh(skb, h, f, partner);

@@ -40,7 +40,7 @@ CUBELET_INLINE int cubelet_parse_icmp(const struct icmphdr *icmp, void *end,
 		h->tuple.sport = icmp->un.echo.id;
 	else if (icmp->type == ICMP_ECHOREPLY)
 		h->tuple.dport = icmp->un.echo.id;
-	h->ports = icmp->type == ICMP_ECHO; /* whoever asks may be told another; an answer keeps it */
+	h->ports = icmp->type == ICMP_ECHO; /* an answer keeps the asker's identifier */
 	h->icmp_error = cubelet_icmp_is_error(icmp->type);
 	return h->icmp_error ? CUBELET_SPECIAL : CUBELET_PLAIN;
 }

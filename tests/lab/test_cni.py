@@ -1,0 +1,235 @@
+"""The real CNI plugin against a real agent, on a node with five addresses for pods."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from cubelet.cni import errors
+from cubelet.lab import netns, traffic
+from cubelet.net.pods import host_ifname
+
+from .cni import Runtime
+from .world import World
+
+NODE = "node1"
+FREE = 5
+"""Addresses of a /29 that are neither its own, nor the broadcast's, nor the gateway's."""
+
+Make = Callable[[str], Runtime]
+
+
+@pytest.fixture
+def container(small: World) -> Iterator[Make]:
+    """Makes containers; what they held is given back in the end."""
+    made: list[Runtime] = []
+
+    def make(name: str) -> Runtime:
+        runtime = Runtime(small, NODE, name)
+        runtime.make()
+        made.append(runtime)
+        return runtime
+
+    yield make
+    for runtime in made:
+        assert runtime("DEL").status == 0
+        netns.delete(runtime.netns)
+    assert held(small) == Held((), (), (), ())
+
+
+class Held(tuple[object, ...]):
+    """What a node holds of pods: devices, addresses, records, and entries of maps."""
+
+    def __new__(cls, *parts: object) -> Held:
+        """Of its parts."""
+        return super().__new__(cls, parts)
+
+
+def links(world: World) -> list[dict[str, object]]:
+    command = ["ip", "-netns", world.at_node(NODE), "-json", "link", "show", "type", "veth"]
+    found: list[dict[str, object]] = json.loads(
+        subprocess.run(command, check=True, capture_output=True).stdout
+    )
+    return found
+
+
+def held(world: World) -> Held:
+    state = world.layout.node(NODE) / "state"
+    own = {"eth0", "cubelet0", "cubelet0-dp"}
+    devices = tuple(link["ifname"] for link in links(world) if "link_netnsid" in link)
+    leases = tuple(
+        lease["address"] for lease in json.loads((state / "ipam.json").read_text())["leases"]
+    )
+    records = tuple(sorted(path.name for path in (state / "attachments").iterdir()))
+    planned = world.planned(NODE)
+    entries = tuple(
+        name
+        for name in ("cubelet_ports", "bridge0_neighbors", "bridge0_stations", "bridge0_flood_ports")
+        if planned[name]
+    )
+    return Held(tuple(d for d in devices if d not in own), leases, records, entries)
+
+
+def test_add_twice_gives_the_same(small: World, container: Make) -> None:
+    a = container("a")
+    first = a("ADD")
+    assert first.status == 0
+    assert first.document["cniVersion"] == "1.1.0"
+    before = held(small)
+    again = a("ADD")
+    assert again.document == first.document
+    assert held(small) == before
+    assert a("CHECK", prevResult=first.document).status == 0
+    gateway = str(small.call(NODE, "status")["addresses"][0])
+    assert small.run(a.netns, traffic.ping, gateway).answered
+
+
+def test_del_twice_leaves_nothing(small: World, container: Make) -> None:
+    a = container("a")
+    a("ADD")
+    for _ in range(2):
+        deleted = a("DEL")
+        assert (deleted.status, deleted.document) == (0, {})
+        assert held(small) == Held((), (), (), ())
+    assert small.run(a.netns, traffic.ping, "10.244.9.1", 56, 0.3).outcome != "answered"
+    never = Runtime(small, NODE, "never")
+    assert never("DEL").status == 0
+
+
+def test_del_works_when_the_namespace_is_gone(small: World, container: Make) -> None:
+    a = container("a")
+    a("ADD")
+    netns.delete(a.netns)
+    assert a("DEL").status == 0
+    assert held(small) == Held((), (), (), ())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "address flush dev eth0",
+        "link set eth0 down",
+        "route delete default",
+        "link delete eth0",
+        "link set eth0 mtu 1000",
+    ],
+)
+def test_check_detects_damage(small: World, container: Make, damage: str) -> None:
+    a = container("a")
+    added = a("ADD")
+    assert a("CHECK", prevResult=added.document).status == 0
+    netns.ip(damage.split(), a.netns)
+    checked = a("CHECK", prevResult=added.document)
+    assert checked.code == errors.CHECK_FAILED, checked
+    repaired = a("ADD")
+    assert repaired.status == 0
+    assert a("CHECK", prevResult=repaired.document).status == 0
+
+
+def test_check_wants_the_address_that_was_given(small: World, container: Make) -> None:
+    a = container("a")
+    added = a("ADD").document
+    other = {**added, "ips": [{**added["ips"][0], "address": "10.244.9.6/29"}]}
+    assert added["ips"][0]["address"] != "10.244.9.6/29"
+    assert a("CHECK", prevResult=other).code == errors.CHECK_FAILED
+    assert container("b")("CHECK", prevResult=added).code == errors.CHECK_FAILED
+
+
+def test_addresses_run_out_and_come_back(small: World, container: Make) -> None:
+    runtimes = [container(f"c{n}") for n in range(FREE + 1)]
+    added = [runtime("ADD") for runtime in runtimes]
+    assert [each.code for each in added] == [0] * FREE + [errors.ADDRESSES_EXHAUSTED]
+    addresses = {ip_address(each.address) for each in added[:FREE]}
+    assert addresses == {ip_address(f"10.244.9.{n}") for n in range(2, 7)}
+    (leases, devices) = held(small)[1], held(small)[0]
+    assert len(leases) == len(devices) == FREE  # type: ignore[arg-type]
+    freed = added[2].address
+    runtimes[2]("DEL")
+    assert runtimes[FREE]("ADD").address == freed
+
+
+def test_gc_removes_what_the_runtime_does_not_name(small: World, container: Make) -> None:
+    kept, stale = container("kept"), container("stale")
+    address = kept("ADD").address
+    stale("ADD")
+    valid = [{"containerID": "kept", "ifname": "eth0"}]
+    assert kept("GC", **{"cni.dev/valid-attachments": valid}).status == 0
+    devices, leases, records, _ = held(small)
+    assert (len(devices), leases, len(records)) == (1, (address,), 1)  # type: ignore[arg-type]
+    assert kept("CHECK").status == 0
+    assert stale("CHECK").code == errors.CHECK_FAILED
+    assert kept("GC", **{"cni.dev/valid-attachments": []}).status == 0
+    assert held(small) == Held((), (), (), ())
+
+
+def test_an_add_that_cannot_be_attached_is_rolled_back(small: World, container: Make) -> None:
+    a = container("a")
+    # A folder where the link is to be pinned.
+    name = host_ifname("a", "eth0").replace(".", "_")
+    obstacle = small.layout.bpffs_of(NODE) / "links" / name
+    obstacle.mkdir()
+    try:
+        failed = a("ADD")
+        assert failed.code == errors.NOT_PROGRAMMED, failed
+        assert failed.document["details"]
+        assert held(small) == Held((), (), (), ())
+        devices = subprocess.run(
+            ["ip", "-netns", a.netns, "-brief", "link"], capture_output=True, text=True, check=True
+        )
+        assert "eth0" not in devices.stdout
+    finally:
+        obstacle.rmdir()
+    assert a("ADD").status == 0
+    assert small.call(NODE, "status")["problems"] == []
+
+
+def test_bad_namespaces_and_configurations_are_told(small: World, container: Make) -> None:
+    never = Runtime(small, NODE, "never")
+    assert never("ADD").code == errors.INVALID_ENVIRONMENT
+    a = container("a")
+    assert a("ADD", cniVersion="9.9.9").code == errors.INCOMPATIBLE_VERSION
+    assert a("ADD", ipam={"type": "host-local"}).code == errors.UNSUPPORTED_FIELD
+    assert a("ADD", "no pairs").code == errors.INVALID_ENVIRONMENT
+    assert held(small) == Held((), (), (), ())
+
+
+def test_version_needs_no_agent(small: World) -> None:
+    runtime = Runtime(small, NODE, "never")
+    answer = runtime("VERSION", socket="/nonexistent")
+    assert answer.status == 0
+    assert "1.1.0" in answer.document["supportedVersions"]
+
+
+def test_status_tells_whether_the_agent_is_there(small: World, container: Make) -> None:
+    a = container("a")
+    added = a("ADD")
+    assert a("STATUS").status == 0
+    small.kill(NODE)
+    assert a("STATUS").code == errors.NOT_AVAILABLE
+    assert a("ADD").code == errors.TRY_AGAIN_LATER
+    assert a("DEL").code == errors.TRY_AGAIN_LATER
+    assert small.run(a.netns, traffic.ping, "10.244.9.1").answered
+    small.start(NODE)
+    assert a("STATUS").status == 0
+    assert a("CHECK", prevResult=added.document).status == 0
+    assert a("ADD").document == added.document
+
+
+def test_a_pod_that_went_while_the_agent_was_away_is_forgotten(
+    small: World, container: Make
+) -> None:
+    a, b = container("a"), container("b")
+    a("ADD")
+    kept = b("ADD").address
+    small.kill(NODE)
+    netns.ip(["link", "delete", "eth0"], a.netns)
+    small.start(NODE)
+    devices, leases, records, _ = held(small)
+    assert (len(devices), leases, len(records)) == (1, (kept,), 1)  # type: ignore[arg-type]
+    links_left = [p.name for p in (small.layout.bpffs_of(NODE) / "links").iterdir()]
+    assert host_ifname("a", "eth0").replace(".", "_") not in links_left
+    assert b("CHECK").status == 0
