@@ -1,0 +1,60 @@
+"""The settings file is right as a whole, or an error names the file and the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cubelet.agent import make_composition
+from cubelet.plugins import discover
+from cubelet.settings import Settings, SettingsError, load, parse
+
+
+def test_defaults_need_no_file():
+    assert load(None) == Settings()
+
+
+def test_a_file_sets_what_it_names(tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text("bpffs: /sys/fs/bpf/x\ncomposition: tailcall\ncubes: {nat: {exempt: [10.0.0.0/8]}}")
+    found = load(path)
+    assert (found.bpffs, found.composition) == (Path("/sys/fs/bpf/x"), "tailcall")
+    assert found.cubes["nat"] == {"exempt": ["10.0.0.0/8"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nodename: a", "unknown field `nodename`"),
+        ("composition: merged", "`$.composition`"),
+        ("socket: 7", "`$.socket`"),
+        ("service_cidrs: 10.0.0.0/8", "`$.service_cidrs`"),
+        ("- a", "Expected `object`"),
+        ("a: [", "while parsing"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_key(tmp_path, text, message):
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(SettingsError, match="No such file"):
+        load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cubes": {"fierwall": {}}}, "no installed cube is called fierwall"),
+        ({"core": {"flow": 1}}, "core: Object contains unknown field `flow`"),
+    ],
+)
+def test_settings_of_nobody_are_refused(values, message):
+    with pytest.raises(SettingsError, match=message):
+        make_composition(parse(values), discover())
