@@ -99,3 +99,12 @@ def test_units_that_raise_are_named_and_stop_nobody():
     changes = Change.between(None, broken), Change.between(None, fine)
     assert apply(planner, state, *changes) == tags(k2=20)
     assert any("no units" in text for text in planner.failures.values())
+
+
+def test_what_could_not_be_asked_is_asked_again(monkeypatch):
+    planner, state = setup()
+    broken = Namespace(name="a", labels={"explode": "", "key": "1", "value": "1"})
+    assert apply(planner, state, Change.between(None, broken)) == {}
+    monkeypatch.setattr(Tagger, "units", lambda self, change, view: [("tag", change.key)])
+    assert planner.replan(planner.units([], state), state) == tags(k1=1)
+    assert planner.failures == {}

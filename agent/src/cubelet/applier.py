@@ -7,8 +7,6 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
 from cubelet.bpf.layout import ARRAYS
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.rcu import synchronize
@@ -19,7 +17,6 @@ from cubelet_hooks.flows import epoch_bucket
 from cubelet_hooks.maps import Everything
 from cubelet_hooks.records import Address, Family
 
-log = structlog.get_logger()
 _HEADER = 8
 """Bytes before the epochs of addresses: the agent's global one and the programs' own."""
 
@@ -69,6 +66,7 @@ class Applier:
         self, specs: Sequence[MapSpec], maps: Mapping[str, BpfMap], epochs: Epochs, family: Family
     ) -> None:
         self._specs = [spec for spec in specs if spec.declared and spec.declared.planned]
+        self._owners = {spec.c_name: spec.owner for spec in self._specs}
         self._maps = maps
         self._epochs = epochs
         self._family = family
@@ -106,13 +104,15 @@ class Applier:
         self._retry = {}
         outcome = Outcome()
         concerns = self._concerns(merged)
-        for spec in self._specs:
-            self._write(spec, merged[spec.c_name], outcome)
-        if any(None in changes.values() for changes in merged.values()):
-            synchronize()
-        for spec in reversed(self._specs):
-            self._remove(spec, merged[spec.c_name], outcome)
-        self._epochs.raise_for(concerns)
+        try:
+            for spec in self._specs:
+                self._write(spec, merged[spec.c_name], outcome)
+            if any(None in changes.values() for changes in merged.values()):
+                synchronize()
+            for spec in reversed(self._specs):
+                self._remove(spec, merged[spec.c_name], outcome)
+        finally:
+            self._epochs.raise_for(concerns)
         return outcome
 
     def _concerns(self, delta: Delta) -> set[Address | Everything]:
@@ -135,13 +135,23 @@ class Applier:
         wanted = {key: value for key, value in changes.items() if value is not None}
         if not wanted:
             return
+        if self._held(spec, outcome):
+            self._retry.setdefault(spec.c_name, {}).update(wanted)
+            return
         try:
             self._maps[spec.c_name].update_batch(wanted.items())
             outcome.written += len(wanted)
         except BpfError as error:
             outcome.failures[spec.c_name] = str(error)
-            log.error("a map refuses entries", map=spec.c_name, error=str(error))
             self._retry.setdefault(spec.c_name, {}).update(wanted)
+
+    def _held(self, spec: MapSpec, outcome: Outcome) -> bool:
+        """Whether a map of the same owner has refused entries.
+
+        What comes after may point at them, and what would be removed may still be pointed at:
+        both wait, so that the old content stays whole.
+        """
+        return any(spec.owner == self._owners[name] for name in outcome.failures)
 
     def _remove(
         self, spec: MapSpec, changes: Mapping[bytes, bytes | None], outcome: Outcome
@@ -149,9 +159,17 @@ class Applier:
         gone = [key for key, value in changes.items() if value is None]
         if not gone:
             return
+        if self._held(spec, outcome):
+            self._retry.setdefault(spec.c_name, {}).update(dict.fromkeys(gone))
+            return
         table = self._maps[spec.c_name]
-        if spec.layout.type in ARRAYS:
-            table.update_batch((key, bytes(spec.layout.value_size)) for key in gone)
-        else:
-            table.delete_batch(gone)
+        try:
+            if spec.layout.type in ARRAYS:
+                table.update_batch((key, bytes(spec.layout.value_size)) for key in gone)
+            else:
+                table.delete_batch(gone)
+        except BpfError as error:
+            outcome.failures[spec.c_name] = str(error)
+            self._retry.setdefault(spec.c_name, {}).update(dict.fromkeys(gone))
+            return
         outcome.removed += len(gone)

@@ -32,13 +32,18 @@ class Prepared:
     maps: dict[str, BpfMap]
     programs: Programs
 
+    def close(self) -> None:
+        """Let go of it, for it will not be used."""
+        self.programs.close()
+        close_maps({k: v for k, v in self.maps.items() if v is not self.programs.jumps})
+
 
 class Datapath:
     """Owns pins below ``bpffs`` and the attachments of this node's devices."""
 
     def __init__(self, bpffs: Path, cache: Path, hz: int) -> None:
         self._bpffs = ensure_bpffs(bpffs)
-        self._links = ensure_bpffs(bpffs / "links")
+        self._links = bpffs / "links"
         self._cache = cache
         self._hz = hz
         self._attached: dict[str, tuple[str, Attachment]] = {}
@@ -68,19 +73,34 @@ class Datapath:
         kinds = {cube.source().name: cube.kind for cube in composition.cubes}
         compiled = compile_source(source, self._cache, kinds)
         maps = open_maps(compiled.specs, self._bpffs / "maps")
-        return Prepared(compiled, maps, load_programs(compiled, maps))
+        try:
+            return Prepared(compiled, maps, load_programs(compiled, maps))
+        except BaseException:
+            close_maps(maps)
+            raise
 
-    def switch(self, prepared: Prepared) -> None:
-        """Put a prepared composition in force: each attachment in one step."""
+    def switch(self, prepared: Prepared) -> dict[str, str]:
+        """Put a prepared composition in force: each attachment in one step.
+
+        The result names the devices that could not be switched, each with the reason; they are
+        no longer known as attached. All others run the new programs.
+        """
         programs = prepared.programs
         self._folder = programs.pin(self._bpffs / "programs")
-        for port_class, attachment in self._attached.values():
-            attachment.replace(programs.entries[port_class])
+        failed = {}
+        for name, (port_class, attachment) in tuple(self._attached.items()):
+            try:
+                attachment.replace(programs.entries[port_class])
+            except OSError as error:
+                failed[name] = str(error)
+                del self._attached[name]
         if self.programs is not None:
             self._previous.append(self.programs)
-        close_maps({k: v for k, v in self.maps.items() if v is not self._jumps})
+        old = {k: v for k, v in self.maps.items() if v is not self._jumps}
         self._jumps = programs.jumps
         self.programs, self.maps, self.compiled = programs, prepared.maps, prepared.compiled
+        close_maps(old)
+        return failed
 
     def retire(self) -> None:
         """Let go of all compositions but the one in force, once everything is attached to that.
@@ -88,7 +108,7 @@ class Datapath:
         A jump table is emptied when its last holder lets go, so first every packet that is still
         in an earlier program is waited for.
         """
-        folder = self._bpffs / "programs"
+        folder = ensure_bpffs(self._bpffs / "programs")
         others = [each for each in folder.iterdir() if each != self._folder]
         if not others and not self._previous:
             return
@@ -103,9 +123,8 @@ class Datapath:
         """Run the class's program on a device, from now on and across compositions."""
         if self.programs is None:
             raise RuntimeError("nothing is composed yet")
-        attachment = Attachment.attach(
-            ifindex, self.programs.entries[port_class], self._links / name.replace(".", "_")
-        )
+        pin = ensure_bpffs(self._links) / name.replace(".", "_")
+        attachment = Attachment.attach(ifindex, self.programs.entries[port_class], pin)
         self._attached[name] = (port_class, attachment)
 
     def detach(self, name: str) -> None:

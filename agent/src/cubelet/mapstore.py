@@ -25,12 +25,17 @@ def open_maps(specs: Iterable[MapSpec], folder: Path | None) -> dict[str, BpfMap
     """
     if folder is not None:
         ensure_bpffs(folder)
-    return {
-        spec.c_name: _create(spec)
-        if folder is None or spec.per_composition
-        else _pinned(spec, folder / f"{spec.c_name}-{spec.identity}")
-        for spec in specs
-    }
+    opened: dict[str, BpfMap] = {}
+    try:
+        for spec in specs:
+            if folder is None or spec.per_composition:
+                opened[spec.c_name] = _create(spec)
+            else:
+                opened[spec.c_name] = _pinned(spec, folder / f"{spec.c_name}-{spec.identity}")
+    except BaseException:
+        close_maps(opened)
+        raise
+    return opened
 
 
 def close_maps(maps: Mapping[str, BpfMap]) -> None:

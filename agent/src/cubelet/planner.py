@@ -30,23 +30,29 @@ class Planner:
         self.cubes = {cube.instance: cube for cube in cubes}
         self.failures: dict[Owned, str] = {}
         self._wanted: dict[str, dict[bytes, dict[Owned, bytes]]] = defaultdict(dict)
+        self._unasked: list[tuple[Cube, Change]] = []
         self._keys: dict[Owned, set[tuple[str, bytes]]] = {}
 
     def units(self, changes: Iterable[Change], view: View) -> set[Owned]:
-        """Every unit that these changes may have altered."""
+        """Every unit that these changes may have altered, and those asked for in vain before."""
+        asked = [(cube, change) for change in changes for cube in self.cubes.values()]
+        again, self._unasked = self._unasked, []
         return {
             (cube.instance, unit)
-            for change in changes
-            for cube in self.cubes.values()
+            for cube, change in (*again, *asked)
             for unit in self._units(cube, change, view)
         }
 
     def _units(self, cube: Cube, change: Change, view: View) -> Iterable[Unit]:
+        owned = (cube.instance, ("units", change.kind, change.key))
         try:
-            return tuple(cube.units(change, view))
+            units = tuple(cube.units(change, view))
         except Exception as error:  # a cube's bug must not stop the others
-            self._failed((cube.instance, ("units", change.kind, change.key)), error)
+            self._failed(owned, error)
+            self._unasked.append((cube, change))
             return ()
+        self.failures.pop(owned, None)
+        return units
 
     def replan(self, units: Iterable[Owned], view: View) -> Delta:
         """Plan the units again; what changed in the wanted contents.

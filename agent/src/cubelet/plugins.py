@@ -104,8 +104,9 @@ def _load(
         offered = _offered(manager, module)
         for cube in offered:
             check_cube(cube, known)
-    except Exception as error:  # whatever a package does wrong stays its own affair
-        manager.unregister(name=point.name) if manager.has_plugin(point.name) else None
+    except (Exception, SystemExit) as error:  # what a package does wrong stays its own affair
+        if manager.has_plugin(point.name):
+            manager.unregister(name=point.name)
         return Plugin(point.name, name, version, reason=f"{type(error).__name__}: {error}")
     return Plugin(point.name, name, version, hooks, offered)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
 
 from cubelet.composer.composition import Chain
+
+
+Network = IPv4Network | IPv6Network
 
 
 class SettingsError(Exception):
@@ -41,9 +45,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gateway: str = "cubelet0"
     overlay: str = "cubelet-vxlan"
     vxlan_port: int = 4789
-    service_cidrs: tuple[str, ...] = ("10.96.0.0/12",)
-    attach_timeout: float = 20.0
-    sweep_seconds: float = 5.0
+    service_cidrs: tuple[Network, ...] = (ip_network("10.96.0.0/12"),)
+    attach_timeout: Annotated[float, msgspec.Meta(gt=0)] = 20.0
+    sweep_seconds: Annotated[float, msgspec.Meta(ge=0.1)] = 5.0
 
     @property
     def name(self) -> str:
@@ -59,6 +63,8 @@ def load(path: Path | None) -> Settings:
         return parse(yaml.safe_load(path.read_text()) or {})
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is no text in UTF-8") from error
     except (yaml.YAMLError, SettingsError) as error:
         raise SettingsError(f"{path}: {error}") from error
 
@@ -72,6 +78,6 @@ def parse(values: object) -> Settings:
 
 
 def _decode(wanted: type, value: object) -> object:
-    if wanted is Path and isinstance(value, str):
-        return Path(value)
-    raise NotImplementedError(f"expected {wanted.__name__}")
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text, got {value!r}")
+    return Path(value) if wanted is Path else ip_network(value)

@@ -25,6 +25,13 @@ class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     core: tuple[str, ...]
     stacks: Mapping[str, tuple[str, ...]]
 
+    def __post_init__(self) -> None:
+        """Refuse stacks on what is no port class: they would silently stand nowhere."""
+        unknown = sorted(set(self.stacks) - set(PORT_CLASSES))
+        if unknown:
+            known = ", ".join(PORT_CLASSES)
+            raise ValueError(f"stacks: {', '.join(unknown)} is none of {known}")
+
     def kinds(self) -> tuple[str, ...]:
         """Every kind once, in the order of first mention."""
         stacked = [kind for name in PORT_CLASSES for kind in self.stacks.get(name, ())]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import msgspec
 
 from cubelet_hooks import flows
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
@@ -71,6 +73,9 @@ class DropEvent(Record):
     mode: U8
 
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sizes and limits of the core. The defaults fit a node of 110 pods.
 
@@ -78,26 +83,26 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     in seconds of idleness; ``timeout_tcp`` is longer than keep-alives' usual two hours.
     """
 
-    flows: int = 262_144
-    pending_flows: int = 65_536
-    flows_per_pod: int = 32_768
-    fragments: int = 8_192
-    ports: int = 1_024
-    nodes: int = 8_192
-    exposed: int = 16_384
-    errors_per_second: int = 100
-    event_bytes: int = 262_144
-    timeout_pending: int = 30
-    timeout_closing: int = 10
-    timeout_tcp: int = 8_000
-    timeout_udp: int = 180
-    timeout_icmp: int = 30
-    timeout_other: int = 600
-    tunnel_id: int = 1
-    snat_first_port: int = 12_000
-    snat_last_port: int = 29_999
-    node_port_first: int = 30_000
-    node_port_last: int = 32_767
+    flows: Positive = 262_144
+    pending_flows: Positive = 65_536
+    flows_per_pod: Positive = 32_768
+    fragments: Positive = 8_192
+    ports: Positive = 1_024
+    nodes: Positive = 8_192
+    exposed: Positive = 16_384
+    errors_per_second: Positive = 100
+    event_bytes: Positive = 262_144
+    timeout_pending: Positive = 30
+    timeout_closing: Positive = 10
+    timeout_tcp: Positive = 8_000
+    timeout_udp: Positive = 180
+    timeout_icmp: Positive = 30
+    timeout_other: Positive = 600
+    tunnel_id: Positive = 1
+    snat_first_port: Positive = 12_000
+    snat_last_port: Positive = 29_999
+    node_port_first: Positive = 30_000
+    node_port_last: Positive = 32_767
     hairpin_address: str = "169.254.1.2"
 
     def __post_init__(self) -> None:
@@ -136,7 +141,7 @@ CORE_MAPS: tuple[Map, ...] = (
     Map("flows", MapType.HASH, flows.Tuple, flows.Flow, "flows", planned=False),
     Map("pending", MapType.LRU_HASH, flows.Tuple, flows.Flow, "pending_flows", planned=False),
     Map("fragments", MapType.LRU_HASH, FragmentKey, FragmentPorts, "fragments", planned=False),
-    Map("flow_counts", MapType.HASH, flows.PortKey, Count, "ports", planned=False),
+    Map("flow_counts", MapType.HASH, flows.PortKey, Count, 4_096, planned=False),
     Map(
         "ports",
         MapType.HASH,

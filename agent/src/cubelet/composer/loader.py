@@ -46,9 +46,14 @@ class Programs:
 def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
     """Load everything. Raises VerifierError; nothing is attached or pinned yet."""
     fds = {number: maps[spec.c_name].fd for number, spec in enumerate(compiled.specs)}
-    loaded = {
-        name: load(insns, name[:15], relocations=fds) for name, insns in compiled.code.items()
-    }
+    loaded: dict[str, BpfProgram] = {}
+    try:
+        for name, insns in compiled.code.items():
+            loaded[name] = load(insns, name[:15], relocations=fds)
+    except BaseException:
+        for program in loaded.values():
+            program.close()
+        raise
     jumps = maps[f"cubelet_{JUMPS}"]
     for name, slot in compiled.jumps.items():
         jumps.update(struct.pack("=I", slot), struct.pack("=I", loaded[name].fd))

@@ -38,7 +38,7 @@ CUBELET_INLINE int cubelet_key_free(struct cubelet_scratch *s)
 CUBELET_INLINE __u16 cubelet_settle_port(struct cubelet_scratch *s)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
-	__u32 hash = cubelet_tuple_hash(&pkt->orig);
+	__u32 hash;
 
 	if (!(pkt->flags & CUBELET_SRC_RANGE) || !pkt->hdr.ports) {
 		cubelet_tuple_invert(&s->key, &pkt->cur);
@@ -49,6 +49,7 @@ CUBELET_INLINE __u16 cubelet_settle_port(struct cubelet_scratch *s)
 		pkt->range_first = CUBELET_SNAT_FIRST;
 		pkt->range_count = CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1;
 	}
+	hash = cubelet_tuple_hash(&pkt->orig);
 	for (__u32 i = 0; i < CUBELET_PORT_TRIES; i++) {
 		pkt->cur.sport = cubelet_port_candidate(pkt, hash, i);
 		cubelet_tuple_invert(&s->key, &pkt->cur);
@@ -104,8 +105,10 @@ CUBELET_INLINE struct cubelet_flow *cubelet_create(struct __sk_buff *skb, struct
 		return NULL;
 	}
 	cubelet_build(skb, s);
-	if (cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_ANY))
-		goto failed;
+	if (cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_NOEXIST) &&
+	    (!cubelet_key_free(s) ||
+	     cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_EXIST)))
+		goto failed; /* another flow has taken the key since it was looked for */
 	if (!cubelet_update(cubelet_pending, &pkt->orig, &s->forward, BPF_NOEXIST))
 		return pkt->reply ? &s->reply : &s->forward;
 	winner = cubelet_find(&pkt->orig);

@@ -167,6 +167,7 @@ CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 
 		if (!port || !cubelet_addr_equal(&port->address, &pkt->hdr.tuple.src))
 			return CUBELET_REASON_SPOOFED;
+		pkt->own_mac = cubelet_same_mac(port->mac, pkt->in.dst_mac);
 	}
 	if (pkt->entered == CUBELET_UPLINK) { /* our pods are not out there */
 		const struct cubelet_addr pods = CUBELET_POD_NETWORK;

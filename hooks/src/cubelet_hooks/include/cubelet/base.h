@@ -70,6 +70,16 @@ CUBELET_INLINE __u32 cubelet_addr_fold(const struct cubelet_addr *a)
 	return folded;
 }
 
+CUBELET_INLINE int cubelet_same_mac(const __u8 *a, const __u8 *b)
+{
+	__u8 differs = 0;
+
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++)
+		differs |= a[i] ^ b[i];
+	return !differs;
+}
+
 /* Maps: every map is a constant that these take; see Cube.maps in Python. */
 #define cubelet_lookup(map, key) bpf_map_lookup_elem((map), (void *)(key))
 #define cubelet_update(map, key, value, flags) \

@@ -70,12 +70,15 @@ enum cubelet_packet_flag {
 	CUBELET_TO_SEGMENT = 4, /* next_hop is on the pods' segment, MAC and port unresolved */
 };
 
+#define CUBELET_ALIGNED __attribute__((aligned(8)))
+
 struct cubelet_pkt {
 	struct cubelet_headers hdr; /* the frame in hand */
-	struct cubelet_tuple orig; /* of the flow's opener, as sent */
-	struct cubelet_tuple cur; /* of the flow's opener, as rewritten so far */
-	struct cubelet_hop in; /* where the flow's opener entered */
-	struct cubelet_hop out; /* where it is to leave; valid once forwarded */
+	/* aligned, so that copies of just-written fields need not wait for them */
+	struct cubelet_tuple orig CUBELET_ALIGNED; /* of the flow's opener, as sent */
+	struct cubelet_tuple cur CUBELET_ALIGNED; /* of the flow's opener, as rewritten so far */
+	struct cubelet_hop in CUBELET_ALIGNED; /* where the flow's opener entered */
+	struct cubelet_hop out CUBELET_ALIGNED; /* where it is to leave; valid once forwarded */
 	struct cubelet_addr next_hop;
 	__u32 ifindex; /* the device the frame in hand came from */
 	__u32 epoch_sum;
@@ -91,5 +94,6 @@ struct cubelet_pkt {
 	__u8 stage; /* which cube runs or spoke last */
 	__u8 flags;
 	__u8 reply; /* the frame in hand is of the reply direction */
+	__u8 own_mac; /* the frame's source is the MAC of the pod behind the port */
 	__u8 missed; /* the table of replied flows has been asked, in vain */
 };

@@ -112,7 +112,7 @@ CUBELET_INLINE int cubelet_rewrite(struct __sk_buff *skb, const struct cubelet_h
 				   const struct cubelet_flow *f)
 {
 	void *data, *end, *l4;
-	struct ethhdr *eth;
+	const __u32 *macs;
 	struct iphdr *ip;
 	int translated = f->flags & CUBELET_FLOW_TRANSLATED;
 	int has_l4 = translated && h->fragment != CUBELET_LATER;
@@ -123,10 +123,12 @@ CUBELET_INLINE int cubelet_rewrite(struct __sk_buff *skb, const struct cubelet_h
 	end = (void *)(long)skb->data_end;
 	if (data + ETH_HLEN + sizeof(*ip) > end)
 		return -1;
-	eth = data;
 	ip = data + ETH_HLEN;
-	__builtin_memcpy(eth->h_dest, f->leaves.dst_mac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, f->leaves.src_mac, ETH_ALEN);
+	/* both MACs in three words: byte arrays would be copied byte by byte */
+	macs = (const __u32 *)f->leaves.dst_mac;
+	((__u32 *)data)[0] = macs[0];
+	((__u32 *)data)[1] = macs[1];
+	((__u32 *)data)[2] = macs[2];
 	ip->check = ~cubelet_csum_fold((__u16)~ip->check + (__u32)f->l3_delta);
 	if (f->flags & CUBELET_FLOW_ROUTED)
 		ip->ttl--;

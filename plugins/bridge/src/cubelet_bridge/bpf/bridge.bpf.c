@@ -29,19 +29,9 @@ struct bridge_arp {
 	__be32 target;
 } __attribute__((packed));
 
-static __always_inline int bridge_same_mac(const __u8 *a, const __u8 *b)
-{
-	__u8 differs = 0;
-
-#pragma unroll
-	for (int i = 0; i < ETH_ALEN; i++)
-		differs |= a[i] ^ b[i];
-	return !differs;
-}
-
 static __always_inline int bridge_is_router(const __u8 *mac)
 {
-	return bridge_same_mac(mac, (const __u8[ETH_ALEN])CUBELET_ROUTER_MAC);
+	return cubelet_same_mac(mac, (const __u8[ETH_ALEN])CUBELET_ROUTER_MAC);
 }
 
 /* IEEE 802.1Q, table 8-1: 01:80:c2:00:00:00 to :0f stop at every bridge. */
@@ -123,7 +113,7 @@ static __always_inline __u16 bridge_source(struct cubelet_pkt *pkt, __u16 segmen
 	struct bridge_station *pod;
 
 	if (pkt->in.dst_mac[0] & 1 || bridge_is_router(pkt->in.dst_mac) ||
-	    bridge_same_mac(pkt->in.dst_mac, (const __u8[ETH_ALEN])CUBELET_GATEWAY_MAC))
+	    cubelet_same_mac(pkt->in.dst_mac, (const __u8[ETH_ALEN])CUBELET_GATEWAY_MAC))
 		return BRIDGE_REASON_MAC_SPOOFED;
 	__builtin_memcpy(from.mac, pkt->in.dst_mac, ETH_ALEN);
 	/* a pod's MAC address is its own on every segment */
@@ -200,7 +190,7 @@ static __always_inline int bridge_ip(struct cubelet_pkt *pkt)
 			return cubelet_drop(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR);
 		return bridge_deliver(pkt, pod->mac, pod->mtu, pod->ifindex);
 	}
-	if (pod && bridge_same_mac(pod->mac, pkt->in.src_mac))
+	if (pod && cubelet_same_mac(pod->mac, pkt->in.src_mac))
 		return bridge_deliver(pkt, pod->mac, pod->mtu, pod->ifindex);
 	ifindex = bridge_station(pkt, 0);
 	if (!ifindex)
@@ -330,7 +320,7 @@ static __always_inline int bridge_inward(struct __sk_buff *skb, struct cubelet_p
 
 	if (pkt->mode == CUBELET_LINK)
 		return bridge_frame(skb, pkt);
-	if (pkt->mode == CUBELET_NEW && pkt->entered == CUBELET_POD) {
+	if (pkt->mode == CUBELET_NEW && pkt->entered == CUBELET_POD && !pkt->own_mac) {
 		reason = bridge_source(pkt, 0);
 		if (reason)
 			return cubelet_drop(pkt, reason);
