@@ -76,12 +76,20 @@ def test_the_core_runs_outward_in_reverse_and_only_where_declared():
 @pytest.mark.parametrize(
     ("wanted", "options", "message"),
     [
-        (chain(pod=["nobody"]), {}, "no working cube for nobody; remedy: pip install cubelet-nobody"),
+        (
+            chain(pod=["nobody"]),
+            {},
+            "no working cube for nobody; remedy: pip install cubelet-nobody",
+        ),
         (chain(["forward"], pod=["needy"]), {}, "needy needs find"),
         (chain([]), {}, "the core is empty"),
         (chain(["guard"]), {}, "guard stands in the core but is not a core cube"),
         (chain(pod=["find"]), {}, "find is a core cube and cannot stand on pod"),
-        (chain(pod=["guard"]), {"settings": {"guard": {"rate": "x"}}}, "settings of guard: Expected"),
+        (
+            chain(pod=["guard"]),
+            {"settings": {"guard": {"rate": "x"}}},
+            "settings of guard: Expected",
+        ),
         (chain(pod=["guard"]), {"settings": {"guard": {"speed": 1}}}, "unknown field `speed`"),
     ],
 )

@@ -72,11 +72,18 @@ def test_the_built_in_cubes_are_found_like_any_others():
         (cube_text("old", abi=0), "old is built for ABI 0, this cubelet has 1"),
         (cube_text("tcp"), "the kind 'tcp' is not usable"),
         (cube_text("fine"), "another package already offers the kind fine"),
-        ("from cubelet_hooks.hookspecs import hookimpl\n@hookimpl\ndef cubelet_cube(): ...", "cubelet_cube"),
+        (
+            "from cubelet_hooks.hookspecs import hookimpl\n@hookimpl\ndef cubelet_cube(): ...",
+            "cubelet_cube",
+        ),
     ],
 )
 def test_a_broken_plugin_is_quarantined_and_the_rest_run(plugin, text, reason):
-    points = [plugin("afine", cube_text("fine")), plugin("broken", text), plugin("zed", cube_text("zed"))]
+    points = [
+        plugin("afine", cube_text("fine")),
+        plugin("broken", text),
+        plugin("zed", cube_text("zed")),
+    ]
     found = discover(points)
     assert set(found.cubes) == {"fine", "zed"}
     broken = next(row for row in found.rows() if row["state"] == "quarantined")

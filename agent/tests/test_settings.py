@@ -17,7 +17,9 @@ def test_defaults_need_no_file():
 
 def test_a_file_sets_what_it_names(tmp_path):
     path = tmp_path / "agent.yaml"
-    path.write_text("bpffs: /sys/fs/bpf/x\ncomposition: tailcall\ncubes: {nat: {exempt: [10.0.0.0/8]}}")
+    path.write_text(
+        "bpffs: /sys/fs/bpf/x\ncomposition: tailcall\ncubes: {nat: {exempt: [10.0.0.0/8]}}"
+    )
     found = load(path)
     assert (found.bpffs, found.composition) == (Path("/sys/fs/bpf/x"), "tailcall")
     assert found.cubes["nat"] == {"exempt": ["10.0.0.0/8"]}

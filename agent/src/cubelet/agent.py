@@ -7,10 +7,9 @@ sources --> one queue --> state --> cubes plan --> applier --> maps
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -48,6 +47,8 @@ _COALESCE = 0.01
 """Seconds to wait for further changes once one has come: bursts become one pass."""
 _RETRY = 5.0
 """Seconds until a pass is repeated after which something was left undone."""
+_REVIEW = 60.0
+"""Seconds of quiet until a pass looks at everything: others may have changed what is ours."""
 _SWEEP_PAUSE = 50
 """Times a sweep's duration to pause after it: sweeping takes 2 % of a CPU at most."""
 OPTIONAL = ("lbrp", "nat", "firewall")
@@ -184,47 +185,66 @@ class Agent:
         await self._source.refresh()  # before that, what pins hold could look unwanted
         while True:
             undone = bool(self.reconciler.problems)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _RETRY if undone else None)
+            try:
+                await asyncio.wait_for(self._wake.wait(), _RETRY if undone else _REVIEW)
+            except TimeoutError:
+                self.reconciler.distrust()
             await asyncio.sleep(_COALESCE)
             self._wake.clear()
             changes, self._queue = self._queue, []
             waiters, self._waiters = self._waiters, []
             self.reconciler.complete = not self._problems
+            before = self.reconciler.datapath.identity
             await self._alone(self.reconciler.run, changes)
-            if self.reconciler.in_force:
-                self._monitor.silence()
-            self._tell_plugins(changes)
+            if self.reconciler.datapath.identity != before:
+                self._observe(
+                    "cubelet_composed", mode=self.composition.mode, instances=self._names()
+                )
+            for change in changes:
+                self._observe("cubelet_changed", change=change)
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _tell_plugins(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            try:
-                self.discovery.manager.hook.cubelet_changed(change=change)
-            except Exception as error:  # an observer's bug is not the agent's
-                log.error("an observer failed", change=change.key, error=repr(error))
+    def _observe(self, hook: str, **arguments: Any) -> None:
+        try:
+            getattr(self.discovery.manager.hook, hook)(**arguments)
+        except Exception as error:  # an observer's bug is not the agent's
+            log.error("an observer failed", hook=hook, error=repr(error))
+
+    def _names(self) -> list[str]:
+        return [cube.instance for cube in self.composition.cubes]
 
     async def _sweep(self) -> None:
         took = 0.0
         while True:
             await asyncio.sleep(max(self.settings.sweep_seconds, took * _SWEEP_PAUSE))
-            began = time.monotonic()
-            await self._alone(self._sweep_once)
-            took = time.monotonic() - began
+            took = await self._alone(self._sweep_once)
 
-    def _sweep_once(self) -> None:
-        if self.reconciler.sweeper is not None:
-            self.reconciler.sweeper.sweep()
+    def _sweep_once(self) -> float:
+        """Seconds that the sweep took, without the wait for its turn."""
+        began = time.monotonic()
+        try:
+            if self.reconciler.sweeper is not None:
+                self._monitor.silence()
+                self.reconciler.sweeper.sweep()
+        except OSError as error:
+            log.error("a sweep failed", error=str(error))
+            self.reconciler.problems["sweep"] = str(error)
+        else:
+            self.reconciler.problems.pop("sweep", None)
+        return time.monotonic() - began
 
     # What CNI needs
 
     async def _attached(self, port: Port) -> None:
         await self._submit(Change.between(self.state.ports.get(port.key), port))
-        problem = self.reconciler.problems.get(f"port {port.key}")
-        if problem:
-            raise AgentError(11, f"the port of pod {port.key} is not served", problem)
+        problems = self.reconciler.problems
+        found = [
+            problems[place] for place in ("pass", "maps", f"port {port.key}") if place in problems
+        ]
+        if found:
+            raise AgentError(11, f"pod {port.key} is not served by the datapath", "; ".join(found))
 
     async def _detached(self, port: Port) -> None:
         known = self.state.ports.get(port.key)

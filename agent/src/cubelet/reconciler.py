@@ -18,7 +18,7 @@ from cubelet.cni.conf import write_conflist
 from cubelet.composer.compiler import CompileError
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
-from cubelet.datapath import Datapath
+from cubelet.datapath import Datapath, Prepared
 from cubelet.flows import FlowSweeper
 from cubelet.net import NetError
 from cubelet.net.node import NodeSettings, ensure
@@ -48,6 +48,8 @@ class Reconciler:
         self._applier: Applier | None = None
         self._attached: dict[str, Port] = {}
         self._defines: object = None
+        self._refused: object = None
+        self._distrusted = True
         self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz)
         self.sweeper: FlowSweeper | None = None
         self.complete = True
@@ -61,18 +63,27 @@ class Reconciler:
         return self._applier is not None
 
     def run(self, changes: Sequence[Change]) -> None:
-        """One pass. What goes wrong is in ``problems`` afterwards, by its place; nothing raises."""
+        """One pass. What goes wrong is in ``problems`` afterwards, by its place; nothing raises.
+
+        After a pass that broke off, or :meth:`distrust`, the next one looks at everything anew.
+        """
         try:
             self._run(changes)
-        except Exception as error:  # what it left undone, the next pass finds
-            log.exception("a pass failed")
+        except Exception as error:  # a bug here must not end the agent
+            log.error("a pass failed", error=repr(error), exc_info=not isinstance(error, OSError))
             self.problems["pass"] = repr(error)
         else:
             self.problems.pop("pass", None)
 
+    def distrust(self) -> None:
+        """Let the next pass look at everything, whether it is known to have changed or not."""
+        self._distrusted = True
+
     def _run(self, changes: Sequence[Change]) -> None:
+        everything, self._distrusted = self._distrusted, True
         taken = [change for change in map(self._state.apply, changes) if change is not None]
-        if not self.in_force or any(change.kind in _NODE_KINDS for change in taken):
+        node = everything or any(change.kind in _NODE_KINDS for change in taken)
+        if node:
             taken += self._ensure_node()
         delta = self._planner.replan(self._planner.units(taken, self._state), self._state)
         self._note("plans", "; ".join(f"{o}: {e}" for o, e in self._planner.failures.items()))
@@ -80,18 +91,20 @@ class Reconciler:
         if local is None:
             return
         if not self._compose(local) and self._applier is not None:
-            if self._kept_unknown and self.complete:
-                outcome = self._sync(self._applier)
-            else:
-                outcome = self._applier.apply(delta)
-            self._note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
-        if self.in_force:
-            self._attach_pods()
+            again = everything or (self._kept_unknown and self.complete)
+            outcome = self._sync(self._applier) if again else self._applier.apply(delta)
+            self._note_maps(outcome)
+        if self._applier is not None:
+            if everything:
+                self.datapath.attach_node(local)
+                self._attached.clear()
+            self._attach_pods(local)
             if not any(place.startswith("port ") for place in self.problems):
                 self.datapath.retire()
-            if any(change.kind in _NODE_KINDS for change in taken):
+            if node:
                 self._route(local)
             self._announce()
+        self._distrusted = False
 
     def _note(self, place: str, problem: str) -> None:
         if problem and self.problems.get(place) != problem:
@@ -131,42 +144,56 @@ class Reconciler:
 
     def _compose(self, local: LocalNode) -> bool:
         """Compose anew if what is compiled in has changed; True if a new composition took over."""
-        cubes = self._composition.cubes
-        defines = (local, [dict(cube.defines(self._state)) for cube in cubes])
+        defines = (local, [dict(cube.defines(self._state)) for cube in self._composition.cubes])
         if defines == self._defines and self.in_force:
+            self._note("composition", "")
             return False
+        if defines == self._refused:
+            return False  # it would be refused again
         try:
             prepared = self.datapath.prepare(self._composition, self._core, self._state, local)
         except (CompileError, BpfError) as error:
+            self._refused = defines if isinstance(error, CompileError) else None
             self._note("composition", str(error))
             return False
+        if prepared is not None:
+            self._take_over(prepared)
+        self.datapath.attach_node(local)
         self._note("composition", "")
-        self._defines = defines
-        if prepared is None:
-            return False
-        epochs = Epochs(prepared.maps["cubelet_epochs"])
-        applier = Applier(prepared.compiled.specs, prepared.maps, epochs, self._core.family)
-        outcome = self._sync(applier)
-        self._note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
-        self.datapath.switch(prepared)
+        self._defines, self._refused = defines, None
+        return prepared is not None
+
+    def _take_over(self, prepared: Prepared) -> None:
+        """Fill a composition's maps, then put it in force."""
+        try:
+            epochs = Epochs(prepared.maps["cubelet_epochs"])
+            applier = Applier(prepared.compiled.specs, prepared.maps, epochs, self._core.family)
+            outcome = self._sync(applier)
+        except BaseException:
+            prepared.close()
+            raise
+        self._note_maps(outcome)
+        failed = self.datapath.switch(prepared)
+        self._attached = {k: p for k, p in self._attached.items() if p.host_ifname not in failed}
         self._applier = applier
         self.sweeper = FlowSweeper(prepared.maps, self._clock, self._core.family)
-        self.datapath.attach_node(local)
         log.info(
             "composition in force",
             identity=self.datapath.identity,
             mode=self._composition.mode,
-            cubes=[cube.instance for cube in cubes],
+            cubes=[cube.instance for cube in self._composition.cubes],
             entries=outcome.written,
         )
-        return True
+
+    def _note_maps(self, outcome: Outcome) -> None:
+        self._note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
 
     def _sync(self, applier: Applier) -> Outcome:
         """Make the maps hold what is wanted; what is unknown to a source in trouble is kept."""
         self._kept_unknown = not self.complete and (self._kept_unknown or not self.in_force)
         return applier.sync(self._planner.contents(), remove=not self._kept_unknown)
 
-    def _attach_pods(self) -> None:
+    def _attach_pods(self, local: LocalNode) -> None:
         wanted = dict(self._state.ports)
         for key, port in tuple(self._attached.items()):
             if wanted.get(key) != port:
@@ -174,14 +201,23 @@ class Reconciler:
                 del self._attached[key]
         for key, port in wanted.items():
             if key not in self._attached:
-                try:
-                    self.datapath.attach_pod(port)
-                except (BpfError, OSError) as error:
-                    self._note(f"port {key}", str(error))
-                    continue
-                self._note(f"port {key}", "")
-                self._attached[key] = port
+                self._attach_pod(port, local)
+        for place in [each for each in self.problems if each.startswith("port ")]:
+            if place.removeprefix("port ") not in wanted:
+                self._note(place, "")
         self.datapath.forget_strangers(self._attached)
+
+    def _attach_pod(self, port: Port, local: LocalNode) -> None:
+        if not any(address in local.pod_cidr for address in port.addresses):
+            self._note(f"port {port.key}", f"its address is not in the podCIDR {local.pod_cidr}")
+            return
+        try:
+            self.datapath.attach_pod(port)
+        except OSError as error:
+            self._note(f"port {port.key}", str(error))
+            return
+        self._note(f"port {port.key}", "")
+        self._attached[port.key] = port
 
     def _route(self, local: LocalNode) -> None:
         report = sync_routes(self._host_networks(), local)
@@ -190,7 +226,8 @@ class Reconciler:
     def _host_networks(self) -> Iterable[Network]:
         """What the host reaches through the datapath: pods, Services, the hairpin address."""
         networks = {cidr for node in self._state.nodes.values() for cidr in node.pod_cidrs}
-        networks |= {ipaddress.ip_network(text) for text in self._settings.service_cidrs}
+        networks |= set(self._settings.service_cidrs)
+        networks |= {local.pod_cidr} if (local := self._state.local) else set()
         networks.add(ipaddress.ip_network(self._core.settings.hairpin_address))
         for service in self._state.services.values():
             addresses = (*service.external_ips, *service.load_balancer_ips)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from ipaddress import IPv4Network
 from pathlib import Path
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
 
 from cubelet.composer.composition import Chain
-
-
-Network = IPv4Network | IPv6Network
 
 
 class SettingsError(Exception):
@@ -45,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gateway: str = "cubelet0"
     overlay: str = "cubelet-vxlan"
     vxlan_port: int = 4789
-    service_cidrs: tuple[Network, ...] = (ip_network("10.96.0.0/12"),)
+    service_cidrs: tuple[IPv4Network, ...] = (IPv4Network("10.96.0.0/12"),)
     attach_timeout: Annotated[float, msgspec.Meta(gt=0)] = 20.0
     sweep_seconds: Annotated[float, msgspec.Meta(ge=0.1)] = 5.0
 
@@ -77,7 +74,7 @@ def parse(values: object) -> Settings:
         raise SettingsError(str(error)) from error
 
 
-def _decode(wanted: type, value: object) -> object:
+def _decode(wanted: type[Path | IPv4Network], value: object) -> object:
     if not isinstance(value, str):
         raise ValueError(f"expected a text, got {value!r}")
-    return Path(value) if wanted is Path else ip_network(value)
+    return wanted(value)

@@ -73,7 +73,8 @@ class Flow(Record):
     the IP header's and the transport checksum (of the pseudo-header and of the ports), constant
     for a flow. ``epoch_sum`` is what the epochs of the addresses it was judged by added up to.
     ``last_seen`` is in jiffies, written about once a second; ``timeout`` in seconds; ``ack`` is
-    the last TCP acknowledgement seen when the record was last refreshed.
+    the last TCP acknowledgement seen when the record was last refreshed, ``proof`` what the
+    opener must acknowledge to show that it has seen the answer.
     """
 
     enters: Hop
@@ -91,6 +92,7 @@ class Flow(Record):
     state: U8
     flags: U8
     ack: U32
+    proof: U32
     packets: U64
     bytes: U64
     area: Area

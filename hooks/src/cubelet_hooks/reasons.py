@@ -13,7 +13,7 @@ CORE_REASONS = (
     Reason("malformed", "truncated or contradictory headers"),
     Reason("fragment", "a fragment whose first fragment has not been seen"),
     Reason("wrong_port", "a known flow's packet that entered by another port"),
-    Reason("spoofed", "the source address is not the pod's own"),
+    Reason("spoofed", "the source address is not one that this port may send from"),
     Reason("unknown_node", "a tunnelled packet from no known node, or with a foreign source"),
     Reason("no_path", "no cube forwarded the packet"),
     Reason("ttl", "time to live expired in transit"),
@@ -25,7 +25,7 @@ CORE_REASONS = (
     Reason("rate_limited", "an ICMP error or reset over its rate"),
     Reason("helper", "a kernel helper refused the packet"),
     Reason("unsupported", "a protocol that this port class does not carry"),
-    Reason("translated_reply", "a mid-stream packet that would need translation but has no flow"),
+    Reason("no_flow", "a SYN-ACK or reset that belongs to no known flow, and cannot open one"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

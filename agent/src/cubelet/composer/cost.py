@@ -75,6 +75,7 @@ def _flow(key: Tuple) -> Flow:
         state=FlowState.ESTABLISHED,
         flags=0,
         ack=0,
+        proof=0,
         packets=0,
         bytes=0,
         area=bytes(64),

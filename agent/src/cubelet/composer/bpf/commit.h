@@ -123,17 +123,21 @@ failed:
 	return NULL;
 }
 
-CUBELET_INLINE void cubelet_adopt(struct cubelet_flow *f, const struct cubelet_pkt *pkt,
-				  const struct cubelet_tuple *key)
+/* A record whose verdict has been renewed; its translation stands. */
+CUBELET_INLINE void cubelet_adopt(struct cubelet_flow *f, const struct cubelet_pkt *pkt)
 {
-	f->epoch_sum = pkt->epoch_sum;
+	int routed = pkt->flags & CUBELET_ROUTED;
+
+	/* others may be sending by this record: nothing is written that does not change */
+	if (!routed != !(f->flags & CUBELET_FLOW_ROUTED)) {
+		f->flags ^= CUBELET_FLOW_ROUTED;
+		f->l3_delta = cubelet_rewrite_l3_delta(f);
+	}
 	f->epoch_src = pkt->epoch_src;
 	f->epoch_dst = pkt->epoch_dst;
 	f->epoch_backend = pkt->epoch_backend;
-	f->flags &= ~CUBELET_FLOW_ROUTED;
-	if (pkt->flags & CUBELET_ROUTED)
-		f->flags |= CUBELET_FLOW_ROUTED;
-	cubelet_rewrite_prepare(f, key);
+	asm volatile("" ::: "memory"); /* last: it is what makes the record current */
+	f->epoch_sum = pkt->epoch_sum;
 }
 
 /* A known flow may go on: both records take today's path and epochs. */
@@ -147,12 +151,12 @@ CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct 
 		return NULL;
 	}
 	f->leaves = pkt->out;
-	cubelet_adopt(f, pkt, &pkt->orig);
+	cubelet_adopt(f, pkt);
 	cubelet_partner_key(s, f);
 	reply = cubelet_find(&s->key);
 	if (reply) {
 		reply->enters = pkt->out;
-		cubelet_adopt(reply, pkt, &s->key);
+		cubelet_adopt(reply, pkt);
 	}
 	hand = pkt->reply ? reply : f;
 	if (!hand) {
@@ -207,17 +211,17 @@ CUBELET_INLINE int cubelet_reading_holds(const struct cubelet_pkt *pkt)
 }
 
 /* The path of the packet in hand. 1 if it passes; 0 if pkt now holds the ICMP error to send. */
-CUBELET_INLINE int cubelet_check_path(struct cubelet_pkt *pkt, __u16 mtu)
+CUBELET_INLINE int cubelet_check_path(struct cubelet_pkt *pkt, const struct cubelet_hop *hop)
 {
 	int routed = pkt->flags & CUBELET_ROUTED;
 
-	if (cubelet_passes(&pkt->hdr, mtu, routed))
+	if (cubelet_passes(&pkt->hdr, hop, routed))
 		return 1;
 	if (routed && pkt->hdr.ttl <= 1)
 		cubelet_reject(pkt, CUBELET_REASON_TTL, ICMP_TIME_EXCEEDED, ICMP_EXC_TTL, 0);
 	else
 		cubelet_reject(pkt, CUBELET_REASON_TOO_BIG, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
-			       mtu);
+			       hop->mtu);
 	return 0;
 }
 
@@ -261,7 +265,7 @@ CUBELET_INLINE int cubelet_permitted(struct __sk_buff *skb, struct cubelet_scrat
 	if (pkt->mode == CUBELET_REJUDGE) {
 		*flow = cubelet_renew(skb, s);
 	} else {
-		if (!cubelet_check_path(pkt, pkt->reply ? pkt->in.mtu : pkt->out.mtu))
+		if (!cubelet_check_path(pkt, pkt->reply ? &pkt->in : &pkt->out))
 			return cubelet_rejected(skb, pkt);
 		*flow = cubelet_create(skb, s);
 	}
@@ -330,7 +334,7 @@ CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch 
 CUBELET_INLINE int cubelet_send_checked(struct __sk_buff *skb, struct cubelet_scratch *s,
 					struct cubelet_flow *f)
 {
-	if (!cubelet_check_path(&s->pkt, f->leaves.mtu))
+	if (!cubelet_check_path(&s->pkt, &f->leaves))
 		return cubelet_rejected(skb, &s->pkt);
 	return cubelet_send(skb, &s->pkt.hdr, f);
 }

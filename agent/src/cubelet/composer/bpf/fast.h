@@ -73,8 +73,8 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 		f = cubelet_lookup(cubelet_flows, &h.tuple);
 		if (f && cubelet_enters(skb, f, class) && cubelet_flow_current(f) &&
 		    (__u32)bpf_jiffies64() - f->last_seen < CUBELET_HZ &&
-		    cubelet_passes(&h, f->leaves.mtu, f->flags & CUBELET_FLOW_ROUTED)) {
-			/* one CPU serves one direction of a flow, so plain additions count it */
+		    cubelet_passes(&h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED)) {
+			/* plain additions: a direction is served by one CPU almost always */
 			f->packets++;
 			f->bytes += skb->len;
 			return cubelet_send(skb, &h, f);

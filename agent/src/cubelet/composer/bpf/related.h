@@ -31,9 +31,13 @@ CUBELET_INLINE int cubelet_related_parse(struct __sk_buff *skb, struct cubelet_s
 	struct {
 		__be16 a, b, c, d;
 	} l4;
+	__u8 type;
 
 	__builtin_memset(q, 0, sizeof(*q));
 	*ip_at = (s->pkt.hdr.l4 & CUBELET_L4_MASK) + sizeof(struct icmphdr);
+	if (bpf_skb_load_bytes(skb, s->pkt.hdr.l4 & CUBELET_L4_MASK, &type, 1) ||
+	    type == ICMP_REDIRECT || type == ICMP_SOURCE_QUENCH)
+		return -1; /* advice to a host by its own router; pods take none from others */
 	if (bpf_skb_load_bytes(skb, *ip_at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return -1;
 	q->l4 = *ip_at + ip.ihl * 4;
@@ -49,8 +53,7 @@ CUBELET_INLINE int cubelet_related_parse(struct __sk_buff *skb, struct cubelet_s
 		q->tuple.sport = l4.a;
 		q->tuple.dport = l4.b;
 	} else if (ip.protocol == IPPROTO_ICMP) {
-		__u8 type = l4.a & 0xff;
-
+		type = l4.a & 0xff;
 		if (type == ICMP_ECHO)
 			q->tuple.sport = l4.c;
 		else if (type == ICMP_ECHOREPLY)
@@ -161,7 +164,8 @@ CUBELET_INLINE int cubelet_send_related(struct __sk_buff *skb)
 		cubelet_tuple_invert(&s->key, &s->quoted.tuple);
 		f = cubelet_find(&s->key);
 	}
-	if (!f || !cubelet_enters(skb, f, s->pkt.entered)) {
+	if (!f || !cubelet_enters(skb, f, s->pkt.entered) || !cubelet_flow_current(f) ||
+	    !cubelet_addr_equal(&s->pkt.hdr.tuple.dst, &s->quoted.tuple.src)) {
 		if (s->pkt.entered == CUBELET_UPLINK)
 			return TC_ACT_UNSPEC;
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_UNRELATED);

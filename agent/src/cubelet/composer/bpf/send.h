@@ -40,10 +40,15 @@ CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_
 	}
 }
 
-/* Would a packet expire here, or not fit? Then it is for the slow side to say so. */
-CUBELET_INLINE int cubelet_passes(const struct cubelet_headers *h, __u16 mtu, int routed)
+/*
+ * Would a packet expire here, or not fit? Then it is for the slow side to say so. Only the
+ * overlay can carry what is too big: the kernel then fragments the tunnel's packet.
+ */
+CUBELET_INLINE int cubelet_passes(const struct cubelet_headers *h, const struct cubelet_hop *to,
+				  int routed)
 {
-	return (!routed || h->ttl > 1) && (h->size <= mtu || h->may_fragment);
+	return (!routed || h->ttl > 1) &&
+	       (h->size <= to->mtu || (h->may_fragment && to->port_class == CUBELET_OVERLAY));
 }
 
 #define CUBELET_STAGE_PACKET(number, function, classes)                                       \

@@ -159,6 +159,32 @@ CUBELET_INLINE void cubelet_track_entry(struct __sk_buff *skb, struct cubelet_pk
 	}
 }
 
+/* What comes through a tunnel must come from a known node, and from that node's podCIDR. */
+CUBELET_INLINE int cubelet_tunnel_allowed(const struct cubelet_hop *in,
+					  const struct cubelet_addr *source)
+{
+#if CUBELET_CHECK_TUNNEL
+	if (in->port_class == CUBELET_OVERLAY) {
+		struct cubelet_node_info *node = cubelet_lookup(cubelet_nodes, &in->remote);
+
+		return node && cubelet_addr_within(source, &node->network, node->prefix);
+	}
+#endif
+	return 1;
+}
+
+/* Is the address the gateway's, or one of the node's? */
+CUBELET_INLINE int cubelet_is_own(const struct cubelet_addr *address)
+{
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS, node = CUBELET_NODE_ADDRESS;
+	struct cubelet_exposed_address *exposed;
+
+	if (cubelet_addr_equal(address, &gateway) || cubelet_addr_equal(address, &node))
+		return 1;
+	exposed = cubelet_lookup(cubelet_exposed, address);
+	return exposed && exposed->own;
+}
+
 /* May this port send from this source? 0, or the reason it may not. */
 CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 {
@@ -169,21 +195,16 @@ CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 			return CUBELET_REASON_SPOOFED;
 		pkt->own_mac = cubelet_same_mac(port->mac, pkt->in.dst_mac);
 	}
+	if (pkt->entered == CUBELET_HOST && !cubelet_is_own(&pkt->hdr.tuple.src))
+		return CUBELET_REASON_SPOOFED; /* only forwarded by the host, so not the node's */
 	if (pkt->entered == CUBELET_UPLINK) { /* our pods are not out there */
 		const struct cubelet_addr pods = CUBELET_POD_NETWORK;
 
 		if (cubelet_addr_within(&pkt->hdr.tuple.src, &pods, CUBELET_POD_PREFIX))
 			return CUBELET_REASON_SPOOFED;
 	}
-#if CUBELET_CHECK_TUNNEL
-	if (pkt->entered == CUBELET_OVERLAY) {
-		struct cubelet_node_info *node = cubelet_lookup(cubelet_nodes, &pkt->in.remote);
-
-		if (!node || !cubelet_addr_within(&pkt->hdr.tuple.src, &node->network, node->prefix))
-			return CUBELET_REASON_UNKNOWN_NODE;
-	}
-#endif
-	return 0;
+	return cubelet_tunnel_allowed(&pkt->in, &pkt->hdr.tuple.src) ? 0 :
+								       CUBELET_REASON_UNKNOWN_NODE;
 }
 
 /* No flow knows the packet: the cubes judge it as the opener of a new one. */
@@ -191,6 +212,14 @@ CUBELET_INLINE int cubelet_track_new(struct __sk_buff *skb, struct cubelet_pkt *
 {
 	__u16 reason;
 
+	/* an answer or a reset opens nothing: the opener's next packet restores what it answers */
+	if (pkt->hdr.fragment != CUBELET_LATER &&
+	    (pkt->hdr.tcp_flags & CUBELET_TCP_RST ||
+	     (pkt->hdr.tcp_flags & CUBELET_TCP_SYN && pkt->hdr.tcp_flags & CUBELET_TCP_ACK))) {
+		if (pkt->entered == CUBELET_UPLINK)
+			return CUBELET_TRACKED_PASS;
+		return cubelet_track_drop(pkt, CUBELET_REASON_NO_FLOW);
+	}
 	cubelet_track_entry(skb, pkt);
 	reason = cubelet_track_source(pkt);
 	if (reason)
@@ -223,6 +252,8 @@ CUBELET_INLINE int cubelet_track_rejudge(struct cubelet_pkt *pkt, const struct c
 	pkt->cur.dst = to.dst;
 	pkt->cur.dport = to.dport;
 	cubelet_epoch_take(pkt);
+	if (!cubelet_tunnel_allowed(&pkt->in, &pkt->orig.src))
+		return cubelet_track_drop(pkt, CUBELET_REASON_UNKNOWN_NODE);
 	return CUBELET_TRACKED_JUDGE;
 }
 
@@ -241,9 +272,10 @@ CUBELET_INLINE void cubelet_set_state(struct cubelet_flow *f, struct cubelet_flo
 }
 
 /*
- * Is a FIN or RST believable? Its sequence number must be near what its receiver
- * last acknowledged; that number is up to a second old, hence the wide window
- * (compare RFC 5961). An unbelievable one is still forwarded, it only moves no state.
+ * Is a FIN or RST believable? Its sequence number must not lie before what its receiver
+ * last acknowledged, and a reset's not far after (compare RFC 5961). That number is about
+ * a second old while data flows, hence the wide windows. An unbelievable one is still
+ * forwarded, it only moves no state.
  */
 CUBELET_INLINE int cubelet_tcp_believable(struct __sk_buff *skb, const struct cubelet_headers *h,
 					  const struct cubelet_flow *partner)
@@ -254,7 +286,8 @@ CUBELET_INLINE int cubelet_tcp_believable(struct __sk_buff *skb, const struct cu
 		return 1;
 	if (bpf_skb_load_bytes(skb, h->l4 + 4, &sequence, 4))
 		return 0;
-	return bpf_ntohl(sequence) - partner->ack + 0x10000 < 0x4000000;
+	return bpf_ntohl(sequence) - partner->ack + 0x10000 <
+	       (h->tcp_flags & CUBELET_TCP_RST ? 0x4000000U : 0x80000000U);
 }
 
 /* FIN and RST move the state of both records. */
@@ -360,8 +393,9 @@ CUBELET_INLINE void cubelet_refresh(struct __sk_buff *skb, const struct cubelet_
 	__be32 ack = 0;
 
 	f->last_seen = bpf_jiffies64();
-	if (partner)
-		partner->last_seen = f->last_seen;
+	/* not younger than a second, so that the other direction refreshes itself as well */
+	if (partner && f->last_seen - partner->last_seen > CUBELET_HZ)
+		partner->last_seen = f->last_seen - CUBELET_HZ;
 	if (h->tuple.protocol != IPPROTO_TCP || h->fragment == CUBELET_LATER)
 		return;
 	if (h->tcp_flags & CUBELET_TCP_ACK && !bpf_skb_load_bytes(skb, h->l4 + 8, &ack, 4))
@@ -370,22 +404,30 @@ CUBELET_INLINE void cubelet_refresh(struct __sk_buff *skb, const struct cubelet_
 
 /*
  * Has a pending flow been answered? UDP by its first reply; TCP by the opener's packet
- * after the answer, so that forged openers never fill the table of replied flows. A
- * reset is no such packet: it is also what the owner of a forged address answers with.
+ * after the answer, which must acknowledge it, so that forged openers never fill the table
+ * of replied flows. A reset is no such packet: it is what the owner of a forged address says.
  */
-CUBELET_INLINE int cubelet_answered(struct cubelet_flow *f, struct cubelet_flow *partner,
-				    const struct cubelet_headers *h)
+CUBELET_INLINE int cubelet_answered(struct __sk_buff *skb, const struct cubelet_headers *h,
+				    struct cubelet_flow *f, struct cubelet_flow *partner)
 {
+	__be32 sequence;
+
 	if (f->state != CUBELET_FLOW_PENDING)
 		return 0;
 	if (f->flags & CUBELET_FLOW_REPLY) {
 		f->flags |= CUBELET_FLOW_REPLIED;
 		if (partner)
 			partner->flags |= CUBELET_FLOW_REPLIED;
-		return h->tuple.protocol != IPPROTO_TCP;
+		if (h->tuple.protocol != IPPROTO_TCP)
+			return 1;
+		if (partner && h->tcp_flags & CUBELET_TCP_SYN &&
+		    !bpf_skb_load_bytes(skb, h->l4 + 4, &sequence, 4))
+			f->proof = bpf_ntohl(sequence) + 1;
+		return 0;
 	}
 	return f->flags & CUBELET_FLOW_REPLIED &&
-	       !(h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST));
+	       !(h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST)) &&
+	       (!partner || !partner->proof || f->ack == partner->proof);
 }
 
 /*
@@ -423,7 +465,8 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 			cubelet_forget(s, &h->tuple, f); /* such as a pod that has been replaced */
 		return tracked;
 	}
-	if (opens && f->state == CUBELET_FLOW_CLOSING) {
+	/* a SYN against the flow's direction is an opener of its own, to be judged as one */
+	if (opens && (f->state == CUBELET_FLOW_CLOSING || f->flags & CUBELET_FLOW_REPLY)) {
 		cubelet_forget(s, &h->tuple, f);
 		return cubelet_track_new(skb, pkt);
 	}
@@ -433,11 +476,11 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 		if (!cubelet_tuple_equal(&partner->to, &s->quoted.tuple))
 			return cubelet_track_orphan(skb, pkt, f);
 	}
-	if (!current)
-		return cubelet_track_rejudge(pkt, f);
 	cubelet_refresh(skb, h, f, partner);
 	cubelet_track_tcp(skb, h, f, partner);
-	if (cubelet_answered(f, partner, h))
+	if (!current)
+		return cubelet_track_rejudge(pkt, f);
+	if (cubelet_answered(skb, h, f, partner))
 		f = cubelet_promote(s, f, partner);
 	f->packets++;
 	f->bytes += skb->len;

@@ -35,13 +35,16 @@ CUBELET_INLINE __u32 cubelet_csum_delta(const struct cubelet_addr *before,
 }
 
 /* The IP header's part: addresses, and one hop less to live where the flow is routed. */
-CUBELET_INLINE void cubelet_rewrite_l3_delta(struct cubelet_flow *f)
+CUBELET_INLINE __u16 cubelet_rewrite_l3_delta(const struct cubelet_flow *f)
 {
-	f->l3_delta = 0;
 #if CUBELET_FAMILY == 4
-	f->l3_delta = cubelet_csum_fold(f->l4_delta);
+	__u16 delta = cubelet_csum_fold(f->l4_delta);
+
 	if (f->flags & CUBELET_FLOW_ROUTED) /* TTL - 1 in the low byte of a little-endian word */
-		f->l3_delta = cubelet_csum_fold((__u32)f->l3_delta + 0xfffe);
+		delta = cubelet_csum_fold((__u32)delta + 0xfffe);
+	return delta;
+#else
+	return 0;
 #endif
 }
 
@@ -53,8 +56,10 @@ CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f, const struct
 
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	f->l4_delta = (sum & 0xffffffff) + (sum >> 32);
-	f->port_delta = (__u16)~from->sport + f->to.sport + (__u16)~from->dport + f->to.dport;
-	cubelet_rewrite_l3_delta(f);
+	f->port_delta = 0;
+	if (from->sport != f->to.sport || from->dport != f->to.dport)
+		f->port_delta = (__u16)~from->sport + f->to.sport + (__u16)~from->dport + f->to.dport;
+	f->l3_delta = cubelet_rewrite_l3_delta(f);
 	if (!cubelet_tuple_equal(from, &f->to))
 		f->flags |= CUBELET_FLOW_TRANSLATED;
 }
@@ -63,8 +68,8 @@ CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f, const struct
 CUBELET_INLINE void cubelet_rewrite_invert(struct cubelet_flow *other, const struct cubelet_flow *f)
 {
 	other->l4_delta = ~f->l4_delta;
-	other->port_delta = (__u16)~cubelet_csum_fold(f->port_delta);
-	cubelet_rewrite_l3_delta(other);
+	other->port_delta = f->port_delta ? (__u16)~cubelet_csum_fold(f->port_delta) : 0;
+	other->l3_delta = cubelet_rewrite_l3_delta(other);
 }
 
 /* Patches the transport checksum for changed addresses and ports. 0, or the helper's error. */
@@ -77,12 +82,15 @@ CUBELET_INLINE int cubelet_rewrite_l4(struct __sk_buff *skb, const struct cubele
 	if (h->tuple.protocol == IPPROTO_TCP) {
 		at += __builtin_offsetof(struct tcphdr, check);
 		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta, BPF_F_PSEUDO_HDR);
-		failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
+		if (f->port_delta)
+			failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
 	} else if (h->tuple.protocol == IPPROTO_UDP) {
 		at += __builtin_offsetof(struct udphdr, check);
 		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta,
 					     BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
-		failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta, BPF_F_MARK_MANGLED_0);
+		if (f->port_delta)
+			failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta,
+						      BPF_F_MARK_MANGLED_0);
 	} else if (h->tuple.protocol == IPPROTO_ICMP) {
 		at += __builtin_offsetof(struct icmphdr, checksum);
 		failed = bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
