@@ -45,13 +45,16 @@ class Runtime:
         """Make the container's namespace."""
         netns.create(self.netns)
 
-    def __call__(self, command: str, args: str = "", **config: Any) -> Answer:
-        """Call the plugin; `config` goes into the network configuration."""
+    def __call__(
+        self, command: str, args: str = "", valid: list[dict[str, str]] | None = None, **config: Any
+    ) -> Answer:
+        """Call the plugin; `config` goes into the network configuration, `valid` are GC's."""
         document = {
             "cniVersion": "1.1.0",
             "name": "cubelet",
             "type": "cubelet-cni",
             "socket": str(self._world.layout.socket(self._node)),
+            **({} if valid is None else {"cni.dev/valid-attachments": valid}),
             **config,
         }
         environment = {

@@ -65,7 +65,7 @@ def broadcast(address: str, port: int, data: bytes) -> None:
 
 def capture(opened: Any, stop: Any, ethertype: int, contains: bytes) -> list[tuple[bytes, bool]]:
     """The incoming frames with these bytes until the end, and whether each is CHECKSUM_PARTIAL."""
-    found = []
+    found: list[tuple[bytes, bool]] = []
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ethertype)) as raw:
         raw.bind((_DEVICE, ethertype))
         raw.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)

@@ -42,14 +42,20 @@ class Loads:
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
         self._running: dict[str, Future[Report]] = {}
-        self._stop = multiprocessing.get_context("fork").Event()
+        self._fork = multiprocessing.get_context("fork")
+        self._stop = self._fork.Event()
 
     def add(self, name: str, place: str, load: Callable[..., Report], *args: Any) -> None:
-        """Run a load in a namespace until the end."""
-        arguments = (self._stop, *args)
+        """Run a load in a namespace until the end; returns when it has begun.
+
+        So that its process has been forked, and holds no file that is opened after.
+        """
+        began = self._fork.Event()
+        arguments = (began, load, self._stop, *args)
         self._running[name] = self._pool.submit(
-            netns.run, place, load, *arguments, timeout=_LONGEST
+            netns.run, place, _begin, *arguments, timeout=_LONGEST
         )
+        assert began.wait(10), f"{name} does not begin"
 
     def end(self) -> None:
         """Stop them."""
@@ -76,6 +82,11 @@ def loads() -> Iterator[Loads]:
             yield running
         finally:
             running.end()
+
+
+def _begin(began: Any, load: Callable[..., Report], *args: Any) -> Report:
+    began.set()
+    return load(*args)
 
 
 def datagrams(stop: Stop, address: str, port: int, rate: float = 500) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
@@ -19,6 +20,8 @@ from .world import World
 NODE = "node1"
 FREE = 5
 """Addresses of a /29 that are neither its own, nor the broadcast's, nor the gateway's."""
+OF_PORTS = ("cubelet_ports", "bridge0_neighbors", "bridge0_stations", "bridge0_flood_ports")
+"""Maps that hold nothing while there are no pods."""
 
 Make = Callable[[str], Runtime]
 
@@ -38,40 +41,32 @@ def container(small: World) -> Iterator[Make]:
     for runtime in made:
         assert runtime("DEL").status == 0
         netns.delete(runtime.netns)
-    assert held(small) == Held((), (), (), ())
+    assert held(small) == Held()
 
 
-class Held(tuple[object, ...]):
-    """What a node holds of pods: devices, addresses, records, and entries of maps."""
+@dataclass(frozen=True)
+class Held:
+    """What a node holds of pods: devices, addresses, records, and maps that are not empty."""
 
-    def __new__(cls, *parts: object) -> Held:
-        """Of its parts."""
-        return super().__new__(cls, parts)
-
-
-def links(world: World) -> list[dict[str, object]]:
-    command = ["ip", "-netns", world.at_node(NODE), "-json", "link", "show", "type", "veth"]
-    found: list[dict[str, object]] = json.loads(
-        subprocess.run(command, check=True, capture_output=True).stdout
-    )
-    return found
+    devices: tuple[str, ...] = ()
+    leases: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
 
 
 def held(world: World) -> Held:
     state = world.layout.node(NODE) / "state"
-    own = {"eth0", "cubelet0", "cubelet0-dp"}
-    devices = tuple(link["ifname"] for link in links(world) if "link_netnsid" in link)
+    command = ["ip", "-netns", world.at_node(NODE), "-json", "link", "show", "type", "veth"]
+    links = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    # Those whose other end is in another namespace; one is the node's own.
+    devices = {link["ifname"] for link in links if "link_netnsid" in link} - {"eth0"}
     leases = tuple(
         lease["address"] for lease in json.loads((state / "ipam.json").read_text())["leases"]
     )
     records = tuple(sorted(path.name for path in (state / "attachments").iterdir()))
     planned = world.planned(NODE)
-    entries = tuple(
-        name
-        for name in ("cubelet_ports", "bridge0_neighbors", "bridge0_stations", "bridge0_flood_ports")
-        if planned[name]
-    )
-    return Held(tuple(d for d in devices if d not in own), leases, records, entries)
+    entries = tuple(name for name in OF_PORTS if planned[name])
+    return Held(tuple(sorted(devices)), leases, records, entries)
 
 
 def test_add_twice_gives_the_same(small: World, container: Make) -> None:
@@ -94,7 +89,7 @@ def test_del_twice_leaves_nothing(small: World, container: Make) -> None:
     for _ in range(2):
         deleted = a("DEL")
         assert (deleted.status, deleted.document) == (0, {})
-        assert held(small) == Held((), (), (), ())
+        assert held(small) == Held()
     assert small.run(a.netns, traffic.ping, "10.244.9.1", 56, 0.3).outcome != "answered"
     never = Runtime(small, NODE, "never")
     assert never("DEL").status == 0
@@ -105,7 +100,7 @@ def test_del_works_when_the_namespace_is_gone(small: World, container: Make) -> 
     a("ADD")
     netns.delete(a.netns)
     assert a("DEL").status == 0
-    assert held(small) == Held((), (), (), ())
+    assert held(small) == Held()
 
 
 @pytest.mark.parametrize(
@@ -145,8 +140,7 @@ def test_addresses_run_out_and_come_back(small: World, container: Make) -> None:
     assert [each.code for each in added] == [0] * FREE + [errors.ADDRESSES_EXHAUSTED]
     addresses = {ip_address(each.address) for each in added[:FREE]}
     assert addresses == {ip_address(f"10.244.9.{n}") for n in range(2, 7)}
-    (leases, devices) = held(small)[1], held(small)[0]
-    assert len(leases) == len(devices) == FREE  # type: ignore[arg-type]
+    assert len(held(small).leases) == len(held(small).devices) == FREE
     freed = added[2].address
     runtimes[2]("DEL")
     assert runtimes[FREE]("ADD").address == freed
@@ -157,13 +151,13 @@ def test_gc_removes_what_the_runtime_does_not_name(small: World, container: Make
     address = kept("ADD").address
     stale("ADD")
     valid = [{"containerID": "kept", "ifname": "eth0"}]
-    assert kept("GC", **{"cni.dev/valid-attachments": valid}).status == 0
-    devices, leases, records, _ = held(small)
-    assert (len(devices), leases, len(records)) == (1, (address,), 1)  # type: ignore[arg-type]
+    assert kept("GC", valid=valid).status == 0
+    left = held(small)
+    assert (len(left.devices), left.leases, len(left.records)) == (1, (address,), 1)
     assert kept("CHECK").status == 0
     assert stale("CHECK").code == errors.CHECK_FAILED
-    assert kept("GC", **{"cni.dev/valid-attachments": []}).status == 0
-    assert held(small) == Held((), (), (), ())
+    assert kept("GC", valid=[]).status == 0
+    assert held(small) == Held()
 
 
 def test_an_add_that_cannot_be_attached_is_rolled_back(small: World, container: Make) -> None:
@@ -176,7 +170,7 @@ def test_an_add_that_cannot_be_attached_is_rolled_back(small: World, container: 
         failed = a("ADD")
         assert failed.code == errors.NOT_PROGRAMMED, failed
         assert failed.document["details"]
-        assert held(small) == Held((), (), (), ())
+        assert held(small) == Held()
         devices = subprocess.run(
             ["ip", "-netns", a.netns, "-brief", "link"], capture_output=True, text=True, check=True
         )
@@ -194,7 +188,7 @@ def test_bad_namespaces_and_configurations_are_told(small: World, container: Mak
     assert a("ADD", cniVersion="9.9.9").code == errors.INCOMPATIBLE_VERSION
     assert a("ADD", ipam={"type": "host-local"}).code == errors.UNSUPPORTED_FIELD
     assert a("ADD", "no pairs").code == errors.INVALID_ENVIRONMENT
-    assert held(small) == Held((), (), (), ())
+    assert held(small) == Held()
 
 
 def test_version_needs_no_agent(small: World) -> None:
@@ -228,8 +222,8 @@ def test_a_pod_that_went_while_the_agent_was_away_is_forgotten(
     small.kill(NODE)
     netns.ip(["link", "delete", "eth0"], a.netns)
     small.start(NODE)
-    devices, leases, records, _ = held(small)
-    assert (len(devices), leases, len(records)) == (1, (kept,), 1)  # type: ignore[arg-type]
+    left = held(small)
+    assert (len(left.devices), left.leases, len(left.records)) == (1, (kept,), 1)
     links_left = [p.name for p in (small.layout.bpffs_of(NODE) / "links").iterdir()]
     assert host_ifname("a", "eth0").replace(".", "_") not in links_left
     assert b("CHECK").status == 0

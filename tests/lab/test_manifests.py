@@ -19,8 +19,10 @@ BROKEN = {
     "unknown kind": ("kind: Gadget\nmetadata: {name: g}\n", ("Gadget", "kind")),
     "no object": ("- just\n- a list\n", ()),
     "wrong type": (
-        "kind: Service\nmetadata: {name: s, namespace: x}\n"
-        "spec: {clusterIP: 10.96.0.99, ports: [{port: eighty}]}\n",
+        (
+            "kind: Service\nmetadata: {name: s, namespace: x}\n"
+            "spec: {clusterIP: 10.96.0.99, ports: [{port: eighty}]}\n"
+        ),
         ("spec.ports[0].port", "s"),
     ),
     "no address": (
@@ -28,8 +30,10 @@ BROKEN = {
         ("podIP", "p"),
     ),
     "bad CIDR": (
-        "kind: NetworkPolicy\nmetadata: {name: n, namespace: x}\n"
-        "spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/99}}]}]}\n",
+        (
+            "kind: NetworkPolicy\nmetadata: {name: n, namespace: x}\n"
+            "spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/99}}]}]}\n"
+        ),
         ("spec.ingress[0].from[0].ipBlock.cidr", "n"),
     ),
 }

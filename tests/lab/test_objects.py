@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from cubelet.lab import cluster, netns, processes, traffic
@@ -12,12 +10,7 @@ from cubelet.lab.objects import Objects
 from cubelet.lab.probe import probe
 from cubelet.lab.store import Key, Manifest
 
-
-def pod(name: str, *ports: tuple[str, int], **spec: Any) -> Manifest:
-    declared = [{"protocol": protocol, "containerPort": port} for protocol, port in ports]
-    containers = [{"name": "c", "ports": declared}]
-    metadata = {"name": name, "labels": {"app": name}}
-    return {"kind": "Pod", "metadata": metadata, "spec": {"containers": containers, **spec}}
+from .manifests import pod
 
 
 def running(objects: Objects, name: str, namespace: str = "default") -> Manifest:

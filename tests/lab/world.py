@@ -37,12 +37,13 @@ class World:
 
     def apply(self, *manifests: Manifest) -> None:
         """Create or change objects; all must succeed and are in force afterwards."""
-        outcomes = self.objects.apply(manifests)
-        assert [o for o in outcomes if o.done == "failed"] == []
+        failed = [o for o in self.objects.apply(manifests) if o.done == "failed"]
+        assert not failed, failed
 
     def delete(self, *keys: Key) -> None:
         """Remove objects; what was not there is no error."""
-        assert [o for o in self.objects.delete(keys) if o.done == "failed"] == []
+        failed = [o for o in self.objects.delete(keys) if o.done == "failed"]
+        assert not failed, failed
 
     def run(self, place: str, function: Callable[..., T], *args: Any, timeout: float = 30) -> T:
         """A function's result, run in a namespace."""

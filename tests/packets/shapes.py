@@ -43,7 +43,7 @@ Shape = Callable[[Ends], Packet]
 def tcp(ends: Ends, payload: bytes = b"") -> Packet:
     """TCP; each side's numbers agree with the other's."""
     own, other = (SERVER_SEQ, CLIENT_SEQ) if ends.back else (CLIENT_SEQ, SERVER_SEQ)
-    numbers = {"seq": own, "ack": other if "A" in ends.flags else 0}
+    numbers = {"seq": own, "ack": other + 1 if "A" in ends.flags else 0}
     segment = TCP(sport=ends.sport, dport=ends.dport, flags=ends.flags, window=4321, **numbers)
     return IP(src=ends.src, dst=ends.dst, id=5) / segment / Raw(payload)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
 from cubelet_hooks.flows import FlowFlag
 
 from .cubes import Way
 from .rig import NODE, OUTSIDE, REMOTE, VIP, A, B, C, Rig, arrives, kept
-from .shapes import Ends, Peer, Shape, direct, echo, hopped, tcp, udp
+from .shapes import Ends, Peer, Shape, direct, echo, hopped, tcp, through, udp
 
 CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
 AWAY = Peer("uplink", OUTSIDE, 443)
@@ -96,12 +99,63 @@ def test_the_first_reason_is_told(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "flags"), [(tcp, "S"), (tcp, "SA"), (tcp, "R"), (udp, ""), (echo, "")]
+    ("shape", "flags", "reason"),
+    [
+        (tcp, "S", "gate/closed"),
+        (tcp, "SA", "core/no_flow"),
+        (tcp, "R", "core/no_flow"),
+        (udp, "", "gate/closed"),
+        (echo, "", "gate/closed"),
+    ],
 )
-def test_only_tcp_under_way_is_read_twice(rig: Rig, shape: Shape, flags: str) -> None:
+def test_only_tcp_under_way_is_read_twice(
+    rig: Rig, shape: Shape, flags: str, reason: str
+) -> None:
     rig.close_gate(B, A)
-    kept(rig.send(server_says(flags, shape), "b"), "gate/closed")
+    kept(rig.send(server_says(flags, shape), "b"), reason)
     assert not rig.dp.flows()
+
+
+@pytest.mark.parametrize("denied", [(A, B), (B, A)])
+def test_a_record_made_by_the_second_reading_lets_no_syn_through(
+    rig: Rig, denied: tuple[str, str]
+) -> None:
+    """A bare acknowledgement may pass as the peer's reply; what it leaves opens nothing."""
+    speaker, port = (A, "a") if denied == (A, B) else (B, "b")
+    ends = Ends(A, 1000, B, 8080) if speaker == A else Ends(B, 8080, A, 1000)
+    rig.close_gate(*denied)
+    for flags in ("S", "A", "S", "S"):
+        result = rig.send(tcp(replace(ends, flags=flags)), port)
+        if flags == "S":
+            kept(result, "gate/closed")
+
+
+def test_a_syn_ack_whose_record_was_evicted_opens_no_flow(rig: Rig) -> None:
+    """The client's retransmission restores the record, and with it the translation."""
+    rig.vip(VIP, 80, B, 8080)
+    talk = through(direct(Peer("a", A, 1000), Peer("b", B, 8080)), Peer("b", VIP, 80))
+    talk.forward(rig, "S")
+    rig.forget(talk.answer)
+    kept(rig.send(talk.answer, "b"), "core/no_flow")
+    talk.forward(rig, "S")
+    talk.back(rig, "SA")
+    talk.forward(rig, "A")
+
+
+@pytest.mark.parametrize("sequence", [1, -1, 1 << 20])
+def test_an_acknowledgement_that_proves_nothing_establishes_nothing(
+    rig: Rig, sequence: int
+) -> None:
+    """Who forges an address cannot know what the answer's number is."""
+    talk = direct(Peer("a", A, 1000), Peer("b", B, 8080))
+    talk.forward(rig, "S")
+    talk.back(rig, "SA")
+    forged = tcp(Ends(A, 1000, B, 8080, "A"))
+    forged[TCP].ack += sequence
+    rig.send(forged)
+    assert not rig.table("flows")
+    talk.forward(rig, "A")
+    assert len(rig.table("flows")) == 2
 
 
 @pytest.mark.parametrize(("backend", "port"), [(C, 8080), (B, 9090)])

@@ -212,9 +212,6 @@ class Agent:
         except Exception as error:  # an observer's bug is not the agent's
             log.error("an observer failed", hook=hook, error=repr(error))
 
-    def _names(self) -> list[str]:
-        return [cube.instance for cube in self.composition.cubes]
-
     async def _sweep(self) -> None:
         took = 0.0
         while True:

@@ -138,12 +138,37 @@ class Applier:
         if self._held(spec, outcome):
             self._retry.setdefault(spec.c_name, {}).update(wanted)
             return
+        table = self._maps[spec.c_name]
         try:
-            self._maps[spec.c_name].update_batch(wanted.items())
+            try:
+                table.update_batch(wanted.items())
+            except BpfError:
+                if not self._make_room(spec, changes):
+                    raise
+                table.update_batch(wanted.items())
             outcome.written += len(wanted)
         except BpfError as error:
             outcome.failures[spec.c_name] = str(error)
             self._retry.setdefault(spec.c_name, {}).update(wanted)
+
+    def _make_room(self, spec: MapSpec, changes: Mapping[bytes, bytes | None]) -> bool:
+        """Remove before writing, if that is what a full map needs to hold all that is wanted.
+
+        What points at the removed finds nothing until it is written too. Waiting would be worse:
+        nothing is removed from a map that refuses entries, so it would stay full for ever.
+        """
+        if spec.layout.type in ARRAYS:
+            return False
+        table = self._maps[spec.c_name]
+        gone = {key for key, value in changes.items() if value is None}
+        found = {key for key, _ in table.items()}
+        if (
+            not gone & found
+            or len((found - gone) | (changes.keys() - gone)) > spec.layout.max_entries
+        ):
+            return False
+        table.delete_batch(gone)
+        return True
 
     def _held(self, spec: MapSpec, outcome: Outcome) -> bool:
         """Whether a map of the same owner has refused entries.

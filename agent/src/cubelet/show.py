@@ -1,43 +1,31 @@
 """The tables of `cubelet get NOUN`: the core's own, and the maps that cubes offer to show.
 
-Nothing here knows any cube: what it shows of one is declared in ``Cube.shows`` and in the records
-of its maps.
+Nothing here knows any cube: what is shown of one is declared in ``Cube.shows``, and what
+``Cube.rows`` gives.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import ipaddress
 import socket
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
-from typing import Any
+from itertools import islice
 
-from cubelet.bpf.layout import ARRAYS, PER_CPU, split_cpus
 from cubelet.bpf.maps import BpfMap
 from cubelet.client import INTERNAL_ERROR, INVALID_REQUEST, AgentError
 from cubelet.composer.composition import Composition
-from cubelet.flows import FlowSweeper, Row
+from cubelet.flows import FlowSweeper
 from cubelet.monitor import Reasons, drop_rows
-from cubelet.names import class_name, protocol_name
+from cubelet.records import Records, Row, prefix_row, readable, record_row
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.flows import Count, PortKey
-from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.maps import MapType
 from cubelet_hooks.objects import LocalNode
-from cubelet_hooks.records import Address, Family, Record
+from cubelet_hooks.records import Address, Record
 from cubelet_hooks.view import View
 
 Where = Mapping[str, str]
 """The texts that columns must have."""
-
-_NAMED: Mapping[str, Callable[[int], str]] = {
-    "protocol": protocol_name,
-    "port_class": class_name,
-}
-"""Numbers that have names wherever they occur, by the name of their field."""
 
 
 class Tables:
@@ -117,10 +105,36 @@ class Tables:
             }
 
     def _shown(self, cube: Cube, noun: str, several: bool) -> Iterator[Row]:
-        declared = next(each for each in cube.maps if each.name == cube.shows[noun])
-        table = self._map(f"{cube.instance}_{declared.name}")
+        declared = {each.name: each for each in cube.maps}
+        tries = tuple(each.key for each in cube.maps if each.type is MapType.LPM_TRIE)
         own = {"cube": cube.instance} if several else {}
-        return ({**own, **row} for row in map_rows(declared, table, cube.family))
+        interfaces = self._interfaces()
+
+        def read(name: str) -> Mapping[Record, Record]:
+            return Records(declared[name], self._map(f"{cube.instance}_{name}"), cube.family)
+
+        for given in cube.rows(noun, read, self._view):
+            if isinstance(given, tuple):
+                key, value = given
+                fields = prefix_row(key, cube.family) if isinstance(key, tries) else record_row(key)
+                row = {**fields, **record_row(value)}
+            else:
+                row = {name: readable(name, value) for name, value in given.items()}
+            yield {**own, **_with_interface(row, interfaces)}
+
+    def _interfaces(self) -> Mapping[int, str]:
+        """What people call this node's interfaces: by their pod or port class."""
+        local = self._view.local
+        own = (
+            {
+                local.datapath_ifindex: "host",
+                local.overlay_ifindex: "overlay",
+                local.uplink_ifindex: "uplink",
+            }
+            if local
+            else {}
+        )
+        return {**own, **{port.ifindex: key for key, port in self._view.ports.items()}}
 
     def _map(self, name: str) -> BpfMap:
         maps = self._maps()
@@ -147,7 +161,7 @@ class _Filter:
 
 
 def _chosen(rows: Iterable[Row], limit: int | None, keep: _Filter) -> list[Row]:
-    return [row for row in rows if keep(row)][:limit]
+    return list(islice(filter(keep, rows), limit))
 
 
 def _nothing_composed() -> AgentError:
@@ -195,67 +209,11 @@ def _node_ports(local: LocalNode) -> Iterator[Row]:
         }
 
 
-def map_rows(declared: Map, table: BpfMap, family: Family) -> Iterator[Row]:
-    """A map's records as rows: the key's fields, then the value's, in the order of the keys' bytes.
-
-    An array's empty records are left out; numbers kept per CPU are summed up.
-    """
-    for key, value in sorted(table.items()):
-        if table.layout.type in ARRAYS and not any(value):
-            continue
-        wanted = declared.key.unpack(key, family)
-        prefix = declared.type is MapType.LPM_TRIE
-        yield {
-            **(_prefix_row(wanted, family) if prefix else record_row(wanted)),
-            **record_row(_value(declared, table, value, family)),
-        }
-
-
-def _value(declared: Map, table: BpfMap, raw: bytes, family: Family) -> Record:
-    if table.layout.type not in PER_CPU:
-        return declared.value.unpack(raw, family)
-    each = [declared.value.unpack(part, family) for part in split_cpus(raw, table.layout)]
-    numbers = {k: v for k, v in vars(each[0]).items() if isinstance(v, int)}
-    return dataclasses.replace(each[0], **{k: sum(getattr(r, k) for r in each) for k in numbers})
-
-
-def record_row(record: Record) -> Row:
-    """A record's fields as people read them; nested records' fields get their name in front."""
-    row: Row = {}
-    hints = _hints(type(record))  # type: ignore[arg-type]
-    for name, value in vars(record).items():
-        if isinstance(value, Record):
-            row |= {f"{name}_{inner}": each for inner, each in record_row(value).items()}
-        else:
-            row[name] = _readable(name, value, getattr(hints[name], "__metadata__", ()))
-    return row
-
-
-def _readable(name: str, value: Any, metadata: tuple[Any, ...]) -> Any:
-    names = next((m for m in metadata if isinstance(m, enum.EnumType)), None)
-    if names is not None and value in [member.value for member in names]:  # type: ignore[var-annotated]
-        return names(value).name.lower()
-    if "be32" in metadata:  # an IPv4 address of the underlay
-        return ipaddress.IPv4Address(value) if value else None
-    if isinstance(value, bytes):
-        return value.hex()
-    return _NAMED[name](value) if name in _NAMED else value
-
-
-def _prefix_row(key: Record, family: Family) -> Row:
-    """A trie's key: the number of bits that count, then what they count in, an address last.
-
-    The address and its share of the bits become one column, ``prefix``.
-    """
-    length, *others = key.layout(family).fields
-    address = others[-1]
-    bits = getattr(key, length.name) - 8 * (address.offset - length.scalar.size)
-    network = ipaddress.ip_network((getattr(key, address.name), bits), strict=False)
-    row = record_row(key)
-    inner = {name: row[name] for name in (field.name for field in others[:-1])}
-    return {"prefix": network, **inner}
-
-
-@cache
-def _hints(record: type[Record]) -> Mapping[str, Any]:
-    return typing.get_type_hints(record, include_extras=True)
+def _with_interface(row: Row, interfaces: Mapping[int, str]) -> Row:
+    """The row with an interface's name behind its number, if it has one."""
+    named: Row = {}
+    for column, value in row.items():
+        named[column] = value
+        if column == "ifindex":
+            named["interface"] = interfaces.get(value)
+    return named

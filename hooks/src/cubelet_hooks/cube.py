@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -22,6 +22,12 @@ PORT_CLASSES = ("pod", "host", "overlay", "uplink")
 
 Unit = tuple[str, ...]
 """What is planned at once, such as ``("service", "default/web")``; chosen by the cube."""
+
+Row = Mapping[str, object] | tuple[Record, Record]
+"""A line of a table: values by column, or a map's key and value, whose fields are the columns."""
+
+Read = Callable[[str], Mapping[Any, Any]]
+"""The records of one of the cube's maps, by its name: looked up when they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Cube:
     maps: ClassVar[tuple[Map, ...]] = ()
     shows: ClassVar[Mapping[str, str]] = {}
     """What ``cubelet get NOUN`` lists: nouns in the plural, each with the name of the map whose
-    records are the rows, such as ``{"routes": "routes"}``."""
+    records :meth:`rows` makes the table of, such as ``{"routes": "routes"}``."""
     records: ClassVar[tuple[type[Record], ...]] = ()
     """Further structs the C source uses, beyond the maps' keys and values."""
 
@@ -119,3 +125,12 @@ class Cube:
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
         """The wanted entries of one unit; none when what it describes is gone. Pure."""
         return ()
+
+    def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
+        """The table of ``cubelet get NOUN``, one of ``shows``: the records of its map as they are.
+
+        Override it where people need more than that, such as names for numbers. All rows of values
+        have the same columns, in one order; a value may be a list. ``protocol`` is an IP protocol's
+        number, and ``ifindex`` an interface's: the agent names both, and members of enums.
+        """
+        return read(self.shows[noun]).items()

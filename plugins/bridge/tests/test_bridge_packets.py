@@ -42,6 +42,12 @@ def bridge(datapath: Compose, request: pytest.FixtureRequest) -> Datapath:
     return datapath(core=[Bridge], mode=request.param)
 
 
+@pytest.fixture(params=["fused", "tailcall"])
+def tagging(datapath: Compose, request: pytest.FixtureRequest) -> Datapath:
+    """A bridge that is told to let tagged frames pass."""
+    return datapath(core=[Bridge], mode=request.param, settings={"bridge": {"vlans": True}})
+
+
 @pytest.fixture(scope="module")
 def jiffies() -> int:
     """How many there are in a second."""
@@ -360,11 +366,11 @@ def tagged(dst: str, vlan: int, src: str = MAC_A) -> Packet:
     return Ether(dst=dst, src=src) / Dot1Q(vlan=vlan, type=TEST_TYPE) / bytes(range(46))
 
 
-def test_segments_are_apart(bridge: Datapath, cubelet_network: TestNetwork) -> None:
+def test_segments_are_apart(tagging: Datapath, cubelet_network: TestNetwork) -> None:
     b = ifindex(cubelet_network, "b")
-    with received(bridge, cubelet_network) as send:
+    with received(tagging, cubelet_network) as send:
         assert send(tagged(BROADCAST, 5, src=NESTED), "b") == 0
-        assert set(bridge.table("bridge", "learned")) == {StationKey(NESTED, 5)}
+        assert set(tagging.table("bridge", "learned")) == {StationKey(NESTED, 5)}
         assert send(tagged(NESTED, 5), "a") == b
         assert send(tagged(NESTED, 6), "a") == 0
         assert send(frame(NESTED), "a") == 0
@@ -375,18 +381,28 @@ def test_segments_are_apart(bridge: Datapath, cubelet_network: TestNetwork) -> N
 
 
 def test_a_tag_does_not_hide_a_spoofed_address(
+    tagging: Datapath, cubelet_network: TestNetwork
+) -> None:
+    with received(tagging, cubelet_network) as send:
+        spoofed = tagging.reasons[-send(tagged(BROADCAST, 5, src=MAC_B), "a")]
+        assert spoofed.name == "mac_spoofed"
+    assert not tagging.table("bridge", "learned")
+
+
+def test_tagged_frames_are_dropped_unless_allowed(
     bridge: Datapath, cubelet_network: TestNetwork
 ) -> None:
+    """NetworkPolicy does not see what they carry."""
     with received(bridge, cubelet_network) as send:
-        spoofed = bridge.reasons[-send(tagged(BROADCAST, 5, src=MAC_B), "a")]
-        assert spoofed.name == "mac_spoofed"
+        assert bridge.reasons[-send(tagged(MAC_B, 5), "a")].name == "tagged"
+        assert bridge.reasons[-send(tagged(BROADCAST, 5, src=NESTED), "b")].name == "tagged"
     assert not bridge.table("bridge", "learned")
 
 
-def test_a_tag_does_not_hide_ip(bridge: Datapath, cubelet_network: TestNetwork) -> None:
+def test_a_tag_does_not_hide_ip(tagging: Datapath, cubelet_network: TestNetwork) -> None:
     """Linux takes a frame of VLAN 0 as untagged: that would pass by NetworkPolicy."""
     packet = Ether(dst=MAC_B, src=MAC_A) / Dot1Q(vlan=0) / IP(src=IP_A, dst=IP_B) / UDP()
     twice = Ether(dst=MAC_B, src=MAC_A) / Dot1Q(vlan=0) / packet[Dot1Q]
-    with received(bridge, cubelet_network) as send:
+    with received(tagging, cubelet_network) as send:
         for each in (packet, twice):
-            assert bridge.reasons[-send(each, "a")].name == "unfiltered_ip"
+            assert tagging.reasons[-send(each, "a")].name == "unfiltered_ip"

@@ -146,7 +146,12 @@ def test_settings_size_the_maps_and_reach_the_c() -> None:
         "learned": 4096,
         "flood_rates": 5,
     }
-    assert cube.defines(view()) == {"AGING_SECONDS": 9, "FLOOD_RATE": 100, "FLOOD_BURST": 7}
+    assert cube.defines(view()) == {
+        "VLANS": 0,
+        "AGING_SECONDS": 9,
+        "FLOOD_RATE": 100,
+        "FLOOD_BURST": 7,
+    }
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_egress(leaving: Datapath) -> None:
 def test_ingress(arriving: Datapath) -> None:
     arriving.apply(INGRESS)
     seen = [
-        (other, transport, verdict(arriving.send(sent, "uplink"), sent))
+        (other, transport, verdict(arriving.send(sent, "overlay"), sent))
         for other, transport, _ in JUDGED
         for sent in [frame(transport, D, other, mac="02:00:00:00:aa:aa")]
     ]
@@ -167,6 +167,16 @@ def test_ingress(arriving: Datapath) -> None:
         (other, transport, "sent" if allowed else "firewall/ingress_denied")
         for other, transport, allowed in JUDGED
     ]
+
+
+def test_from_the_uplink_comes_no_pod(arriving: Datapath) -> None:
+    """Whatever its source address claims; what is allowed by address still is."""
+    arriving.apply(INGRESS)
+    for other, transport, allowed in JUDGED:
+        sent = frame(transport, D, other, mac="02:00:00:00:aa:aa")
+        pod = bool(arriving.state.pods_by_ip(ip_address(other)))
+        wanted = "sent" if allowed and not pod else "firewall/ingress_denied"
+        assert verdict(arriving.send(sent, "uplink"), sent) == wanted
 
 
 def test_other_pods_stay_open(leaving: Datapath) -> None:

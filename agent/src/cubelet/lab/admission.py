@@ -16,12 +16,13 @@ from cubelet.lab.layout import SERVICE_CIDR
 from cubelet.lab.store import Key, Manifest, key_of, namespaced
 
 NODE_PORTS: Final = range(30000, 32768)
+_WITH_SPEC: Final = ("Pod", "Service", "NetworkPolicy")
 _WITH_NODE_PORTS: Final = ("NodePort", "LoadBalancer")
 _FIRST_SERVICE_ADDRESS: Final = 10  # those below are left to be asked for, as the DNS's usually is
 
 
 def normalise(manifest: Manifest) -> Manifest:
-    """A copy with the namespace set where one is needed, and a Namespace's own label."""
+    """A copy with the namespace set where one is needed, a Namespace's own label, and a spec."""
     manifest = copy.deepcopy(manifest)
     metadata = manifest["metadata"]
     if namespaced(manifest["kind"]):
@@ -29,6 +30,8 @@ def normalise(manifest: Manifest) -> Manifest:
     if manifest["kind"] == "Namespace":
         labels = metadata.get("labels") or {}
         metadata["labels"] = {**labels, "kubernetes.io/metadata.name": metadata["name"]}
+    elif manifest.get("spec") is None and manifest["kind"] in _WITH_SPEC:
+        manifest["spec"] = {}
     return manifest
 
 
@@ -73,10 +76,10 @@ def _node_ports(manifest: Manifest, before: Mapping[str, Any], others: list[Mani
     taken = {
         (port.get("protocol", "TCP"), port.get("nodePort")): key_of(other)
         for other in others
-        for port in other["spec"].get("ports", ())
+        for port in other["spec"].get("ports") or ()
     }
-    kept = {_port_id(port): port.get("nodePort") for port in before.get("ports", ())}
-    for port in manifest["spec"].get("ports", ()):
+    kept = {_port_id(port): port.get("nodePort") for port in before.get("ports") or ()}
+    for port in manifest["spec"].get("ports") or ():
         protocol = port.get("protocol", "TCP")
         number = port.get("nodePort") or kept.get(_port_id(port))
         if not number:
@@ -92,13 +95,11 @@ def _port_id(port: Mapping[str, Any]) -> tuple[object, object]:
 
 
 def expand(deployment: Manifest) -> list[Manifest]:
-    """The Pods of a Deployment: NAME-0 to NAME-(replicas - 1), owned by it."""
+    """The Pods of a valid Deployment: NAME-0 to NAME-(replicas - 1), owned by it."""
     key = key_of(deployment)
     spec = deployment.get("spec") or {}
     template = spec.get("template") or {}
-    replicas = spec.get("replicas", 1)
-    if not isinstance(replicas, int) or replicas < 0:
-        raise LabError(f"{key}: spec.replicas: {replicas!r} is not a count")
+    replicas = 1 if spec.get("replicas") is None else spec["replicas"]
     return [
         {
             "apiVersion": "v1",

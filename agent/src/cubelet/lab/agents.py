@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from cubelet.lab import processes
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import LabNode, LabSpec, Layout
 
+PROBLEM_LIMIT: Final = 10.0  # seconds; an agent that is not ready and has a problem longer fails
 START_LIMIT: Final = 90.0  # seconds for all agents together, compilation included
 SYNC_LIMIT: Final = 60.0  # seconds until an agent has put a change in force
 _POLL: Final = 0.05
@@ -64,45 +66,71 @@ def start(layout: Layout, spec: LabSpec) -> None:
 
 def wait_ready(layout: Layout, spec: LabSpec, tell: Callable[[str], None]) -> None:
     """Wait until all agents are ready, telling of each; raises LabError with the log of one that
-    ended or took too long."""
+    ended, has a problem that waiting does not cure, or took too long."""
     began = time.monotonic()
-    waiting = list(spec.nodes)
+    waiting = {node: Symptoms() for node in spec.nodes}
     while waiting:
-        for node in tuple(waiting):
+        for node, symptoms in tuple(waiting.items()):
+            status = _status(layout, node)
             elapsed = time.monotonic() - began
-            if _ready(layout, node):
-                waiting.remove(node)
+            if status["ready"]:
+                del waiting[node]
                 tell(f"{node.name}: agent ready after {elapsed:.1f} s")
             elif not processes.alive(layout, process(node)):
                 raise LabError(f"{node.name}: the agent ended", _log(layout, node))
+            elif lasting := symptoms.lasting(_obstacles(layout, status), elapsed):
+                raise LabError(f"{node.name}: {'; '.join(lasting)}", _log(layout, node))
             elif elapsed > START_LIMIT:
                 message = f"{node.name}: the agent is not ready after {elapsed:.0f} s"
                 raise LabError(message, _log(layout, node))
         time.sleep(_POLL if waiting else 0)
 
 
-def sync(layout: Layout, spec: LabSpec) -> None:
+class Symptoms:
+    """An agent's problems, and since when it has each."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def lasting(self, problems: Sequence[str], now: float) -> list[str]:
+        """Take in the problems that there are `now` (seconds); those it has had for too long."""
+        self._since = {problem: self._since.get(problem, now) for problem in problems}
+        return [each for each, since in self._since.items() if now - since > PROBLEM_LIMIT]
+
+
+def sync(layout: Layout, spec: LabSpec) -> dict[str, list[str]]:
     """Return once every agent has what is in the manifests folder now in force.
 
-    Raises LabError with the agent's log if one is gone, AgentError with what it says.
+    Returns the problems that it has, by node; only nodes with some. Raises LabError with the
+    agent's log if one is gone, AgentError with what it says.
     """
 
-    def one(node: LabNode) -> None:
+    def one(node: LabNode) -> list[str]:
         try:
-            call(str(layout.socket(node.name)), "sync", {}, SYNC_LIMIT)
+            found = call(str(layout.socket(node.name)), "sync", {}, SYNC_LIMIT)
         except AgentUnreachableError as error:
             message = f"{node.name}: {error.message}: {error.details}"
             raise LabError(message, _log(layout, node)) from error
+        return list(found.get("problems", ()))
 
     with ThreadPoolExecutor(len(spec.nodes)) as pool:
-        list(pool.map(one, spec.nodes))
+        problems = zip(spec.nodes, pool.map(one, spec.nodes), strict=True)
+        return {node.name: found for node, found in problems if found}
 
 
-def _ready(layout: Layout, node: LabNode) -> bool:
+def _status(layout: Layout, node: LabNode) -> dict[str, Any]:
     try:
-        return bool(call(str(layout.socket(node.name)), "status", {}, 5)["ready"])
+        status: dict[str, Any] = call(str(layout.socket(node.name)), "status", {}, 5)
     except AgentUnreachableError:
-        return False
+        return {"ready": False}  # it has not come that far yet
+    return status
+
+
+def _obstacles(layout: Layout, status: Mapping[str, Any]) -> list[str]:
+    """The problems that may keep an agent from being ready: what a manifest says never does."""
+    manifests = set(os.listdir(layout.manifests)) if layout.manifests.is_dir() else set()
+    problems = status.get("problems", ())
+    return [problem for problem in problems if problem.partition(":")[0] not in manifests]
 
 
 def _log(layout: Layout, node: LabNode) -> str:

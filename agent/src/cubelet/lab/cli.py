@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ import msgspec
 import typer
 import yaml
 
-from cubelet.lab import cluster, netns, views
+from cubelet.lab import cluster, documents, netns, views
+from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
 from cubelet.lab.kubelet import Kubelet
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects, Outcome
-from cubelet.lab.store import Key, Manifest, Store, key_of, kind_named, read_documents
+from cubelet.lab.store import Key, Store, key_of, kind_named
 from cubelet.output import Format, print_as, table, tell, told
 
 app = typer.Typer(
@@ -61,27 +63,31 @@ def up(
         list[str] | None,
         typer.Option("--set", help="A setting of the agents: KEY=VALUE, dots go deeper."),
     ] = None,
+    output: Output = Format.TABLE,
 ) -> None:
     """Build a cluster and wait until its agents are ready."""
-    with told():
+    with explained(output):
         settings = parse_settings([f"composition={composition.value}", *(set_ or [])])
         spec = LabSpec(name, plan_nodes(nodes, tuple(pod_cidr or ())), settings)
         cluster.up(Layout(name), spec, tell)
+        keys = [Key("Lab", "", name), *(Key("Node", "", node.name) for node in spec.nodes)]
+        _report([Outcome(key, "created") for key in keys], output)
 
 
 @app.command()
-def down(name: Name = "lab") -> None:
+def down(name: Name = "lab", output: Output = Format.TABLE) -> None:
     """Remove a cluster and all that belongs to it, whatever state it is in."""
-    with told():
+    with explained(output):
         there = cluster.down(Layout(name))
-        tell(f"lab {name} is gone" if there else f"there is no lab {name}")
+        _report([Outcome(Key("Lab", "", name), "deleted" if there else "absent")], output)
 
 
 @app.command()
-def apply(filename: File, name: Name = "lab") -> None:
+def apply(filename: File, name: Name = "lab", output: Output = Format.TABLE) -> None:
     """Create or change objects; returns when they are in force."""
-    with told(), _objects(name) as objects:
-        _report(objects.apply(_documents(filename)))
+    with explained(output), _objects(name) as objects:
+        found, unusable = _documents(filename)
+        _report([*unusable, *objects.apply(found)], output)
 
 
 @app.command()
@@ -92,10 +98,17 @@ def delete(
     filename: Annotated[Path | None, typer.Option("--filename", "-f")] = None,
     namespace: Namespace = "default",
     name: Name = "lab",
+    output: Output = Format.TABLE,
 ) -> None:
     """Remove the objects in a file, or objects by kind and name."""
-    with told(), _objects(name) as objects:
-        _report(objects.delete(_keys(what or [], filename, namespace)))
+    with explained(output), _objects(name) as objects:
+        unusable: list[Outcome] = []
+        if filename is None:
+            keys = _keys(what or [], namespace)
+        else:
+            found, unusable = _documents(filename)
+            keys = [key_of(document.manifest) for document in found]
+        _report([*unusable, *objects.delete(keys)], output)
 
 
 @app.command()
@@ -108,7 +121,7 @@ def get(
     name: Name = "lab",
 ) -> None:
     """List objects: pods, services, networkpolicies, namespaces, nodes, endpointslices."""
-    with told(output):
+    with explained(output):
         layout = Layout(name)
         layout.load()
         wanted = kind_named(kind)
@@ -124,7 +137,7 @@ def execute(
     name: Name = "lab",
 ) -> None:
     """Run a command where a pod, a node or the outside is; its exit status is passed on."""
-    with told():
+    with explained():
         argv = netns.command(_place(Layout(name), target, namespace), command)
         sys.stdout.flush()
         os.execvp(argv[0], argv)
@@ -135,7 +148,7 @@ def probe(output: Output = Format.TABLE, name: Name = "lab") -> None:
     """Try every pod, protocol and port from every other pod, with real packets."""
     from cubelet.lab.probe import probe as probe_lab
 
-    with told(output):
+    with explained(output):
         layout = Layout(name)
         layout.load()
         rows = [msgspec.to_builtins(row) for row in probe_lab(layout)]
@@ -150,7 +163,7 @@ def demo(
     """Build a cluster, show what it does to real traffic, and remove it."""
     from cubelet.lab.demo import run
 
-    with told(output):
+    with explained(output):
         report = run(Layout(name), composition.value, tell)
         print_as(output, msgspec.to_builtins(report), report.text)
         if not report.ok:
@@ -168,8 +181,26 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         level = settings
         for parent in parents:
             level = level.setdefault(parent, {})
-        level[last] = yaml.safe_load(text)
+            if not isinstance(level, dict):
+                raise LabError(f"--set {pair}: {parent} has a value of its own")
+        try:
+            level[last] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:
+            reason = getattr(error, "problem", None) or error
+            raise LabError(f"--set {pair}: not valid YAML: {reason}") from None
     return settings
+
+
+@contextmanager
+def explained(output: Format = Format.TABLE) -> Iterator[None]:
+    """Tell the user what went wrong, also what only the system says; exit with 1."""
+    with told(output):
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # nobody reads what is printed
+        except (OSError, subprocess.SubprocessError, yaml.YAMLError) as error:
+            raise LabError(str(error)) from error
 
 
 @contextmanager
@@ -180,13 +211,14 @@ def _objects(name: str) -> Iterator[Objects]:
         yield Objects(layout, spec)
 
 
-def _documents(filename: Path) -> list[Manifest]:
-    return read_documents(Path("/dev/stdin") if str(filename) == "-" else filename)
+def _documents(filename: Path) -> tuple[list[Document], list[Outcome]]:
+    """The objects to work on, and the outcomes of what is none."""
+    path = Path("/dev/stdin") if str(filename) == "-" else filename
+    found, problems = documents.read(path)
+    return found, [Outcome(Key("File", "", p.file), "failed", str(p)) for p in problems]
 
 
-def _keys(what: Sequence[str], filename: Path | None, namespace: str) -> list[Key]:
-    if filename is not None:
-        return [key_of(document) for document in _documents(filename)]
+def _keys(what: Sequence[str], namespace: str) -> list[Key]:
     if len(what) < 2:
         raise LabError("name what to delete: -f FILE, or KIND NAME...")
     if what[0].lower() in ("deployment", "deployments", "deploy"):
@@ -211,10 +243,11 @@ def _place(layout: Layout, target: str, namespace: str) -> str:
     return Kubelet(layout, store).netns_of(pod)
 
 
-def _report(outcomes: Sequence[Outcome]) -> None:
-    for outcome in outcomes:
-        detail = f": {outcome.detail}" if outcome.detail else ""
-        failed = outcome.done in ("failed", "not found")
-        print(f"{outcome.key} {outcome.done}{detail}", file=sys.stderr if failed else sys.stdout)
-    if any(outcome.done in ("failed", "not found") for outcome in outcomes):
+def _report(outcomes: Sequence[Outcome], output: Format) -> None:
+    if output.for_people:
+        for outcome in outcomes:
+            print(outcome, file=sys.stdout if outcome.ok else sys.stderr)
+    else:
+        print_as(output, [outcome.row() for outcome in outcomes], str)
+    if not all(outcome.ok for outcome in outcomes):
         raise typer.Exit(1)

@@ -85,17 +85,21 @@ class Kubelet:
         return addresses
 
     def _cni(self, command: str, pod: Manifest) -> dict[str, Any]:
-        done = subprocess.run(
-            netns.command(
-                self._layout.node_netns(pod["spec"]["nodeName"]),
-                [sys.executable, "-m", "cubelet.cni.plugin"],
-            ),
-            input=json.dumps(self._configuration(pod)),
-            env={**os.environ, **self._call(command, pod)},
-            capture_output=True,
-            text=True,
-            timeout=_CNI_TIMEOUT,
-        )
+        try:
+            done = subprocess.run(
+                netns.command(
+                    self._layout.node_netns(pod["spec"]["nodeName"]),
+                    [sys.executable, "-m", "cubelet.cni.plugin"],
+                ),
+                input=json.dumps(self._configuration(pod)),
+                env={**os.environ, **self._call(command, pod)},
+                capture_output=True,
+                text=True,
+                timeout=_CNI_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            message = f"{key_of(pod)}: CNI {command}: no answer within {_CNI_TIMEOUT:g} s"
+            raise LabError(message) from None
         if done.returncode:
             said = done.stdout.strip() or done.stderr.strip()
             with contextlib.suppress(ValueError, KeyError):

@@ -147,6 +147,8 @@ class Layout:
             return msgspec.json.decode(self.spec.read_bytes(), type=LabSpec)
         except FileNotFoundError:
             raise LabError(f"lab {self.name!r} is not up: start it with `cubelet lab up`") from None
+        except msgspec.DecodeError as error:
+            raise LabError(f"{self.spec}: {error}; `cubelet lab down` removes it") from None
 
 
 def plan_nodes(count: int, pod_cidrs: tuple[str, ...]) -> tuple[LabNode, ...]:

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
-from cubelet.lab import admission, agents
+from cubelet.lab import admission, agents, validation
+from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
 from cubelet.lab.kubelet import Kubelet
 from cubelet.lab.layout import LabSpec, Layout
-from cubelet.lab.store import KINDS, Key, Manifest, Store, key_of
+from cubelet.lab.store import KINDS, Key, Manifest, Store, file_name, is_kept, key_of
 
 T = TypeVar("T")
 
 _PARALLEL_PODS: Final = 8
 _DEPLOYMENT: Final = "Deployment"
-_APPLIED: Final = tuple(kind.name for kind in KINDS)
+_BAD: Final = ("failed", "not found", "problem")
 
 
 class Outcome(NamedTuple):
-    """What became of one object: created, configured, unchanged, deleted, ignored or failed."""
+    """What became of one object: created, configured, unchanged, deleted, ignored, not found or
+    failed; or a `problem` that a node's agent has."""
 
     key: Key
     done: str
     detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is what was asked for."""
+        return self.done not in _BAD
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.done}" + (f": {self.detail}" if self.detail else "")
+
+    def row(self) -> dict[str, str]:
+        """The outcome for programs."""
+        return {**self.key._asdict(), "outcome": self.done, "detail": self.detail}
 
 
 class Objects:
@@ -37,51 +52,74 @@ class Objects:
         self.store: Final = Store(layout)
         self.kubelet: Final = Kubelet(layout, self.store)
 
-    def apply(self, documents: Sequence[Manifest]) -> list[Outcome]:
+    def apply(self, documents: Sequence[Manifest | Document]) -> list[Outcome]:
         """Store objects and start pods; returns when the agents have put all of it in force.
 
         Policies and Services are in force before a new pod is attached. What is wrong with one
-        object is its outcome (`failed`), and the others are applied all the same.
+        object is its outcome (`failed`): nothing of it is stored, and the others are applied all
+        the same.
         """
-        documents = [admission.normalise(document) for document in documents]
-        outcomes = self._add_namespaces(documents)
-        pods: list[Manifest] = []
-        deployments: list[Manifest] = []
-        for document in documents:
-            key = key_of(document)
+        outcomes: list[Outcome] = []
+        accepted = self._accept(documents, outcomes)
+        outcomes += self._add_namespaces([document.manifest for document in accepted])
+        pods: list[Document] = []
+        deployments: list[Key] = []
+        for document in accepted:
+            key = key_of(document.manifest)
             if key.kind == "Pod":
                 pods.append(document)
             elif key.kind == _DEPLOYMENT:
-                made = _attempt(outcomes, key, partial(admission.expand, document))
+                made = _attempt(outcomes, key, partial(_expand, document))
                 if made is not None:
-                    deployments.append(document)
+                    deployments.append(key)
                     pods += made
             else:
                 outcomes += _outcome(key, partial(self._put, document))
         outcomes += self._remove_pods(self._outdated(deployments, pods))
         outcomes += self._apply_pods(pods)
-        agents.sync(self._layout, self._spec)
-        return outcomes
+        return outcomes + self._sync()
 
     def delete(self, keys: Sequence[Key]) -> list[Outcome]:
         """Remove objects and stop pods; a Namespace takes its objects, a Deployment its pods.
 
         Returns when the agents have put it in force; what does not exist is `not found`.
         """
+        outcomes: list[Outcome] = []
         pods: list[Manifest] = []
         others: list[Key] = []
-        every = [inner for key in keys for inner in self._with_contents(key)]
+        usable = [key for key in keys if _attempt(outcomes, key, partial(file_name, key))]
+        every = [inner for key in usable for inner in self._with_contents(key)]
         for key in dict.fromkeys(every):
             pod = self.store.get(key) if key.kind == "Pod" else None
             if pod:
                 pods.append(pod)
             elif key.kind != _DEPLOYMENT:
                 others.append(key)
-        outcomes = self._remove_pods(pods)
+        outcomes += self._remove_pods(pods)
         for key in others:
             outcomes += _outcome(key, partial(self._remove, key))
-        agents.sync(self._layout, self._spec)
-        return outcomes
+        return outcomes + self._sync()
+
+    def _sync(self) -> list[Outcome]:
+        """Wait for the agents; the problems that they have."""
+        return [
+            Outcome(Key("Node", "", node), "problem", problem)
+            for node, problems in agents.sync(self._layout, self._spec).items()
+            for problem in problems
+        ]
+
+    def _accept(
+        self, documents: Sequence[Manifest | Document], outcomes: list[Outcome]
+    ) -> list[Document]:
+        """The documents that are valid, completed; the others' outcomes are added."""
+
+        def accept(document: Document) -> Document:
+            validation.check(document)
+            return replace(document, manifest=admission.normalise(document.manifest))
+
+        given = [each if isinstance(each, Document) else Document(each) for each in documents]
+        tried = [_attempt(outcomes, key_of(each.manifest), partial(accept, each)) for each in given]
+        return [document for document in tried if document is not None]
 
     def _with_contents(self, key: Key) -> Iterator[Key]:
         if key.kind == _DEPLOYMENT:
@@ -94,64 +132,74 @@ class Objects:
         yield key
 
     def _remove(self, key: Key) -> Outcome:
+        if not is_kept(key.kind):
+            return _ignored(key)
         if key.kind == "Node":
             raise LabError("nodes are made by `cubelet lab up`")
         return Outcome(key, "deleted" if self.store.remove(key) else "not found")
 
-    def _add_namespaces(self, documents: Sequence[Manifest]) -> list[Outcome]:
+    def _add_namespaces(self, manifests: Sequence[Manifest]) -> list[Outcome]:
         """Create the namespaces that objects are in, unless they come along."""
-        named = {key_of(d).name for d in documents if d["kind"] == "Namespace"}
-        used = {key_of(d).namespace for d in documents} - named - {""}
+        named = {key_of(m).name for m in manifests if m["kind"] == "Namespace"}
+        used = {key_of(m).namespace for m in manifests} - named - {""}
         missing = [name for name in sorted(used) if not self.store.get(Key("Namespace", "", name))]
         for name in missing:
             self.store.put(admission.namespace(name))
         return [Outcome(Key("Namespace", "", name), "created") for name in missing]
 
-    def _put(self, manifest: Manifest) -> Outcome:
+    def _put(self, document: Document) -> Outcome:
+        manifest = document.manifest
         key = key_of(manifest)
-        if key.kind not in _APPLIED:
-            return Outcome(key, "ignored", f"a lab has no {key.kind}")
+        if not is_kept(key.kind):
+            return _ignored(key)
         old = self.store.get(key)
         if key.kind == "Node":
             manifest = _relabelled_node(old, manifest)
         if key.kind == "Service":
             manifest = admission.service(manifest, self.store.list("Service"), old)
-        changed = self.store.put(manifest)
+        changed = self._store(document, manifest)
         return Outcome(key, "unchanged" if not changed else "configured" if old else "created")
 
-    def _outdated(
-        self, deployments: Sequence[Manifest], pods: Sequence[Manifest]
-    ) -> list[Manifest]:
+    def _store(self, document: Document, completed: Manifest) -> bool:
+        """Store what was made of a document, if that is valid too; false if it was there."""
+        validation.check(replace(document, manifest=completed))
+        return self.store.put(completed)
+
+    def _outdated(self, deployments: Sequence[Key], pods: Sequence[Document]) -> list[Manifest]:
         """Stored pods of these Deployments that are no longer among their `pods`."""
-        wanted = {key_of(pod) for pod in pods}
+        wanted = {key_of(pod.manifest) for pod in pods}
         return [
             pod
             for deployment in deployments
-            for pod in self.store.list("Pod", key_of(deployment).namespace)
-            if admission.owned_by(pod, key_of(deployment)) and key_of(pod) not in wanted
+            for pod in self.store.list("Pod", deployment.namespace)
+            if admission.owned_by(pod, deployment) and key_of(pod) not in wanted
         ]
 
-    def _apply_pods(self, pods: Sequence[Manifest]) -> list[Outcome]:
+    def _apply_pods(self, pods: Sequence[Document]) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        fresh: list[tuple[Manifest, str]] = []
+        fresh: list[tuple[Document, str]] = []
         for pod in pods:
-            old = self.store.get(key_of(pod))
-            if old and admission.same_pod(old, pod):
-                changed = self.store.put(admission.relabel(old, pod))
-                outcomes.append(Outcome(key_of(pod), "configured" if changed else "unchanged"))
+            key = key_of(pod.manifest)
+            old = self.store.get(key)
+            if old and admission.same_pod(old, pod.manifest):
+                outcomes += _outcome(key, partial(self._relabel, old, pod))
             elif old:
-                outcomes += [o for o in self._remove_pods([old]) if o.done == "failed"]
+                outcomes += [o for o in self._remove_pods([old]) if not o.ok]
                 fresh.append((pod, "configured"))
             else:
                 fresh.append((pod, "created"))
         return outcomes + self._start_pods(fresh)
 
-    def _start_pods(self, pods: Sequence[tuple[Manifest, str]]) -> list[Outcome]:
+    def _relabel(self, old: Manifest, pod: Document) -> Outcome:
+        changed = self._store(pod, admission.relabel(old, pod.manifest))
+        return Outcome(key_of(old), "configured" if changed else "unchanged")
+
+    def _start_pods(self, pods: Sequence[tuple[Document, str]]) -> list[Outcome]:
         """Bind and store the pods, let the agents see them, then attach them in parallel."""
         outcomes: list[Outcome] = []
         bound: list[tuple[Manifest, str]] = []
         for pod, done in pods:
-            placed = _attempt(outcomes, key_of(pod), partial(self._bind, pod))
+            placed = _attempt(outcomes, key_of(pod.manifest), partial(self._bind, pod))
             if placed is not None:
                 bound.append((placed, done))
         if not bound:
@@ -164,9 +212,9 @@ class Objects:
         with ThreadPoolExecutor(_PARALLEL_PODS) as pool:
             return outcomes + [o for some in pool.map(lambda p: start(*p), bound) for o in some]
 
-    def _bind(self, pod: Manifest) -> Manifest:
-        placed = admission.bind(pod, self.store.list("Node"), self.store.list("Pod"))
-        self.store.put(placed)
+    def _bind(self, pod: Document) -> Manifest:
+        placed = admission.bind(pod.manifest, self.store.list("Node"), self.store.list("Pod"))
+        self._store(pod, placed)
         return placed
 
     def _start(self, pod: Manifest, done: str) -> Outcome:
@@ -189,7 +237,7 @@ def _attempt(outcomes: list[Outcome], key: Key, work: Callable[[], T]) -> T | No
     """Do what concerns one object; what is wrong with it becomes its outcome, and None."""
     try:
         return work()
-    except LabError as error:
+    except (LabError, OSError) as error:
         outcomes.append(Outcome(key, "failed", str(error)))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         outcomes.append(Outcome(key, "failed", f"malformed: {error!r}"))
@@ -201,6 +249,19 @@ def _outcome(key: Key, work: Callable[[], Outcome]) -> list[Outcome]:
     failed: list[Outcome] = []
     outcome = _attempt(failed, key, work)
     return failed if outcome is None else [outcome]
+
+
+def _ignored(key: Key) -> Outcome:
+    return Outcome(key, "ignored", f"a lab has no {key.kind}")
+
+
+def _expand(deployment: Document) -> list[Document]:
+    """A Deployment's pods; what is wrong with one is with all, so it is told once."""
+    made = admission.expand(deployment.manifest)
+    pods = [deployment.part(("spec", "template"), pod) for pod in made]
+    for pod in pods[-1:]:  # that of the longest name
+        validation.check(pod)
+    return pods
 
 
 def _relabelled_node(old: Manifest | None, new: Manifest) -> Manifest:

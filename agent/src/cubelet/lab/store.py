@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import yaml
 
+from cubelet.lab.documents import Document, Loader, read
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import Layout
 
 Manifest = dict[str, Any]
 
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_SUFFIXES: Final = (".yaml", ".yml", ".json")
+_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -74,39 +74,28 @@ def key_of(manifest: Manifest) -> Key:
     return Key(kind, namespace, str(metadata["name"]))
 
 
-def read_documents(path: Path) -> list[Manifest]:
-    """All objects in a file, or in the manifests of a folder; Lists are opened.
+def is_kept(kind: str) -> bool:
+    """Whether the lab keeps objects of a kind."""
+    return any(known.name == kind for known in KINDS)
 
-    Raises LabError that names the file and the document (counted from 1) that is not an object.
+
+def read_documents(path: Path) -> list[Document]:
+    """All objects in a file or a folder; raises LabError for the first thing that is none."""
+    documents, problems = read(path)
+    if problems:
+        raise LabError(str(problems[0]))
+    return documents
+
+
+def file_name(key: Key) -> str:
+    """The file that an object is stored in, within the folder of manifests.
+
+    Raises LabError for a name that no object can have: it must not lead anywhere else.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-        if not files:
-            raise LabError(f"{path}: no file ends in {', '.join(_SUFFIXES)}")
-        return [manifest for file in files for manifest in read_documents(file)]
-    try:
-        documents = list(yaml.load_all(path.read_text(), Loader=_LOADER))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LabError(f"{path}: {error}") from None
-    found: list[Manifest] = []
-    for number, document in enumerate(documents, 1):
-        found += _objects(document, f"{path}, document {number}")
-    return found
-
-
-def _objects(document: object, where: str) -> Iterator[Manifest]:
-    if document is None:
-        return
-    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-        raise LabError(f"{where}: not a Kubernetes object: no `kind`")
-    if document["kind"].endswith("List") and isinstance(document.get("items"), list):
-        for number, item in enumerate(document["items"], 1):
-            yield from _objects(item, f"{where}, item {number}")
-        return
-    metadata = document.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        raise LabError(f"{where}: {document['kind']} without metadata.name")
-    yield document
+    parts = [key.kind.lower(), *([key.namespace] if key.namespace else []), key.name]
+    if not all(map(_NAME.fullmatch, parts)):
+        raise LabError(f"{key}: names are of lower-case letters, digits, '-' and '.'")
+    return f"{'.'.join(parts)}.yaml"
 
 
 class Store:
@@ -122,13 +111,13 @@ class Store:
             text = self._file(key).read_text()
         except FileNotFoundError:
             return None
-        manifest: Manifest = yaml.load(text, Loader=_LOADER)
+        manifest: Manifest = yaml.load(text, Loader=Loader)
         return manifest
 
     def list(self, kind: str, namespace: str = "") -> list[Manifest]:
         """All objects of a kind, of one namespace if given, by namespace and name."""
         files = self._folder.glob(f"{kind.lower()}.*.yaml")
-        manifests: list[Manifest] = [yaml.load(f.read_text(), Loader=_LOADER) for f in files]
+        manifests: list[Manifest] = [yaml.load(f.read_text(), Loader=Loader) for f in files]
         wanted = [m for m in manifests if not namespace or key_of(m).namespace == namespace]
         return sorted(wanted, key=key_of)
 
@@ -153,5 +142,4 @@ class Store:
         return True
 
     def _file(self, key: Key) -> Path:
-        parts = [key.kind.lower(), *([key.namespace] if key.namespace else []), key.name]
-        return self._folder / f"{'.'.join(parts)}.yaml"
+        return self._folder / file_name(key)

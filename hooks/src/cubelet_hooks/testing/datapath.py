@@ -86,6 +86,7 @@ class Datapath:
 
     def _load(self) -> None:
         with Clock() as clock:
+            self.hz = clock.hz
             source = write_source(
                 self.composition, self.core, self.state, self.network.local, clock.hz, trial=True
             )

@@ -48,6 +48,8 @@ class BridgeSettings(Settings, frozen=True, kw_only=True):
 
     aging_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 300
     """How long a learned station that is silent stays known (IEEE 802.1Q recommends 300)."""
+    vlans: bool = False
+    """Whether pods may send tagged frames: NetworkPolicy does not see what those carry."""
     flood_packets_per_second: _Rate = 100
     flood_burst: _Rate = 100
     pods: _Count = 1024
@@ -75,6 +77,7 @@ class Bridge(Cube):
         Reason("not_routed", "a frame for the router that is no IP packet of its family"),
         Reason("unfiltered_ip", "an IP packet that NetworkPolicy could not see, on the segment"),
         Reason("flood_limited", "floods or moves of stations beyond the port's rate"),
+        Reason("tagged", "a VLAN tag, which the setting vlans does not allow"),
     )
     shows: ClassVar[Mapping[str, str]] = {"stations": "stations", "neighbors": "neighbors"}
     maps: ClassVar[tuple[Map, ...]] = (
@@ -102,6 +105,7 @@ class Bridge(Cube):
     def defines(self, view: View) -> Mapping[str, int]:
         """The settings that the C reads."""
         return {
+            "VLANS": int(self.settings.vlans),
             "AGING_SECONDS": self.settings.aging_seconds,
             "FLOOD_RATE": self.settings.flood_packets_per_second,
             "FLOOD_BURST": self.settings.flood_burst,

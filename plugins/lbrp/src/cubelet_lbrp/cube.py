@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from cubelet_hooks import cube
-from cubelet_hooks.cube import Cube, Entry, Reason, Unit
+from cubelet_hooks.cube import Cube, Entry, Read, Reason, Row, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Address, Change, EndpointSlice, LocalNode, Node, Service
 from cubelet_hooks.view import View
+from cubelet_lbrp.display import service_rows
 from cubelet_lbrp.frontends import entries, exposed, programmed
 from cubelet_lbrp.records import (
     Backend,
@@ -127,6 +128,10 @@ class Lbrp(Cube):
             for address in (node.addresses if node else ())
             if address.version == self.family
         ]
+
+    def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
+        """Where each Service is asked for, and who serves it there."""
+        return service_rows(read, view)
 
 
 def _services_of(change: Change) -> set[Unit]:

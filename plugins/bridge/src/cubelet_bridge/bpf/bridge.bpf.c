@@ -299,6 +299,8 @@ static __always_inline int bridge_frame(struct __sk_buff *skb, struct cubelet_pk
 	__u16 reason;
 	int verdict;
 
+	if (skb->vlan_present && !BRIDGE_VLANS)
+		return cubelet_drop(pkt, BRIDGE_REASON_TAGGED);
 	if (pkt->entered == CUBELET_POD) {
 		reason = bridge_source(pkt, segment);
 		if (reason)

@@ -1,0 +1,242 @@
+"""Passes of the one loop: devices, programs, maps, ports, routes; and what trouble leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import msgspec
+import pytest
+from pyroute2 import IPRoute
+
+from cubelet.bpf.fs import BPFFS
+from cubelet.bpf.jiffies import Clock
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.tcx import TcxLink
+from cubelet.composer.core import Core, CoreSettings
+from cubelet.reconciler import Reconciler
+from cubelet.settings import Settings
+from cubelet.state import State
+from cubelet_hooks.objects import Change, Node, Object, Port, Service, ServicePort
+from cubelet_hooks.testing.network import TestNetwork, build_network, private_network
+
+from . import tint
+
+NODE = Node(
+    name="node1", addresses=(ip_address("172.18.0.2"),), pod_cidrs=(ip_network("10.1.0.0/24"),)
+)
+
+
+@dataclass
+class Agent:
+    """What an agent holds; ``restart`` gives the one that follows it."""
+
+    settings: Settings
+    network: TestNetwork
+    source: Path
+
+    def __post_init__(self) -> None:
+        """Start with what is pinned."""
+        self.state = State()
+        tint.write(self.source, tint.FINE)
+        core = Core("cubelet", CoreSettings())
+        self.clock = Clock()
+        self.reconciler = Reconciler(
+            self.settings, tint.composition(), core, self.state, self.clock
+        )
+
+    def restart(self) -> Agent:
+        """Another one in its place."""
+        self.clock.close()
+        return Agent(self.settings, self.network, self.source)
+
+    def run(self, *objects: Object, gone: tuple[Object, ...] = ()) -> dict[str, str]:
+        """A pass with these objects new or changed; the problems after it."""
+        changes = [Change.between(None, each) for each in objects]
+        changes += [Change.between(each, None) for each in gone]
+        self.reconciler.run(changes)
+        return self.reconciler.problems
+
+    @property
+    def identity(self) -> str:
+        """The composition in force."""
+        return self.reconciler.datapath.identity
+
+    @property
+    def ports(self) -> set[int]:
+        """What the cube's map holds."""
+        table: BpfMap = self.reconciler.datapath.maps["tint0_ports"]
+        return {tint.Key.unpack(key, 4).port for key, _ in table.items()}
+
+    @property
+    def attached(self) -> dict[str, int]:
+        """By pin the device that a link is on."""
+        found = {}
+        for pin in (self.settings.bpffs / "links").iterdir():
+            with TcxLink.open(pin) as link:
+                found[pin.name] = link.info().ifindex
+        return found
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What has been compiled, for all of these tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def agent(tmp_path: Path, cache: Path) -> Iterator[Agent]:
+    """A node that has an uplink and two pods' devices, and nothing of ours."""
+    bpffs = BPFFS / f"cubelet-test-reconciler-{os.getpid()}"
+    settings = Settings(
+        node_name="node1", bpffs=bpffs, cache_dir=cache, cni_conf=tmp_path / "10-cubelet.conflist"
+    )
+    with private_network():
+        try:
+            yield Agent(settings, build_network(2), tmp_path / "tint.bpf.c")
+        finally:
+            shutil.rmtree(bpffs, ignore_errors=True)
+
+
+def service(name: str, port: int, *external: str) -> Service:
+    addresses = tuple(ip_address(each) for each in external)
+    ports = (ServicePort(name="", protocol="TCP", port=port, target_port=port, node_port=0),)
+    return Service(namespace="default", name=name, ports=ports, external_ips=addresses)
+
+
+def pod(agent: Agent, name: str) -> Port:
+    return agent.network.ports[f"default/{name}"]
+
+
+def routes() -> set[str]:
+    """The networks routed by our gateway."""
+    with IPRoute() as ip:
+        (gateway,) = ip.link_lookup(ifname="cubelet0")
+        found = ip.get_routes(family=2, oif=gateway, table=254)
+    return {f"{each.get_attr('RTA_DST')}/{each['dst_len']}" for each in found}
+
+
+def test_nothing_happens_before_the_node_is_known(agent: Agent) -> None:
+    problems = agent.run(service("a", 1))
+    assert set(problems) == {"node"}
+    assert "node1" in problems["node"]
+    assert not agent.reconciler.in_force
+    assert agent.settings.cni_conf is not None
+    assert not agent.settings.cni_conf.exists()
+
+
+def test_a_first_pass_brings_everything_up(agent: Agent) -> None:
+    assert agent.run(service("a", 1), NODE, pod(agent, "a")) == {}
+    assert agent.reconciler.in_force
+    assert agent.ports == {1}
+    assert set(agent.attached) == {"host", "overlay", "uplink", "pod0"}
+    assert {"10.1.0.0/24", "10.96.0.0/12"} <= routes()
+    assert agent.settings.cni_conf is not None
+    assert agent.settings.cni_conf.exists()
+
+
+def test_later_passes_follow_the_changes(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1), pod(agent, "a"))
+    identity = agent.identity
+    assert (
+        agent.run(service("b", 2), pod(agent, "b"), gone=(service("a", 1), pod(agent, "a"))) == {}
+    )
+    assert agent.ports == {2}
+    assert set(agent.attached) == {"host", "overlay", "uplink", "pod1"}
+    assert agent.identity == identity
+
+
+def test_events_drive_the_composition(agent: Agent) -> None:
+    agent.run(NODE, pod(agent, "a"), service("a", 1))
+    plain, attached = agent.identity, agent.attached
+    assert agent.run(service("a", 1, "203.0.113.1")) == {}
+    assert agent.identity not in ("", plain)
+    assert agent.ports == {1}
+    assert "203.0.113.1/32" in routes()
+    assert agent.run(service("a", 1)) == {}
+    assert agent.identity == plain
+    assert agent.attached == attached
+    assert "203.0.113.1/32" not in routes()
+    assert len(list((agent.settings.bpffs / "programs").iterdir())) == 1
+
+
+def test_a_restart_converges(agent: Agent) -> None:
+    agent.run(NODE, pod(agent, "a"), pod(agent, "b"), service("a", 1), service("b", 2))
+    agent.reconciler.datapath.maps["tint0_ports"].delete(tint.Key(2).pack())
+    again = agent.restart()
+    assert again.run(NODE, pod(agent, "b"), service("b", 2), service("c", 3)) == {}
+    assert again.ports == {2, 3}
+    assert set(again.attached) == {"host", "overlay", "uplink", "pod1"}
+
+
+def test_what_a_source_in_trouble_may_know_is_kept(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1), service("b", 2))
+    again = agent.restart()
+    again.reconciler.complete = False
+    again.run(NODE, service("c", 3))
+    assert again.ports == {1, 2, 3}
+    again.run(service("d", 4), gone=(service("c", 3),))
+    assert again.ports == {1, 2, 4}
+    again.reconciler.complete = True
+    again.run(service("a", 1))
+    assert again.ports == {1, 4}
+
+
+def test_a_composition_that_fails_leaves_the_old_one_and_is_named(agent: Agent) -> None:
+    agent.run(NODE, pod(agent, "a"), service("a", 1))
+    identity = agent.identity
+    tint.write(agent.source, tint.BROKEN)
+    problems = agent.run(service("b", 2, "203.0.113.1"))
+    assert "cube tint: tint.bpf.c:5" in problems["composition"]
+    assert agent.identity == identity
+    assert agent.ports == {1, 2}  # everything else goes on
+    assert agent.run(pod(agent, "b"), service("c", 3)).keys() == {"composition"}
+    assert "pod1" in agent.attached
+    assert agent.run(service("b", 2)) == {}  # what asked for it is gone
+    assert agent.identity == identity
+
+
+def test_a_port_that_cannot_be_served_is_named_and_stops_no_other(agent: Agent) -> None:
+    gone = msgspec.structs.replace(pod(agent, "a"), ifindex=4095)
+    problems = agent.run(NODE, gone, pod(agent, "b"))
+    assert set(problems) == {"port default/a"}
+    assert set(agent.attached) == {"host", "overlay", "uplink", "pod1"}
+    assert agent.run(gone=(gone,)) == {}
+
+
+def test_a_map_that_is_full_is_named_and_heals(agent: Agent) -> None:
+    many = [service(f"s{n}", n) for n in range(1, 10)]
+    problems = agent.run(NODE, pod(agent, "a"), *many)
+    assert "tint0_ports" in problems["maps"]
+    assert "pod0" in agent.attached
+    assert agent.run(gone=(many[0],)) == {}
+    assert agent.ports == set(range(2, 10))
+
+
+def test_a_pass_that_breaks_off_is_made_good(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent.run(NODE, service("a", 1))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("why not")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cubelet.applier.Applier.apply", fail)
+        assert "why not" in agent.run(service("b", 2), gone=(service("a", 1),))["pass"]
+    assert agent.ports == {1}
+    assert agent.run() == {}
+    assert agent.ports == {2}
+
+
+def test_a_device_that_is_lost_is_made_anew(agent: Agent) -> None:
+    agent.run(NODE, pod(agent, "a"))
+    before = agent.attached
+    with IPRoute() as ip:
+        ip.link("del", ifname="cubelet0")
+    agent.reconciler.distrust()
+    assert agent.run() == {}
+    assert agent.attached["host"] != before["host"]
+    assert "10.1.0.0/24" in routes()

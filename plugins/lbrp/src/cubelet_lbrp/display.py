@@ -1,0 +1,59 @@
+"""What ``cubelet get services`` lists: frontends with their Service's name and their backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from cubelet_hooks.cube import Read, Row
+from cubelet_hooks.objects import Address, Service
+from cubelet_hooks.view import View
+from cubelet_lbrp.frontends import PROTOCOLS
+from cubelet_lbrp.records import Backend, BackendKey, Frontend, FrontendKey, Scope
+
+Asked = tuple[Address, int, int]
+"""An address, a port and a protocol's number, as a packet to the Service has them."""
+
+
+def service_rows(read: Read, view: View) -> Iterator[Row]:
+    """A row for each frontend. What marks an address as virtual, whatever the port, is none."""
+    owners = _owners(view)
+    frontends: Mapping[FrontendKey, Frontend] = read("services")
+    backends: Mapping[BackendKey, Backend] = read("backends")
+    for key, frontend in frontends.items():
+        if not key.port:
+            continue
+        # Unknown for as long as it takes to remove what a deleted Service leaves.
+        namespace, _, name = owners.get((key.address, key.port, key.protocol), "").partition("/")
+        chosen = (backends.get(BackendKey(frontend.set_id, i)) for i in range(frontend.count))
+        yield {
+            "namespace": namespace or None,
+            "name": name or None,
+            "address": key.address,
+            "port": key.port,
+            "protocol": key.protocol,
+            "scope": Scope(key.scope),
+            "backends": [_place(backend) for backend in chosen if backend is not None],
+        }
+
+
+def _owners(view: View) -> dict[Asked, str]:
+    """The Services' keys by where they are asked for."""
+    nodes = view.local.addresses if view.local else ()
+    return {
+        (address, number, PROTOCOLS[port.protocol]): service.key
+        for service in view.services.values()
+        for port in service.ports
+        for address, number in (
+            *((address, port.port) for address in _virtual(service)),
+            *((address, port.node_port) for address in nodes if port.node_port),
+        )
+    }
+
+
+def _virtual(service: Service) -> tuple[Address, ...]:
+    return service.cluster_ips + service.external_ips + service.load_balancer_ips
+
+
+def _place(backend: Backend) -> str:
+    host = f"[{backend.address}]" if backend.address.version == 6 else str(backend.address)
+    return f"{host}:{backend.port}"
