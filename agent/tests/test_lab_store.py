@@ -9,7 +9,7 @@ import pytest
 from cubelet.lab import layout as layout_module
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import Layout
-from cubelet.lab.store import Key, Manifest, Store, key_of, kind_named, read_documents
+from cubelet.lab.store import Key, Manifest, Store, key_of, kind_named
 
 
 @pytest.fixture
@@ -51,33 +51,21 @@ def test_removing_twice_is_told_apart(store: Store) -> None:
     assert store.get(key) is None
 
 
-def test_documents_of_a_folder_with_lists_and_json(tmp_path: Path) -> None:
-    (tmp_path / "b.yaml").write_text(
-        "---\nkind: List\nitems:\n- {kind: Pod, metadata: {name: a}}\n---\n"
-        "kind: Namespace\nmetadata: {name: n}\n---\n"
-    )
-    (tmp_path / "a.json").write_text('{"kind": "Service", "metadata": {"name": "s"}}')
-    (tmp_path / "notes.txt").write_text("not: a manifest")
-    assert [str(key_of(d)) for d in read_documents(tmp_path)] == [
-        "service/s",
-        "pod/a",
-        "namespace/n",
-    ]
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "key",
     [
-        ("a: [", "bad.yaml: while parsing"),
-        ("kind: Pod\nmetadata: {name: a}\n---\n- 1", "bad.yaml, document 2: not a Kubernetes"),
-        ("kind: Pod\nmetadata: {}", "bad.yaml, document 1: Pod without metadata.name"),
-        ("kind: PodList\nitems: [{kind: Pod}]", "document 1, item 1: Pod without metadata.name"),
+        Key("Pod", "default", "../../x"),
+        Key("Pod", "../default", "x"),
+        Key("../Pod", "default", "x"),
+        Key("Pod", "default", ""),
+        Key("Pod", "default", ".."),
+        Key("Pod", "default", "x\n"),
     ],
 )
-def test_what_is_no_object_is_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(LabError, match=message):
-        read_documents(tmp_path / "bad.yaml")
+def test_a_name_leads_to_no_other_folder(store: Store, key: Key) -> None:
+    for use in (store.get, store.remove):
+        with pytest.raises(LabError, match="names are of"):
+            use(key)
 
 
 @pytest.mark.parametrize("text", ["pod", "Pods", "po"])

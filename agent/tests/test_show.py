@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -19,13 +19,15 @@ from cubelet.composer.reasons import number_reasons
 from cubelet.flows import FlowSweeper
 from cubelet.mapstore import close_maps, open_maps
 from cubelet.plugins import discover
-from cubelet.show import Tables, map_rows, record_row
+from cubelet.records import Records, record_row
+from cubelet.show import Tables
 from cubelet.state import State
-from cubelet_hooks.cube import Cube, Settings
+from cubelet_hooks.cube import Cube, Read, Row, Settings
 from cubelet_hooks.flows import Count, Counter, Hop, Index, PortClass, PortKey
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, LocalNode, Port
 from cubelet_hooks.records import U8, U16, U32, Addr, Be16, Be32, Record
+from cubelet_hooks.view import View
 
 
 class Colour(enum.IntEnum):
@@ -57,6 +59,11 @@ class Room(Record):
     number: U16
 
 
+class Place(Record):
+    ifindex: U32
+    room: U16
+
+
 class Way(Record):
     hop: Hop
 
@@ -79,12 +86,59 @@ class Middle(Cube):
     shows: ClassVar = {"rooms": "rooms"}
 
 
+class Porter(Gate):
+    """Makes rows of two maps."""
+
+    shows: ClassVar = {"doors": "doors"}
+
+    def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
+        ways = read("ways")
+        for door, room in read("doors").items():
+            way = ways.get(Prefix(length=32, address=ipaddress.ip_address("10.0.0.1")))
+            yield {
+                "protocol": door.protocol,
+                "room": room.number,
+                "colour": Colour(way.colour) if way else None,
+                "ports": len(view.ports),
+            }
+
+
 def address(text: str) -> Any:
     return ipaddress.ip_address(text)
 
 
 def network(text: str) -> Any:
     return ipaddress.ip_network(text)
+
+
+LOCAL = LocalNode(
+    name="node1",
+    addresses=(address("172.18.0.2"),),
+    pod_cidr=network("10.1.0.0/24"),
+    gateway=address("10.1.0.1"),
+    gateway_mac="02:00:00:00:00:02",
+    gateway_ifindex=11,
+    datapath_ifindex=1,  # there always is one: the loopback device
+    overlay_ifindex=1 << 30,  # there never is
+    uplink_ifindex=14,
+    uplink_mac="02:00:00:00:00:03",
+    uplink_mtu=1500,
+    overlay_mtu=1450,
+    router_mac="02:00:00:00:00:01",
+)
+PORT = Port(
+    namespace="default",
+    name="a",
+    container_id="c",
+    ifname="eth0",
+    netns="",
+    host_ifname="pod0",
+    ifindex=7,
+    mac="02:00:00:00:01:00",
+    host_mac="02:00:00:00:02:00",
+    addresses=(address("10.1.0.2"),),
+    mtu=1450,
+)
 
 
 class Node:
@@ -111,6 +165,15 @@ def node() -> Iterator[Node]:
     close_maps(made.maps)
 
 
+def listed(declared: Map, made: BpfMap) -> list[Any]:
+    """What is shown of one map."""
+    kind = type("Shower", (Gate,), {"maps": (declared,), "shows": {"things": declared.name}})
+    gate = kind("gate0", Settings())
+    composition = Composition("fused", (gate,), (), {"pod": (gate,)})
+    maps = {f"gate0_{declared.name}": made}
+    return Tables(composition, State(), {}, lambda: maps, lambda: None).rows("things")
+
+
 @pytest.fixture
 def table() -> Iterator[Callable[[Map], BpfMap]]:
     made: dict[str, BpfMap] = {}
@@ -132,7 +195,7 @@ def test_a_row_has_the_keys_fields_then_the_values(table: Callable[[Map], BpfMap
     made = table(declared)
     for port in (443, 80):
         made.update(Door(port=port, protocol=6).pack(), Room(number=port + 1).pack())
-    assert list(map_rows(declared, made, 4)) == [
+    assert listed(declared, made) == [
         {"port": 80, "protocol": "TCP", "number": 81},
         {"port": 443, "protocol": "TCP", "number": 444},
     ]
@@ -146,7 +209,7 @@ def test_a_tries_key_is_a_prefix(table: Callable[[Map], BpfMap]) -> None:
         key = Prefix(length=wanted.prefixlen, address=wanted.network_address)
         value = Route(remote=int(address(remote)) if remote else 0, colour=1 if remote else 9)
         made.update(key.pack(), value.pack())
-    assert list(map_rows(declared, made, 4)) == [
+    assert listed(declared, made) == [
         {"prefix": network("0.0.0.0/0"), "remote": None, "colour": 9},
         {"prefix": network("10.0.0.0/8"), "remote": address("172.18.0.3"), "colour": "red"},
     ]
@@ -159,24 +222,20 @@ def test_a_prefix_counts_bits_behind_what_else_the_key_holds(
     made = table(declared)
     key = SegmentPrefix(length=32 + 24, segment=3, address=address("10.1.2.0"))
     made.update(key.pack(), Room(number=1).pack())
-    assert list(map_rows(declared, made, 4)) == [
-        {"prefix": network("10.1.2.0/24"), "segment": 3, "number": 1}
-    ]
+    assert listed(declared, made) == [{"prefix": network("10.1.2.0/24"), "segment": 3, "number": 1}]
 
 
 def test_arrays_show_what_is_used_and_cpus_are_summed(table: Callable[[Map], BpfMap]) -> None:
     rooms = Map("rooms", MapType.ARRAY, Index, Room, 4)
     made = table(rooms)
     made.update(Index(index=2).pack(), Room(number=7).pack())
-    assert list(map_rows(rooms, made, 4)) == [{"index": 2, "number": 7}]
+    assert listed(rooms, made) == [{"index": 2, "number": 7}]
     counters = Map("counters", MapType.PERCPU_ARRAY, Index, Counter, 4)
     made = table(counters)
     values = tuple(Counter(packets=1, bytes=cpu).pack() for cpu in range(possible_cpus()))
     made.update(Index(index=1).pack(), join_cpus(values, made.layout))
     total = sum(range(possible_cpus()))
-    assert list(map_rows(counters, made, 4)) == [
-        {"index": 1, "packets": possible_cpus(), "bytes": total}
-    ]
+    assert listed(counters, made) == [{"index": 1, "packets": possible_cpus(), "bytes": total}]
 
 
 def test_records_within_records_are_laid_flat() -> None:
@@ -208,35 +267,7 @@ def test_cubes_are_shown_where_they_stand(node: Node) -> None:
 
 
 def test_ports_are_the_nodes_devices_and_the_pods(node: Node) -> None:
-    local = LocalNode(
-        name="node1",
-        addresses=(address("172.18.0.2"),),
-        pod_cidr=network("10.1.0.0/24"),
-        gateway=address("10.1.0.1"),
-        gateway_mac="02:00:00:00:00:02",
-        gateway_ifindex=11,
-        datapath_ifindex=1,  # there always is one: the loopback device
-        overlay_ifindex=1 << 30,  # there never is
-        uplink_ifindex=14,
-        uplink_mac="02:00:00:00:00:03",
-        uplink_mtu=1500,
-        overlay_mtu=1450,
-        router_mac="02:00:00:00:00:01",
-    )
-    port = Port(
-        namespace="default",
-        name="a",
-        container_id="c",
-        ifname="eth0",
-        netns="",
-        host_ifname="pod0",
-        ifindex=7,
-        mac="02:00:00:00:01:00",
-        host_mac="02:00:00:00:02:00",
-        addresses=(address("10.1.0.2"),),
-        mtu=1450,
-    )
-    for thing in (local, port):
+    for thing in (LOCAL, PORT):
         node.state.apply(Change.between(None, thing))
     node.maps["cubelet_flow_counts"].update(PortKey(ifindex=7).pack(), Count(count=3).pack())
     rows = node.tables().rows("ports")
@@ -252,6 +283,60 @@ def test_ports_are_the_nodes_devices_and_the_pods(node: Node) -> None:
         "mtu": 1450,
         "flows": 3,
     }
+
+
+def test_an_interfaces_number_is_followed_by_its_name(
+    node: Node, table: Callable[[Map], BpfMap]
+) -> None:
+    declared = Map("places", MapType.HASH, Door, Place, 4)
+    made = table(declared)
+    made.update(Door(port=1, protocol=6).pack(), Place(ifindex=7, room=2).pack())
+    kind = type("Shower", (Gate,), {"maps": (declared,), "shows": {"places": "places"}})
+    composition = Composition("fused", (kind("gate0", Settings()),), (), {})
+    tables = Tables(composition, node.state, {}, lambda: {"gate0_places": made}, lambda: None)
+    row = {"port": 1, "protocol": "TCP", "ifindex": 7, "interface": None, "room": 2}
+    assert tables.rows("places") == [row]
+    node.state.apply(Change.between(None, LOCAL))
+    node.state.apply(Change.between(None, PORT))
+    found = tables.rows("places", where={"interface": "default/a"})
+    assert found == [{**row, "interface": "default/a"}]
+    assert list(found[0]) == list(row)
+    made.update(Door(port=1, protocol=6).pack(), Place(ifindex=14, room=2).pack())
+    assert tables.rows("places")[0]["interface"] == "uplink"
+
+
+def test_a_cube_may_make_rows_of_several_maps(table: Callable[[Map], BpfMap]) -> None:
+    ways, doors = (table(declared) for declared in Gate.maps)
+    porter = Porter("gate0", Settings())
+    composition = Composition("fused", (porter,), (), {})
+    maps = {"gate0_ways": ways, "gate0_doors": doors}
+    tables = Tables(composition, State(), {}, lambda: maps, lambda: None)
+    doors.update(Door(port=1, protocol=6).pack(), Room(number=2).pack())
+    row = {"protocol": "TCP", "room": 2, "colour": None, "ports": 0}
+    cover = Prefix(length=8, address=address("10.0.0.0"))
+    ways.update(cover.pack(), Route(remote=0, colour=1).pack())
+    assert tables.rows("doors") == [row]  # what covers a key is not its record
+    exact = Prefix(length=32, address=address("10.0.0.1"))
+    ways.update(exact.pack(), Route(remote=0, colour=1).pack())
+    assert tables.rows("doors", where={"protocol": "TCP"}) == [{**row, "colour": "red"}]
+
+
+def test_records_are_looked_up_where_they_are_not_listed(table: Callable[[Map], BpfMap]) -> None:
+    declared = Map("doors", MapType.HASH, Door, Room, 16)
+    made = table(declared)
+    first, second = Door(port=1, protocol=6), Door(port=2, protocol=6)
+    made.update(first.pack(), Room(number=1).pack())
+    records = Records(declared, made, 4)
+    assert records[first] == Room(number=1)
+    assert second not in records
+    made.update(second.pack(), Room(number=2).pack())
+    assert records[second] == Room(number=2)
+    assert dict(records) == {first: Room(number=1), second: Room(number=2)}
+    made.delete(first.pack())
+    assert len(records) == 2  # as it was when it was listed
+    assert records[first] == Room(number=1)
+    rooms = Map("rooms", MapType.ARRAY, Index, Room, 4)
+    assert Index(index=1) not in Records(rooms, table(rooms), 4)
 
 
 def test_a_noun_of_several_instances_says_whose_a_row_is(node: Node) -> None:

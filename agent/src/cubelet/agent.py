@@ -197,9 +197,8 @@ class Agent:
             before = self.reconciler.datapath.identity
             await self._alone(self.reconciler.run, changes)
             if self.reconciler.datapath.identity != before:
-                self._observe(
-                    "cubelet_composed", mode=self.composition.mode, instances=self._names()
-                )
+                names = [cube.instance for cube in self.composition.cubes]
+                self._observe("cubelet_composed", mode=self.composition.mode, instances=names)
             for change in changes:
                 self._observe("cubelet_changed", change=change)
             for waiter in waiters:

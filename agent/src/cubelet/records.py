@@ -102,7 +102,8 @@ def readable(name: str, value: Any, metadata: tuple[Any, ...] = ()) -> Any:
 def prefix_row(key: Record, family: Family) -> Row:
     """A trie's key as people read it.
 
-    It holds the number of bits that count, then what they count in, an address last. The address and its share of the bits become one column, ``prefix``.
+    It holds the number of bits that count, then what they count in, an address last. The address
+    and its share of the bits become one column, ``prefix``.
     """
     length, *others = key.layout(family).fields
     address = others[-1]

@@ -14,9 +14,9 @@ from itertools import islice
 from cubelet.bpf.maps import BpfMap
 from cubelet.client import INTERNAL_ERROR, INVALID_REQUEST, AgentError
 from cubelet.composer.composition import Composition
-from cubelet.flows import FlowSweeper
+from cubelet.flows import FlowSweeper, Row
 from cubelet.monitor import Reasons, drop_rows
-from cubelet.records import Records, Row, prefix_row, readable, record_row
+from cubelet.records import Records, prefix_row, readable, record_row
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.flows import Count, PortKey
 from cubelet_hooks.maps import MapType
@@ -124,17 +124,13 @@ class Tables:
 
     def _interfaces(self) -> Mapping[int, str]:
         """What people call this node's interfaces: by their pod or port class."""
+        names = {port.ifindex: key for key, port in self._view.ports.items()}
         local = self._view.local
-        own = (
-            {
-                local.datapath_ifindex: "host",
-                local.overlay_ifindex: "overlay",
-                local.uplink_ifindex: "uplink",
-            }
-            if local
-            else {}
-        )
-        return {**own, **{port.ifindex: key for key, port in self._view.ports.items()}}
+        if local is not None:
+            names[local.datapath_ifindex] = "host"
+            names[local.overlay_ifindex] = "overlay"
+            names[local.uplink_ifindex] = "uplink"
+        return names
 
     def _map(self, name: str) -> BpfMap:
         maps = self._maps()

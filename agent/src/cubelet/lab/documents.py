@@ -104,11 +104,12 @@ def _objects(whole: Document) -> Iterator[Document | Problem]:
         for path, item in expand(whole.manifest):
             # That it is a mapping is found out below: it has to have a kind.
             document = whole.part(path, item)  # type: ignore[arg-type]
+            kind = ""
             try:
-                Field(item)["kind"].text(None)
+                kind = Field(item)["kind"].text(None)
                 Field(item)["metadata"]["name"].text(None)
             except FieldError as error:
-                yield document.problem(error.path, error.message)
+                yield document.problem(error.path, error.message, kind)
             else:
                 yield document
     except ObjectError as error:

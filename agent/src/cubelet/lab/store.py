@@ -6,15 +6,16 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import yaml
 
-from cubelet.lab.documents import Document, Loader, read
+from cubelet.lab import documents
+from cubelet.lab.documents import Document, Loader
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import Layout
 
-Manifest = dict[str, Any]
+Manifest = documents.Manifest
 
 _DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
@@ -81,10 +82,10 @@ def is_kept(kind: str) -> bool:
 
 def read_documents(path: Path) -> list[Document]:
     """All objects in a file or a folder; raises LabError for the first thing that is none."""
-    documents, problems = read(path)
+    found, problems = documents.read(path)
     if problems:
         raise LabError(str(problems[0]))
-    return documents
+    return found
 
 
 def file_name(key: Key) -> str:

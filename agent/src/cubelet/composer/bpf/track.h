@@ -203,8 +203,9 @@ CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 		if (cubelet_addr_within(&pkt->hdr.tuple.src, &pods, CUBELET_POD_PREFIX))
 			return CUBELET_REASON_SPOOFED;
 	}
-	return cubelet_tunnel_allowed(&pkt->in, &pkt->hdr.tuple.src) ? 0 :
-								       CUBELET_REASON_UNKNOWN_NODE;
+	if (pkt->entered == CUBELET_OVERLAY && !cubelet_tunnel_allowed(&pkt->in, &pkt->hdr.tuple.src))
+		return CUBELET_REASON_UNKNOWN_NODE;
+	return 0;
 }
 
 /* No flow knows the packet: the cubes judge it as the opener of a new one. */

@@ -1,0 +1,105 @@
+"""The rows of `cubelet get services`: from what is planned, for a reader."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from ipaddress import IPv4Network, ip_address
+from typing import Any
+
+from cubelet.state import State
+from cubelet_hooks.objects import (
+    Change,
+    Endpoint,
+    EndpointPort,
+    EndpointSlice,
+    LocalNode,
+    Object,
+    Service,
+    ServicePort,
+)
+from cubelet_hooks.records import Record
+from cubelet_lbrp.cube import Lbrp, Settings
+
+VIP, EXTERNAL, NODE = map(ip_address, ("10.96.0.10", "198.51.100.7", "192.0.2.1"))
+A, B = ip_address("10.1.1.5"), ip_address("10.1.2.6")
+LOCAL = LocalNode(
+    name="n1",
+    addresses=(NODE,),
+    pod_cidr=IPv4Network("10.1.1.0/24"),
+    gateway=ip_address("10.1.1.1"),
+    gateway_mac="02:00:00:00:00:01",
+    gateway_ifindex=2,
+    datapath_ifindex=3,
+    overlay_ifindex=4,
+    uplink_ifindex=5,
+    uplink_mac="02:00:00:00:00:05",
+    uplink_mtu=1500,
+    overlay_mtu=1450,
+    router_mac="02:00:00:00:00:02",
+)
+WEB = Service(
+    "shop",
+    "web",
+    type="NodePort",
+    cluster_ips=(VIP,),
+    external_ips=(EXTERNAL,),
+    external_traffic_policy="Local",
+    ports=(ServicePort("http", "TCP", 80, 8080, 30080),),
+)
+SLICE = EndpointSlice(
+    "shop",
+    "web-1",
+    service="web",
+    endpoints=(Endpoint((A,), node_name="n1"), Endpoint((B,), node_name="n2")),
+    ports=(EndpointPort("http", "TCP", 8080),),
+)
+
+
+def shown(*objects: Object, known: tuple[Object, ...] = ()) -> list[Any]:
+    """The rows when maps hold what `objects` want, and `known` is what the agent knows by then."""
+    cube = Lbrp("lbrp0", Settings())
+    maps: dict[str, dict[Record, Record]] = defaultdict(dict)
+    state = state_of(*objects)
+    for key in state.services:
+        for entry in cube.plan(("service", key), state):
+            maps[entry.map][entry.key] = entry.value
+
+    def read(name: str) -> Mapping[Record, Record]:
+        return maps[name]
+
+    return list(cube.rows("services", read, state_of(*known) if known else state))
+
+
+def state_of(*objects: Object) -> State:
+    state = State()
+    for each in objects:
+        state.apply(Change.between(None, each))
+    return state
+
+
+def test_every_way_to_a_service_has_its_name_and_its_backends() -> None:
+    rows = shown(LOCAL, WEB, SLICE)
+    assert list(rows[0]) == [
+        *("namespace", "name", "address", "port", "protocol", "scope", "backends")
+    ]
+    assert {(row["namespace"], row["name"], row["protocol"]) for row in rows} == {
+        ("shop", "web", 6)
+    }
+    both, own = ["10.1.1.5:8080", "10.1.2.6:8080"], ["10.1.1.5:8080"]
+    assert {(str(r["address"]), r["port"], r["scope"].name): r["backends"] for r in rows} == {
+        ("10.96.0.10", 80, "INSIDE"): both,
+        ("198.51.100.7", 80, "INSIDE"): both,
+        ("198.51.100.7", 80, "OUTSIDE"): own,
+        ("192.0.2.1", 30080, "INSIDE"): both,
+        ("192.0.2.1", 30080, "OUTSIDE"): own,
+    }
+
+
+def test_a_service_without_endpoints_has_no_backends() -> None:
+    assert {len(row["backends"]) for row in shown(LOCAL, WEB)} == {0}
+
+
+def test_what_a_deleted_service_left_is_shown_without_a_name() -> None:
+    rows = shown(LOCAL, WEB, SLICE, known=(LOCAL,))
+    assert {(row["namespace"], row["name"]) for row in rows} == {(None, None)}
