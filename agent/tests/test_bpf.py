@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from cubelet.bpf import layout as layouts
 from cubelet.bpf.constants import MapFlags, MapType
 from cubelet.bpf.jiffies import measure_rate

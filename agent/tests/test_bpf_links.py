@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from cubelet.bpf import fs
 from cubelet.bpf.constants import MapType
 from cubelet.bpf.layout import MapLayout

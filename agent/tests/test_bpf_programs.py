@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from cubelet.bpf.constants import AttachType, MapType, ProgType
 from cubelet.bpf.jiffies import RATES, Clock
 from cubelet.bpf.layout import MapLayout

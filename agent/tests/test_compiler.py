@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cubelet.composer.compiler import CompileError, compile_source, explain
-from cubelet.composer.composition import Chain, compose
+from cubelet.composer.composition import Chain, Mode, compose
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.source import Source, write_source
 from cubelet.state import State
@@ -28,7 +28,7 @@ UNBOUNDED = GOOD.replace(
 )
 
 
-def source_of(text: str, folder: Path, mode: str) -> Source:
+def source_of(text: str, folder: Path, mode: Mode) -> Source:
     """The composition of one cube with this C, on a node of its own."""
     path = folder / "culprit.bpf.c"
     path.write_text(text)

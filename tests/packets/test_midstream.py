@@ -108,9 +108,7 @@ def test_the_first_reason_is_told(rig: Rig) -> None:
         (echo, "", "gate/closed"),
     ],
 )
-def test_only_tcp_under_way_is_read_twice(
-    rig: Rig, shape: Shape, flags: str, reason: str
-) -> None:
+def test_only_tcp_under_way_is_read_twice(rig: Rig, shape: Shape, flags: str, reason: str) -> None:
     rig.close_gate(B, A)
     kept(rig.send(server_says(flags, shape), "b"), reason)
     assert not rig.dp.flows()

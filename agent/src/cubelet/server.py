@@ -9,7 +9,7 @@ import os
 import pathlib
 import socket
 import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ MAX_REQUEST = 1 << 20
 REQUEST_TIMEOUT = 10.0
 
 Params = Mapping[str, Any]
-Handler = Callable[[Params], "Awaitable[Any] | AsyncGenerator[Any]"]
+Handler = Callable[[Params], "Awaitable[Any] | AsyncIterator[Any]"]
 """Answers one method: a coroutine gives one result, an async generator a stream of them.
 
 Results are whatever msgspec encodes (structs too), addresses, networks and paths. An AgentError
@@ -125,7 +125,7 @@ class AgentServer:
                 UNKNOWN_METHOD, f"unknown method {request.method!r}", f"known: {known}"
             )
         answer = handler(request.params)
-        if isinstance(answer, AsyncGenerator):
+        if isinstance(answer, AsyncIterator):
             await _until_gone(reader, _send_all(writer, answer))
         else:
             await _send(writer, {"result": await answer})
@@ -149,10 +149,13 @@ async def _send(writer: asyncio.StreamWriter, reply: Mapping[str, Any]) -> None:
     await writer.drain()
 
 
-async def _send_all(writer: asyncio.StreamWriter, results: AsyncGenerator[Any, None]) -> None:
-    async with contextlib.aclosing(results):
+async def _send_all(writer: asyncio.StreamWriter, results: AsyncIterator[Any]) -> None:
+    try:
         async for result in results:
             await _send(writer, {"result": result})
+    finally:
+        if isinstance(results, AsyncGenerator):
+            await results.aclose()
 
 
 async def _until_gone(reader: asyncio.StreamReader, work: Awaitable[None]) -> None:

@@ -173,7 +173,6 @@ def test_the_sender_is_told(router: Datapath, dst: str, reason: str, code: int) 
         ("0.0.0.0", "router/martian"),
         ("10.1.0.0", "router/martian"),
         ("10.1.0.255", "router/martian"),
-
         ("198.51.100.33", "router/blackhole"),
     ],
 )

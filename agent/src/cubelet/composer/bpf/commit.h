@@ -178,7 +178,8 @@ CUBELET_INLINE int cubelet_second_reading(struct __sk_buff *skb, struct cubelet_
 {
 	const struct cubelet_headers *h = &pkt->hdr;
 
-	if (pkt->mode != CUBELET_NEW || pkt->verdict != CUBELET_DROP || h->tuple.protocol != IPPROTO_TCP || h->fragment ||
+	if (pkt->mode != CUBELET_NEW || pkt->verdict != CUBELET_DROP ||
+	    h->tuple.protocol != IPPROTO_TCP || h->fragment ||
 	    h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
 		return 0;
 	pkt->mode = CUBELET_FIND_ORIGIN;

@@ -7,7 +7,7 @@
  * The composer defines CUBELET_INWARD, CUBELET_CORE_INWARD, CUBELET_CORE_OUTWARD
  * and CUBELET_OUTWARD as lists of STAGE(number, function, classes).
  */
-#define CUBELET_STAGE_STACK(number, function, classes, class)         \
+#define CUBELET_STAGE_STACK(number, function, classes, class)          \
 	if (verdict == CUBELET_NEXT && ((classes) & (1 << (class)))) { \
 		pkt->stage = (number);                                 \
 		verdict = function(skb, pkt);                          \

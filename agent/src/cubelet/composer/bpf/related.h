@@ -76,8 +76,9 @@ CUBELET_INLINE int cubelet_related_l4(struct __sk_buff *skb, struct cubelet_scra
 				 f->to.sport + f->to.dport, 2))
 			return -1;
 	} else {
-		sum_at += q->tuple.protocol == IPPROTO_TCP ? __builtin_offsetof(struct tcphdr, check) :
-							     __builtin_offsetof(struct udphdr, check);
+		sum_at += q->tuple.protocol == IPPROTO_TCP
+				  ? __builtin_offsetof(struct tcphdr, check)
+				  : __builtin_offsetof(struct udphdr, check);
 		sum = cubelet_csum_fold(sum) + cubelet_csum_fold(f->l4_delta);
 		if (cubelet_edit(skb, check, at, q->tuple.sport, f->to.dport, 2) ||
 		    cubelet_edit(skb, check, at + 2, q->tuple.dport, f->to.sport, 2))
@@ -128,7 +129,8 @@ CUBELET_INLINE int cubelet_related_outer(struct __sk_buff *skb, struct cubelet_s
 		return -1;
 	return bpf_skb_store_bytes(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, saddr), &src, 4,
 				   0) ||
-	       bpf_skb_store_bytes(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, daddr), &dst, 4, 0);
+	       bpf_skb_store_bytes(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, daddr), &dst, 4,
+				   0);
 }
 
 /* The frame's MACs, and the TTL where the flow is routed. */

@@ -51,10 +51,10 @@ CUBELET_INLINE int cubelet_passes(const struct cubelet_headers *h, const struct 
 	       (h->size <= to->mtu || (h->may_fragment && to->port_class == CUBELET_OVERLAY));
 }
 
-#define CUBELET_STAGE_PACKET(number, function, classes)                                       \
+#define CUBELET_STAGE_PACKET(number, function, classes)                                         \
 	if (!reason && ((classes) & (1 << f->enters.port_class | 1 << f->leaves.port_class))) { \
-		stage = (number);                                                             \
-		reason = function(skb, h, f);                                                 \
+		stage = (number);                                                               \
+		reason = function(skb, h, f);                                                   \
 	}
 
 /* The cubes that see every packet. 0, or the reason that the last of them drops it for. */

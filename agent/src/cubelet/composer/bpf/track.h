@@ -203,7 +203,8 @@ CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 		if (cubelet_addr_within(&pkt->hdr.tuple.src, &pods, CUBELET_POD_PREFIX))
 			return CUBELET_REASON_SPOOFED;
 	}
-	if (pkt->entered == CUBELET_OVERLAY && !cubelet_tunnel_allowed(&pkt->in, &pkt->hdr.tuple.src))
+	if (pkt->entered == CUBELET_OVERLAY &&
+	    !cubelet_tunnel_allowed(&pkt->in, &pkt->hdr.tuple.src))
 		return CUBELET_REASON_UNKNOWN_NODE;
 	return 0;
 }
@@ -295,7 +296,8 @@ CUBELET_INLINE int cubelet_tcp_believable(struct __sk_buff *skb, const struct cu
 CUBELET_INLINE void cubelet_track_tcp(struct __sk_buff *skb, const struct cubelet_headers *h,
 				      struct cubelet_flow *f, struct cubelet_flow *partner)
 {
-	__u8 fin = f->flags & CUBELET_FLOW_REPLY ? CUBELET_FLOW_FIN_REPLY : CUBELET_FLOW_FIN_FORWARD;
+	__u8 fin =
+		f->flags & CUBELET_FLOW_REPLY ? CUBELET_FLOW_FIN_REPLY : CUBELET_FLOW_FIN_FORWARD;
 	__u8 both = CUBELET_FLOW_FIN_REPLY | CUBELET_FLOW_FIN_FORWARD;
 
 	if (!(h->tcp_flags & (CUBELET_TCP_FIN | CUBELET_TCP_RST)) || h->fragment == CUBELET_LATER ||
@@ -516,8 +518,8 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 		cubelet_jump(skb, CUBELET_JUMP_RELATED);
 		return cubelet_track_drop(pkt, CUBELET_REASON_JUMP);
 	}
-	*flow = pkt->missed ? cubelet_lookup(cubelet_pending, &pkt->hdr.tuple) :
-			      cubelet_find(&pkt->hdr.tuple);
+	*flow = pkt->missed ? cubelet_lookup(cubelet_pending, &pkt->hdr.tuple)
+			    : cubelet_find(&pkt->hdr.tuple);
 	tracked = *flow ? cubelet_track_known(skb, s, flow) : cubelet_track_new(skb, pkt);
 	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP)
 		cubelet_fragment_remember(&pkt->hdr);

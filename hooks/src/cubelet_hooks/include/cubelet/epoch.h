@@ -40,8 +40,7 @@ CUBELET_INLINE void cubelet_epoch_take(struct cubelet_pkt *pkt)
 	pkt->epoch_src = cubelet_epoch_bucket(&pkt->orig.src);
 	pkt->epoch_dst = cubelet_epoch_bucket(&pkt->orig.dst);
 	pkt->epoch_backend = cubelet_epoch_bucket(&pkt->cur.dst);
-	pkt->epoch_sum =
-		cubelet_epoch_sum(pkt->epoch_src, pkt->epoch_dst, pkt->epoch_backend);
+	pkt->epoch_sum = cubelet_epoch_sum(pkt->epoch_src, pkt->epoch_dst, pkt->epoch_backend);
 }
 
 /* The destination has been rewritten: depend on the new one's epoch instead. */

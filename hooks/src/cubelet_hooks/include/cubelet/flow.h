@@ -71,6 +71,5 @@ CUBELET_INLINE __u16 cubelet_flow_timeout(__u8 protocol, __u8 state)
 /* Is a cached verdict still the one that today's configuration gives? */
 CUBELET_INLINE int cubelet_flow_current(const struct cubelet_flow *f)
 {
-	return f->epoch_sum ==
-	       cubelet_epoch_sum(f->epoch_src, f->epoch_dst, f->epoch_backend);
+	return f->epoch_sum == cubelet_epoch_sum(f->epoch_src, f->epoch_dst, f->epoch_backend);
 }

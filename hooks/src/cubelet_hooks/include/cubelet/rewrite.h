@@ -49,7 +49,8 @@ CUBELET_INLINE __u16 cubelet_rewrite_l3_delta(const struct cubelet_flow *f)
 }
 
 /* Fills the deltas of a record whose packets arrive as `from` and leave as f->to. */
-CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f, const struct cubelet_tuple *from)
+CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f,
+					    const struct cubelet_tuple *from)
 {
 	__u64 sum = (__u64)cubelet_csum_delta(&from->src, &f->to.src) +
 		    cubelet_csum_delta(&from->dst, &f->to.dst);
@@ -58,7 +59,8 @@ CUBELET_INLINE void cubelet_rewrite_prepare(struct cubelet_flow *f, const struct
 	f->l4_delta = (sum & 0xffffffff) + (sum >> 32);
 	f->port_delta = 0;
 	if (from->sport != f->to.sport || from->dport != f->to.dport)
-		f->port_delta = (__u16)~from->sport + f->to.sport + (__u16)~from->dport + f->to.dport;
+		f->port_delta =
+			(__u16)~from->sport + f->to.sport + (__u16)~from->dport + f->to.dport;
 	f->l3_delta = cubelet_rewrite_l3_delta(f);
 	if (!cubelet_tuple_equal(from, &f->to))
 		f->flags |= CUBELET_FLOW_TRANSLATED;

@@ -81,7 +81,8 @@ CUBELET_INLINE int firewall_allows(const struct cubelet_pkt *pkt, const struct c
 	if (!policy)
 		return 1;
 	/* from the uplink comes no pod, whatever the source address claims */
-	if (policy->peers && (direction == FIREWALL_EGRESS || pkt->in.port_class != CUBELET_UPLINK)) {
+	if (policy->peers &&
+	    (direction == FIREWALL_EGRESS || pkt->in.port_class != CUBELET_UPLINK)) {
 		who.address = *peer;
 		identity = cubelet_lookup(firewall_identities, &who);
 		if (identity && firewall_allows_pod(pkt, policy->policy, identity))

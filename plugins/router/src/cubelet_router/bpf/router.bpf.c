@@ -40,7 +40,8 @@ static __always_inline __u16 router_refused(const struct cubelet_addr *dst)
 	/* 0.0.0.0/8, 127.0.0.0/8; 224.0.0.0/3: multicast, reserved and the limited broadcast */
 	if (first >> 24 == 0 || first >> 24 == 127 || first >= 0xe0000000)
 		return ROUTER_REASON_MARTIAN;
-	/* 169.254.0.0/16 is routed: hosts and clouds serve DNS and metadata to pods there */
+		/* 169.254.0.0/16 is routed: hosts and clouds serve DNS and metadata to pods there
+		 */
 #else
 	/* ff00::/8; ::/96, with unspecified and loopback */
 	if (first >> 24 == 0xff || !(dst->w[0] | dst->w[1] | dst->w[2]))
