@@ -77,7 +77,7 @@ def test_a_drop_is_described(dp: Datapath, watch: Monitor) -> None:
         "cube": "core",
         "stage": "core",
         "reason": "spoofed",
-        "text": "the source address is not the pod's own",
+        "text": "the source address is not one that this port may send from",
         "packet": "10.1.0.9:1000 > 10.96.0.1:80 TCP [S]",
         "length": 54,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -38,6 +39,7 @@ def plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(name, text):
+        monkeypatch.delitem(sys.modules, f"{name}_module", raising=False)
         (tmp_path / f"{name}_module.py").write_text(text)
         return EntryPoint(name, f"{name}_module", ENTRY_POINT_GROUP)
 
