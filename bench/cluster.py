@@ -176,9 +176,16 @@ def establish(path: Datapath, case: Case) -> None:
     steps: Sequence[tuple[Packet, str, str]] = (
         (case.frame(flags="S"), "pod", "default/a"),
         (case.answer(), case.leaves, "default/b"),
-        (case.frame(), "pod", "default/a"),
+        (_acknowledging(case.frame()), "pod", "default/a"),
     )
     for packet, enters, pod in steps:
         result = path.send(packet, enters, pod)
         if result.verdict != "redirect":
             raise RuntimeError(f"{case.name}: {packet.summary()} was dropped: {result.reason}")
+
+
+def _acknowledging(packet: Packet) -> Packet:
+    """The opener shows that it has seen the answer, whose sequence number is 1."""
+    if TCP in packet:
+        packet[TCP].ack = 2
+    return packet

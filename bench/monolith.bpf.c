@@ -443,7 +443,7 @@ static __always_inline int monolith_open(struct __sk_buff *skb, const struct cub
 	    !monolith_allowed(&f->to.dst, FIREWALL_INGRESS, &from->src, &f->to))
 		return monolith_denied(skb, h, FIREWALL_REASON_INGRESS_DENIED);
 	monolith_masquerade(h, f);
-	if (!cubelet_passes(h, f->leaves.mtu, f->flags & CUBELET_FLOW_ROUTED) ||
+	if (!cubelet_passes(h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED) ||
 	    monolith_commit(skb, from, s))
 		return monolith_leave(skb, h);
 	return cubelet_send(skb, h, f);
@@ -459,7 +459,7 @@ int monolith_pod(struct __sk_buff *skb)
 		f = cubelet_lookup(cubelet_flows, &h.tuple);
 		if (f && f->enters.port_class == CUBELET_POD && f->enters.ifindex == skb->ifindex &&
 		    cubelet_flow_current(f) && (__u32)bpf_jiffies64() - f->last_seen < CUBELET_HZ &&
-		    cubelet_passes(&h, f->leaves.mtu, f->flags & CUBELET_FLOW_ROUTED)) {
+		    cubelet_passes(&h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED)) {
 			f->packets++;
 			f->bytes += skb->len;
 			return cubelet_send(skb, &h, f);

@@ -105,9 +105,9 @@ def link_of(path: str, container: str = "c1", address: str = "10.244.1.2") -> Po
     return PodLink(
         netns=path,
         ifname="eth0",
-        mac=pods.mac("pod", container, "eth0"),
+        mac=pods.mac_of(ip_address(address)),
         host_ifname=pods.host_ifname(container, "eth0"),
-        host_mac=pods.mac("host", container, "eth0"),
+        host_mac=pods.host_mac(container, "eth0"),
         address=address,
         prefix_length=24,
         gateway="10.244.1.1",
@@ -125,7 +125,7 @@ def test_names_and_macs_are_fixed_by_the_attachment() -> None:
     assert len(names) == 4
     assert all(name.startswith("cbl") and len(name) == 15 for name in names)
     assert pods.host_ifname("c1", "eth0") in names
-    sides = {pods.mac(side, "c1", "eth0") for side in ("host", "pod")}
+    sides = {pods.host_mac("c1", "eth0"), pods.mac_of(ip_address("10.244.1.2"))}
     assert len(sides) == 2
     assert all(int(side[:2], 16) & 3 == 2 for side in sides), "locally administered, unicast"
 

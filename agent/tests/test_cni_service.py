@@ -180,7 +180,7 @@ def name_of(container: str) -> str:
 
 def test_add_answers_with_what_it_made(node: Node) -> None:
     result = node.do("ADD")
-    host, pod = (pods.mac(side, "c1", "eth0") for side in ("host", "pod"))
+    host, pod = pods.host_mac("c1", "eth0"), pods.mac_of(ip_address("10.244.1.2"))
     assert result == {
         "cniVersion": "1.1.0",
         "interfaces": [

@@ -195,6 +195,7 @@ def test_a_cube_of_somebody_else_is_inactive_until_it_is_placed(
     assert small_space.who(small_space.at("a"), small_space.ip("b"), 7) == "b"
 
     # What it gets wrong is told at its own line, and what runs goes on.
+    node.sync()
     identity = node.call(NODE, "status")["composition"]["identity"]
     node.stop(NODE)
     source.write_text(QUIET_C.replace("cubelet_next(pkt)", "no_such_function(pkt)"))

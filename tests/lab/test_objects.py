@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
 from cubelet.lab import cluster, netns, processes, traffic
@@ -161,6 +164,8 @@ def test_an_answer_of_another_pod_does_not_count(objects: Objects, layout: Layou
 def test_down_takes_everything_from_any_state(objects: Objects, layout: Layout, half: str) -> None:
     objects.apply([pod("a", ("TCP", 80))])
     stray = processes.spawn(layout, "stray", layout.node_netns("node1"), ["sleep", "60"])
+    while Path(f"/proc/{stray}/comm").read_text() != "sleep\n":
+        time.sleep(0.001)  # still on its way into the namespace
     layout.bpffs_of("node1").mkdir(parents=True)
     if half == "without records":
         for record in layout.processes.iterdir():

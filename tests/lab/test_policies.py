@@ -23,7 +23,6 @@ DATA = PROJECT / "plugins" / "firewall" / "tests" / "data" / "policy-cases.json.
 SAMPLE = (
     # Any address will do: the pods are spread over both nodes.
     "pods by label + empty ns",
-    "pods by label + ns by label",
     "open a named port that doesn't match its protocol",
     "direction,end-port,ingress,numbered-port,port,protocol,sctp",
     "any-port,direction,egress,multi-port/protocol,named-port,port,rule",

@@ -251,8 +251,8 @@ def test_a_flow_follows_its_address_to_another_pod(
 def test_a_flow_to_a_pod_that_is_gone_ends(bridge: Datapath, cubelet_network: TestNetwork) -> None:
     bridge.send(udp(MAC_B, IP_B))
     bridge.delete(cubelet_network.ports["default/b"])
-    assert outcome(bridge.send(udp(MAC_B, IP_B))) == ("drop", "bridge/unknown_neighbor")
-    assert not bridge.flows()
+    for _ in range(2):
+        assert outcome(bridge.send(udp(MAC_B, IP_B))) == ("drop", "bridge/unknown_neighbor")
 
 
 def epoch(bridge: Datapath) -> int:

@@ -74,9 +74,9 @@ def plan_link(call: Call, local: LocalNode, address: Address) -> PodLink:
     return PodLink(
         netns=call.netns,
         ifname=call.ifname,
-        mac=pods.mac("pod", *call.key),
+        mac=pods.mac_of(address),
         host_ifname=pods.host_ifname(*call.key),
-        host_mac=pods.mac("host", *call.key),
+        host_mac=pods.host_mac(*call.key),
         address=str(address),
         prefix_length=local.pod_cidr.prefixlen,
         gateway=str(local.gateway),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cubelet.net import NetError, netns, rtnl, sysctl
+from cubelet_hooks.records import Address
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -59,9 +60,18 @@ def host_ifname(container_id: str, ifname: str) -> str:
     return "cbl" + b32encode(_digest("name", container_id, ifname))[:12].decode().lower()
 
 
-def mac(side: str, container_id: str, ifname: str) -> str:
-    """A locally administered unicast address, the same for the same side of the attachment."""
-    octets = bytearray(_digest(side, container_id, ifname)[:6])
+def host_mac(container_id: str, ifname: str) -> str:
+    """The host side's: locally administered, unicast, the same for the same attachment."""
+    return _local(_digest("host", container_id, ifname))
+
+
+def mac_of(address: Address) -> str:
+    """The pod side's, the same for the same address: neighbours still hold its predecessor's."""
+    return _local(_digest("pod", str(address)))
+
+
+def _local(digest: bytes) -> str:
+    octets = bytearray(digest[:6])
     octets[0] = octets[0] & 0xFC | 0x02
     return octets.hex(":")
 

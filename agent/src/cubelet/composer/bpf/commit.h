@@ -281,7 +281,11 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 	struct cubelet_pkt *pkt = &s->pkt;
 	struct cubelet_flow *f;
 
-	if (pkt->mode == CUBELET_REJUDGE && pkt->verdict != CUBELET_ANSWER) {
+	/*
+	 * What may not go on keeps its records, and with them its direction: forgotten, its
+	 * packets could open a flow the other way round. Never renewed, they end by idleness.
+	 */
+	if (pkt->mode == CUBELET_REJUDGE && pkt->verdict == CUBELET_RESTART) {
 		f = cubelet_find(&pkt->orig);
 		if (f)
 			cubelet_forget(s, &pkt->orig, f);
