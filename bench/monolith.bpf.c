@@ -30,6 +30,7 @@ static __always_inline struct cubelet_scratch *monolith_hand(struct __sk_buff *s
 	s->pkt.ifindex = skb->ifindex;
 	s->pkt.entered = CUBELET_POD;
 	s->pkt.mode = CUBELET_ARRIVED;
+	s->pkt.missed = 0;
 	s->pkt.stage = 0;
 	return s;
 }
