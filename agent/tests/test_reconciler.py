@@ -124,14 +124,14 @@ def test_nothing_happens_before_the_node_is_known(agent: Agent) -> None:
     problems = agent.run(service("a", 1))
     assert set(problems) == {"node"}
     assert "node1" in problems["node"]
-    assert not agent.reconciler.in_force
+    assert not agent.reconciler.serving
     assert agent.settings.cni_conf is not None
     assert not agent.settings.cni_conf.exists()
 
 
 def test_a_first_pass_brings_everything_up(agent: Agent) -> None:
     assert agent.run(service("a", 1), NODE, pod(agent, "a")) == {}
-    assert agent.reconciler.in_force
+    assert agent.reconciler.serving
     assert agent.ports == {1}
     assert set(agent.attached) == {"host", "overlay", "uplink", "pod0"}
     assert {"10.1.0.0/24", "10.96.0.0/12"} <= routes()
@@ -229,6 +229,21 @@ def test_a_pass_that_breaks_off_is_made_good(agent: Agent, monkeypatch: pytest.M
     assert agent.ports == {1}
     assert agent.run() == {}
     assert agent.ports == {2}
+
+
+def test_pods_are_not_served_before_a_pass_has_ended(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("why not")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agent.reconciler.datapath, "forget_strangers", fail)
+        assert "why not" in agent.run(NODE)["pass"]
+    assert agent.reconciler.in_force
+    assert not agent.reconciler.serving
+    assert agent.run() == {}
+    assert agent.reconciler.serving
 
 
 def test_a_device_that_is_lost_is_made_anew(agent: Agent) -> None:

@@ -103,7 +103,7 @@ class Agent:
             settings,
             Ipam(settings.state_dir / "ipam.json"),
             pods,
-            lambda: self.state.local if self.reconciler.in_force else None,
+            lambda: self.state.local if self.reconciler.serving else None,
             self._attached,
             self._detached,
             self._find_pod,
@@ -255,7 +255,7 @@ class Agent:
     @property
     def ready(self) -> bool:
         """Whether pods can be served: everything composed, attached, and the source read."""
-        return self.reconciler.in_force and self._source.has_synced and not self._queue
+        return self.reconciler.serving and self._source.has_synced and not self._queue
 
     async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
         local: LocalNode | None = self.state.local

@@ -52,6 +52,8 @@ class Reconciler:
         self._distrusted = True
         self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz)
         self.sweeper: FlowSweeper | None = None
+        self.serving = False
+        """Whether a pass has come to its end: composed, attached, routed, announced."""
         self.complete = True
         """Whether the source could read everything; if not, nothing old is removed at a start."""
         self._kept_unknown = False
@@ -104,6 +106,7 @@ class Reconciler:
             if node:
                 self._route(local)
             self._announce()
+            self.serving = True
         self._distrusted = False
 
     def _note(self, place: str, problem: str) -> None:
