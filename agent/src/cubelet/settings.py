@@ -18,22 +18,48 @@ class SettingsError(Exception):
     """The settings file is wrong; the text names the file, the key and the remedy."""
 
 
+class KubernetesSettings(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
+    """How the API server is reached, with ``source: kubernetes``.
+
+    Without ``kubeconfig`` the pod's own service account is used. ``server`` is a URL that replaces
+    the one of either: the agent must reach the API server before any Service works. Lists are
+    asked for in pages of ``page_size`` objects. A watch on which nothing comes for
+    ``idle_seconds`` is taken for dead; servers send a bookmark about once a minute.
+    ``config_map`` (namespace/name) holds the cluster-wide configuration.
+    """
+
+    kubeconfig: Path | None = None
+    server: str | None = None
+    page_size: Annotated[int, msgspec.Meta(ge=1)] = 500
+    idle_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    config_map: str = "kube-system/cubelet"
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings of an agent. Paths are this node's own, so that agents can run side by side.
 
-    ``manifests`` is the watched folder. ``cubes`` holds each cube's settings by kind, ``core``
+    ``source`` says where objects come from: the folder ``manifests``, which is watched, or the API
+    server (``kubernetes``). ``cubes`` holds each cube's settings by kind, ``core``
     those of the core (sizes, timeouts, port ranges). ``chain`` replaces the default composition.
     ``service_cidrs`` are routed from the host into the datapath. ``sweep_seconds`` is how often
-    idle flows are removed.
+    idle flows are removed. ``cni_bin`` and ``cni_conf`` are where the CNI plugin and its network
+    configuration are put (None: nowhere). ``health`` is the ADDRESS:PORT at which liveness and
+    readiness are told over HTTP (None: nowhere).
     """
 
     node_name: str = ""
+    source: Literal["manifests", "kubernetes"] = "manifests"
     manifests: Path = Path("/etc/cubelet/manifests")
+    kubernetes: KubernetesSettings = KubernetesSettings()
     socket: Path = Path("/run/cubelet/agent.sock")
     state_dir: Path = Path("/var/lib/cubelet")
     cache_dir: Path = Path("/var/cache/cubelet")
     bpffs: Path = Path("/sys/fs/bpf/cubelet")
+    cni_bin: Path | None = Path("/opt/cni/bin")
     cni_conf: Path | None = Path("/etc/cni/net.d/10-cubelet.conflist")
+    health: str | None = None
     composition: Literal["fused", "tailcall"] = "fused"
     chain: Chain | None = None
     core: Mapping[str, Any] = {}
