@@ -18,9 +18,7 @@ class SettingsError(Exception):
     """The settings file is wrong; the text names the file, the key and the remedy."""
 
 
-class KubernetesSettings(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
-):
+class KubernetesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the API server is reached, with ``source: kubernetes``.
 
     Without ``kubeconfig`` the pod's own service account is used. ``server`` is a URL that replaces
