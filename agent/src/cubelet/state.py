@@ -11,6 +11,7 @@ from cubelet.index import Index
 from cubelet_hooks.objects import (
     Address,
     Change,
+    ConfigMap,
     EndpointSlice,
     LocalNode,
     Namespace,
@@ -37,6 +38,7 @@ class State:
         self._services: dict[str, Service] = {}
         self._slices: dict[str, EndpointSlice] = {}
         self._policies: dict[str, NetworkPolicy] = {}
+        self._config_maps: dict[str, ConfigMap] = {}
         self._ports: dict[str, Port] = {}
         self._tables: dict[str, dict[str, Any]] = {
             LocalNode.kind: self._local,
@@ -46,6 +48,7 @@ class State:
             Service.kind: self._services,
             EndpointSlice.kind: self._slices,
             NetworkPolicy.kind: self._policies,
+            ConfigMap.kind: self._config_maps,
             Port.kind: self._ports,
         }
         self._slices_by_service = Index[str, EndpointSlice](_service)
@@ -121,6 +124,11 @@ class State:
     def ports(self) -> Mapping[str, Port]:
         """The pods attached on this node by the pod's key."""
         return MappingProxyType(self._ports)
+
+    @property
+    def config_maps(self) -> Mapping[str, ConfigMap]:
+        """The ConfigMaps that the source knows, by key; no cube plans from them."""
+        return MappingProxyType(self._config_maps)
 
     def slices_of(self, service_key: str) -> tuple[EndpointSlice, ...]:
         """The Service's EndpointSlices, ordered by key."""

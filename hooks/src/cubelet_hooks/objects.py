@@ -222,6 +222,14 @@ class NetworkPolicy(Namespaced, frozen=True):
     egress: tuple[PolicyRule, ...] | None = None
 
 
+class ConfigMap(Namespaced, frozen=True):
+    """A ConfigMap's texts by key; binary data is left out."""
+
+    kind: ClassVar[str] = "ConfigMap"
+
+    data: Mapping[str, str] = {}
+
+
 class Port(Namespaced, frozen=True):
     """A pod's attachment on this node, made by CNI; namespace and name are the pod's.
 
@@ -266,7 +274,17 @@ class LocalNode(Named, frozen=True):
     router_mac: str
 
 
-Object = Node | Namespace | Pod | Service | EndpointSlice | NetworkPolicy | Port | LocalNode
+Object = (
+    Node
+    | Namespace
+    | Pod
+    | Service
+    | EndpointSlice
+    | NetworkPolicy
+    | ConfigMap
+    | Port
+    | LocalNode
+)
 
 
 class Change(msgspec.Struct, frozen=True):

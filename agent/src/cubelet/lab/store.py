@@ -38,6 +38,7 @@ KINDS: Final = (
     Kind("Service", "services", "svc"),
     Kind("EndpointSlice", "endpointslices", "eps"),
     Kind("NetworkPolicy", "networkpolicies", "netpol"),
+    Kind("ConfigMap", "configmaps", "cm"),
 )
 
 

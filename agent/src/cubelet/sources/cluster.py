@@ -1,11 +1,20 @@
-"""Reading of Nodes, Namespaces and Pods."""
+"""Reading of Nodes, Namespaces, Pods and ConfigMaps."""
 
 from __future__ import annotations
 
 from itertools import chain
 
 from cubelet.sources.fields import MAX_PORT, Field
-from cubelet_hooks.objects import Address, ContainerPort, Namespace, Network, Node, Pod, Protocol
+from cubelet_hooks.objects import (
+    Address,
+    ConfigMap,
+    ContainerPort,
+    Namespace,
+    Network,
+    Node,
+    Pod,
+    Protocol,
+)
 
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")
 NAME_LABEL = "kubernetes.io/metadata.name"
@@ -48,6 +57,11 @@ def _pod_cidrs(spec: Field) -> tuple[Network, ...]:
 def read_namespace(root: Field, _namespace: str, name: str) -> Namespace:
     """Read a Namespace; it gets the name label that the API server would set."""
     return Namespace(name=name, labels={NAME_LABEL: name, **root["metadata"]["labels"].strings()})
+
+
+def read_config_map(root: Field, namespace: str, name: str) -> ConfigMap:
+    """Read a ConfigMap."""
+    return ConfigMap(namespace=namespace, name=name, data=root["data"].strings())
 
 
 def read_pod(root: Field, namespace: str, name: str) -> Pod:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cubelet.sources.cluster import read_namespace, read_node, read_pod
+from cubelet.sources.cluster import read_config_map, read_namespace, read_node, read_pod
 from cubelet.sources.fields import Field, FieldError, Path, dotted
 from cubelet.sources.policies import read_policy
 from cubelet.sources.services import read_service, read_slice
@@ -54,6 +54,7 @@ _KINDS = {
     "Service": _Kind("v1", True, read_service),
     "EndpointSlice": _Kind("discovery.k8s.io/v1", True, read_slice),
     "NetworkPolicy": _Kind("networking.k8s.io/v1", True, read_policy),
+    "ConfigMap": _Kind("v1", True, read_config_map),
 }
 KINDS = tuple(_KINDS)
 """The kinds that can be read."""
