@@ -1,0 +1,114 @@
+"""Requests to the API server; credentials are read anew when it refuses them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING
+
+from cubelet.sources.api.errors import Refused, Unreachable, status_of
+from cubelet.sources.api.session import Session, load, translated
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+
+    from cubelet.settings import KubernetesSettings
+
+_CONNECT = 10.0
+"""Seconds for a connection to come about, TLS included."""
+
+
+class Answer:
+    """A successful response, its body not yet read."""
+
+    def __init__(self, response: ClientResponse) -> None:
+        self._response = response
+
+    async def body(self) -> bytes:
+        """All of it. Raises Unreachable if it breaks off."""
+        with translated():
+            return await self._response.read()
+
+    async def piece(self) -> bytes:
+        """What has come; nothing once the server has ended it. Raises Unreachable."""
+        with translated():
+            return await self._response.content.readany()
+
+
+class Connection:
+    """One API server.
+
+    When it refuses the credentials, the next request reads them anew and goes out in a session of
+    its own; what runs in the old one may end in peace.
+    """
+
+    def __init__(self, settings: KubernetesSettings) -> None:
+        self._settings = settings
+        self._session: Session | None = None
+        self._loading = asyncio.Lock()
+        self._server = settings.server or ""
+        self._closed = False
+
+    @property
+    def server(self) -> str:
+        """The server's URL; empty until it is known."""
+        return self._server
+
+    @contextlib.asynccontextmanager
+    async def get(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        idle: float | None = None,
+        total: float | None = None,
+    ) -> AsyncGenerator[Answer]:
+        """Ask for ``path``; ends when nothing comes for ``idle`` seconds, or after ``total``.
+
+        Raises Refused for any status but 200, Unreachable, and ConfigurationError.
+        """
+        from aiohttp import ClientTimeout
+
+        session = await self._usable()
+        timeout = ClientTimeout(total=total, sock_connect=_CONNECT, sock_read=idle)
+        async with session.get(path, query, timeout) as response:
+            if response.status == 200:
+                yield Answer(response)
+                return
+            refusal = await _refusal(response)
+        if refusal.code == 401:
+            await self._renew(session)
+        raise refusal
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _usable(self) -> Session:
+        async with self._loading:
+            if self._closed:
+                raise Unreachable("the connection has been closed")
+            if self._session is None:
+                self._session = await load(self._settings)
+                self._server = self._session.server
+            return self._session
+
+    async def _renew(self, refused: Session) -> None:
+        """Let the next request read the credentials, unless that has been arranged already."""
+        if self._session is refused:
+            self._session = None
+            await refused.retire()
+
+
+async def _refusal(response: ClientResponse) -> Refused:
+    try:
+        with translated():
+            body = await response.read()
+    except Unreachable:
+        body = b""
+    asked = response.headers.get("Retry-After", "")
+    return Refused(response.status, status_of(body), float(asked) if asked.isdecimal() else 0.0)

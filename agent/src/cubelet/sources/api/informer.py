@@ -1,0 +1,241 @@
+"""One kind's informer: list, then watch, and again whenever that is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from cubelet.sources.api.errors import ApiError, Garbled, Refused
+from cubelet.sources.api.messages import Event, Lines, event_of, page_of, precedes, version_of
+from cubelet.sources.api.pace import Backoff, Pace
+from cubelet.sources.api.reader import identify
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from cubelet.sources.api.connection import Connection
+    from cubelet.sources.api.resources import Resource
+    from cubelet.sources.api.store import Store
+    from cubelet.sources.problem import Problem
+
+_SLICE = 0.01
+"""Seconds of reading a page until the loop's other tasks get their turn."""
+_LONGEST_WATCH = 600
+"""Seconds that a watch is asked for at most, so that connections spread over new servers."""
+_WATCHES_TRIED = 3
+"""Refusals in a row after which a watch is given up for a list."""
+
+
+class Listener(Protocol):
+    """Who is told how one kind fares."""
+
+    def reached(self, resource: Resource) -> None:
+        """The server answers."""
+
+    def works(self, resource: Resource) -> None:
+        """The server's answers can be used."""
+
+    def failed(self, resource: Resource, error: ApiError) -> None:
+        """A request failed; it will be repeated."""
+
+
+class Informer:
+    """Keeps a store up to what the server holds.
+
+    A list is read page by page. Its objects count as they come, but nothing is removed before the
+    list is complete. The watch goes on from the list's version, and from the last one seen when
+    it ends. Only where the server does not have that version any more, or says things in an order
+    that cannot be, is the list read again, and compared with what is known.
+    """
+
+    def __init__(
+        self,
+        resource: Resource,
+        store: Store,
+        connection: Connection,
+        listener: Listener,
+        pace: Pace,
+        *,
+        page_size: int,
+        idle: float,
+    ) -> None:
+        self.resource = resource
+        self.store = store
+        self._connection = connection
+        self._listener = listener
+        self._pace = pace
+        self._backoff = Backoff(pace)
+        self._page_size = page_size
+        self._idle = idle
+        self._version = ""
+        self._listed = False
+        self._refusals = 0
+        self._wake = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._fetched: dict[str, str] = {}
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether a list was read to its end."""
+        return self._listed
+
+    async def run(self) -> None:
+        """Follow the server until cancelled."""
+        while True:
+            error: ApiError | None = None
+            try:
+                if not self._version or self._waiting:
+                    await self._list()
+                await self._watch_until_woken()
+            except ApiError as caught:
+                error = caught
+                self._judge(error)
+            if self._waiting and error is None:
+                continue
+            await self._backoff.pause(
+                self._wake,
+                asked=error.retry_after if error else 0.0,
+                clean=error is None or (isinstance(error, Refused) and error.gone),
+            )
+
+    async def refresh(self) -> None:
+        """Return once a list that begins now has been read to its end."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._wake.set()
+        await waiter
+
+    def fetched(self, raw: bytes) -> Problem | None:
+        """Take in an object that was asked for on its own; what is wrong with it, if anything.
+
+        One that the watch has seen come and go is not taken in.
+        """
+        version = version_of(raw)
+        if self._version and version and not precedes(self._version, version):
+            return None
+        key = self.store.put(raw)
+        if key is not None:
+            self._fetched[key] = version
+        return self.store.problem(key or "")
+
+    def _judge(self, error: ApiError) -> None:
+        """Decide whether the next request is a list, and whom to tell."""
+        watching = bool(self._version)
+        if watching and isinstance(error, Refused):
+            self._refusals += 1
+            if error.gone or self._refusals >= _WATCHES_TRIED:
+                self._version = ""
+            if error.gone:
+                return
+        if self._backoff.lived is None or isinstance(error, Garbled):
+            self._listener.failed(self.resource, error)
+
+    async def _list(self) -> None:
+        self._wake.clear()
+        waiting, self._waiting = self._waiting, []
+        try:
+            self._version = await self._read_list()
+        except BaseException:
+            self._waiting = waiting + self._waiting
+            raise
+        self._listed = True
+        self._refusals = 0
+        self._listener.works(self.resource)
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+    async def _read_list(self) -> str:
+        """Read a consistent list; its version."""
+        try:
+            return await self._read_pages(self._page_size)
+        except Refused as error:
+            if not error.gone:
+                raise
+        # The server has forgotten the version of the first pages. Going on with the newer one that
+        # it offers would miss what was deleted in between: read all at once.
+        return await self._read_pages(0)
+
+    async def _read_pages(self, limit: int) -> str:
+        gone, complete, version, more = self.store.keys(), True, "", ""
+        while more or not version:
+            query = self._query(limit=str(limit) if limit else "", **{"continue": more})
+            async with self._connection.get(self.resource.path, query, idle=self._idle) as answer:
+                page = page_of(await answer.body())
+            self._listener.reached(self.resource)
+            complete = await self._take(page.items or (), gone) and complete
+            version = version or page.metadata.resource_version
+            more = page.metadata.more
+        if complete:
+            for key in gone:
+                if not precedes(version, self._fetched.get(key, "")):
+                    self.store.remove(key)
+        self._fetched.clear()
+        return version
+
+    async def _take(self, items: Sequence[msgspec.Raw], gone: set[str]) -> bool:
+        """Take in a page's items; False if it is not known whom each of them is about."""
+        complete, until = True, time.monotonic() + _SLICE
+        for raw in items:
+            key = self.store.put(raw)
+            if key is None:
+                complete = False
+            else:
+                gone.discard(key)
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + _SLICE
+        return complete
+
+    async def _watch_until_woken(self) -> None:
+        watching = asyncio.create_task(self._watch())
+        woken = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait((watching, woken), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+        finally:
+            watching.cancel()
+            woken.cancel()
+            await asyncio.gather(watching, woken, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        seconds = str(int(self._pace.spread(_LONGEST_WATCH) / 1.5))
+        query = self._query(
+            watch="true",
+            allowWatchBookmarks="true",
+            resourceVersion=self._version,
+            timeoutSeconds=seconds,
+        )
+        async with self._connection.get(self.resource.path, query, idle=self._idle) as answer:
+            self._backoff.established()
+            self._listener.reached(self.resource)
+            cut = Lines()
+            while piece := await answer.piece():
+                for line in cut.feed(piece):
+                    self._follow(event_of(line))
+
+    def _follow(self, event: Event) -> None:
+        """Take in one event. Raises Garbled for one that cannot be in its place."""
+        version = version_of(event.object)
+        if precedes(version, self._version):
+            last, self._version = self._version, ""
+            raise Garbled(f"a watch went back from version {last} to {version}")
+        if event.type in ("ADDED", "MODIFIED") and version != self._version:
+            self.store.put(event.object)
+        elif event.type == "DELETED":
+            about = identify(event.object)
+            if about is None:
+                self._version = ""
+                raise Garbled("a watch does not tell which object was deleted")
+            self.store.remove(about.key)
+        self._version = version or self._version
+        self._refusals = 0
+        self._listener.works(self.resource)
+
+    def _query(self, **parameters: str) -> dict[str, str]:
+        given = {name: value for name, value in parameters.items() if value}
+        selector = self.resource.field_selector
+        return {**given, "fieldSelector": selector} if selector else given

@@ -1,0 +1,72 @@
+"""From an object's JSON to the small frozen model of it, or to what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cubelet.sources.api.resources import Resource
+from cubelet.sources.decode import ObjectError, decode_object
+from cubelet_hooks.objects import Object
+
+_ANY = msgspec.json.Decoder()
+
+
+class Identity(msgspec.Struct, frozen=True, rename="camel"):
+    """What tells an object, read even when the rest of it makes no sense."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+    @property
+    def key(self) -> str:
+        """``namespace/name`` or ``name``."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class _Identified(msgspec.Struct, frozen=True):
+    metadata: Identity
+
+
+_IDENTIFIED = msgspec.json.Decoder(_Identified)
+
+
+def identify(raw: bytes | msgspec.Raw) -> Identity | None:
+    """Whom an object's JSON is about; None if it does not tell."""
+    try:
+        return _IDENTIFIED.decode(raw).metadata
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+class Reader:
+    """Reads the objects of one kind as the node called ``own`` needs them."""
+
+    def __init__(self, resource: Resource, own: str) -> None:
+        self.kind = resource.kind
+        self.api_version = resource.api_version
+        self._resource = resource
+        self._own = own
+
+    def read(self, raw: bytes | msgspec.Raw) -> tuple[str, Object | None]:
+        """The object's key and its model, None if this node needs nothing of it.
+
+        Raises ObjectError for what the API does not allow.
+        """
+        found = self._explain(raw)
+        trim = self._resource.trim
+        return found.key, trim(found, self._own) if trim else found
+
+    def _explain(self, raw: bytes | msgspec.Raw) -> Object:
+        """Read field by field, so that an error names the field."""
+        resource = self._resource
+        try:
+            document: Any = _ANY.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ObjectError("", resource.kind, "", (), f"not valid JSON: {error}") from None
+        if isinstance(document, dict):  # items of a list do not say what they are
+            document = {**document, "kind": resource.kind, "apiVersion": resource.api_version}
+        return decode_object(document)

@@ -1,0 +1,158 @@
+"""The official client, as far as it is used: configuration, authentication, TLS, HTTP sessions.
+
+Importing it takes half a second and some 20 MB, so it is imported when it is needed. Its generated
+models are not: answers are decoded from their bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import socket
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from cubelet.sources.api.errors import ConfigurationError, Unreachable, short
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientTimeout
+
+    from cubelet.settings import KubernetesSettings
+
+_KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 30,
+    socket.TCP_KEEPINTVL: 10,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 60_000,
+}
+"""A peer that is gone is noticed after a minute: seconds, seconds, probes, milliseconds."""
+
+
+class Session:
+    """A client with one set of credentials, closed when it is retired and its last user is gone."""
+
+    def __init__(self, client: Any, server: str | None) -> None:
+        from aiohttp import TCPConnector
+
+        self._client = client
+        self._server = server
+        self._users = 0
+        self._retired = False
+        self._connector = TCPConnector(
+            limit=0,  # each watch holds a connection
+            ssl=client.rest_client.ssl_context,
+            socket_factory=_make_socket,
+        )
+        client.configuration.client_session_kwargs = {"connector": self._connector}
+        client.user_agent = f"cubelet/{version('cubelet')}"
+
+    @property
+    def server(self) -> str:
+        """The URL that requests go to."""
+        return str(self._server or self._client.configuration.host)
+
+    @contextlib.asynccontextmanager
+    async def get(
+        self, path: str, query: Mapping[str, str], timeout: ClientTimeout
+    ) -> AsyncGenerator[ClientResponse]:
+        """The response to a request, whatever its status. Raises Unreachable."""
+        self._users += 1
+        try:
+            with translated():
+                response = await self._request(path, query, timeout)
+            try:
+                yield response
+            finally:
+                response.close()  # lets go of a body that was not read to its end
+        finally:
+            self._users -= 1
+            if self._retired:
+                await self.retire()
+
+    async def retire(self) -> None:
+        """Close the session once nobody uses it any more."""
+        self._retired = True
+        if not self._users:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the session and its connections, used or not."""
+        await self._client.close()
+        await self._connector.close()
+
+    async def _request(
+        self, path: str, query: Mapping[str, str], timeout: ClientTimeout
+    ) -> ClientResponse:
+        try:
+            method, url, headers, *_ = await self._client.param_serialize(
+                "GET",
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+                _host=self._server,
+            )
+        except Exception as error:  # reading a token anew can fail in the loader's many ways
+            raise ConfigurationError(f"credentials cannot be read: {short(error)}") from error
+        answer = await self._client.call_api(
+            method, url, header_params=headers, _request_timeout=timeout
+        )
+        response: ClientResponse = answer.response
+        return response
+
+
+async def load(settings: KubernetesSettings) -> Session:
+    """A session as the settings, the kubeconfig or the service account say.
+
+    Raises ConfigurationError.
+    """
+    await asyncio.to_thread(importlib.import_module, "kubernetes.aio.config")
+    from kubernetes.aio.client import ApiClient, Configuration
+    from kubernetes.aio.config import load_incluster_config, load_kube_config
+
+    configuration = Configuration()
+    kubeconfig = settings.kubeconfig
+    try:
+        if kubeconfig is not None:
+            os.stat(kubeconfig)  # the loader only warns of a file that is not there
+            await load_kube_config(
+                config_file=str(kubeconfig),
+                client_configuration=configuration,
+                persist_config=False,
+            )
+        else:
+            load_incluster_config(client_configuration=configuration)
+        client = ApiClient(configuration)
+    except Exception as error:  # the loader raises what it meets: YAML, files, TLS, its own
+        place = f"kubeconfig {kubeconfig}" if kubeconfig else "the pod's service account"
+        remedy = "" if kubeconfig else "; outside a cluster set kubernetes.kubeconfig"
+        raise ConfigurationError(f"{place} cannot be used: {short(error)}{remedy}") from error
+    server = settings.server.rstrip("/") if settings.server else None
+    return Session(client, server)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn what aiohttp and the system raise into Unreachable."""
+    from aiohttp import ClientError
+
+    try:
+        yield
+    except TimeoutError as error:
+        raise Unreachable("does not answer in time") from error
+    except (ClientError, OSError) as error:
+        raise Unreachable(short(error)) from error
+
+
+def _make_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A TCP socket that asks after its peer when nothing comes (see tcp(7))."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    made.setblocking(False)
+    return made
