@@ -15,8 +15,8 @@ S = TypeVar("S", bound=str)
 Path = tuple[str | int, ...]
 
 _PLAIN_STEP = re.compile(r"[A-Za-z][A-Za-z0-9]*")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")  # RFC 6335, section 5.1
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")  # RFC 6335, section 5.1
 _PREFIX_LENGTH = re.compile(r"/[0-9]+$")
 MAX_PORT = 65535
 MAX_INT32 = 2**31 - 1
@@ -91,7 +91,7 @@ class Field:
     def name(self, longest: int = 253) -> str:
         """A required RFC 1123 subdomain, which is what an object's name has to be."""
         text = self.text(None)
-        if len(text) > longest or not _SUBDOMAIN.fullmatch(text):
+        if len(text) > longest or not SUBDOMAIN.fullmatch(text):
             raise self.error(f"must be lower-case letters, digits, '-' and '.', is {_shown(text)}")
         return text
 
@@ -129,7 +129,7 @@ class Field:
     def port_name(self) -> str:
         """A required port name."""
         name = self.text(None)
-        if len(name) > 15 or not _PORT_NAME.fullmatch(name):
+        if len(name) > 15 or not PORT_NAME.fullmatch(name):
             raise self.error(
                 "must be a number, or a name of at most 15 lower-case letters, digits and "
                 f"single '-', with a letter; is {_shown(name)}"

@@ -41,7 +41,9 @@ def trim_pod(pod: Pod, own: str) -> Pod | None:
     """This node's pods as they are; of others what policies look at, unless they have ended."""
     if pod.node_name == own:
         return pod
-    return None if pod.finished else replace(pod, uid="", annotations={})
+    if pod.finished:
+        return None
+    return replace(pod, uid="", annotations={}) if pod.uid or pod.annotations else pod
 
 
 def resources(config_map: str) -> tuple[Resource, ...]:
