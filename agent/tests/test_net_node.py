@@ -90,6 +90,12 @@ def everything() -> dict[str, Any]:
     }
 
 
+def forwarding() -> dict[str, str]:
+    """What `ensure` may change of the settings that outlive its devices."""
+    keys = ("ip_forward", "conf/all/accept_redirects", "conf/eth0/forwarding")
+    return {key: setting(key) for key in keys}
+
+
 @pytest.fixture
 def netns() -> Iterator[None]:
     """This thread in an empty network namespace, which ends with the test."""
@@ -546,6 +552,46 @@ class TestTeardown:
         ensure(SETTINGS)
         teardown()
         assert everything() == before
+
+    @pytest.mark.parametrize("redirects", ["0", "1"])
+    def test_forwarding_is_as_it_was(self, redirects: str) -> None:
+        setting("ip_forward", "0")
+        setting("conf/all/accept_redirects", redirects)
+        before = forwarding()
+        ensure(SETTINGS)
+        ensure(replace(SETTINGS, gateway="gw"))  # a second run sees it on, under another name
+        assert setting("ip_forward") == "1"
+        assert "sysctl net/ipv4/ip_forward = 0" in teardown()
+        assert forwarding() == before
+
+    def test_forwarding_of_the_uplink_alone(self) -> None:
+        setting("ip_forward", "1")
+        setting("conf/eth0/forwarding", "0")
+        before = forwarding()
+        ensure(SETTINGS)
+        assert "sysctl net/ipv4/conf/eth0/forwarding = 0" in teardown()
+        assert forwarding() == before
+
+    def test_forwarding_that_was_on_stays_on(self) -> None:
+        setting("ip_forward", "1")
+        ensure(SETTINGS)
+        assert not any(done.startswith("sysctl") for done in teardown())
+        assert setting("ip_forward") == "1"
+
+    def test_what_is_gone_is_not_put_back(self) -> None:
+        setting("ip_forward", "1")
+        setting("conf/eth0/forwarding", "0")
+        ensure(SETTINGS)
+        ip("link", "del", "eth0")
+        assert not any(done.startswith("sysctl") for done in teardown())
+
+    def test_says_what_it_removed(self) -> None:
+        setting("ip_forward", "1")
+        sync_routes([PODS], ensure(SETTINGS))
+        route, ports, *removed = teardown()
+        assert (route, ports) == ("route 10.244.0.0/16", "reserved ports 20000-20999")
+        assert set(removed) == {f"device {name}" for name in OWN_DEVICES}
+        assert teardown() == ()
 
 
 ETH_IPV4 = b"\x08\x00"

@@ -2,7 +2,8 @@
 
 Each carries an alias that begins with ``cubelet`` and its role, so a later run finds what an
 earlier one made under other names. The gateway's alias also notes the ports that the agent, and
-nobody else, has reserved: the note then lives exactly as long as the namespace it speaks of.
+nobody else, has reserved: the note then lives exactly as long as the namespace it speaks of. The
+datapath end's notes what `cubelet.net.former` puts back.
 """
 
 from __future__ import annotations
@@ -185,6 +186,11 @@ def _note_ports(ipr: IPRoute, gateway: Link, ports: frozenset[int]) -> None:
             "the SNAT port range overlaps too many separately reserved ports "
             "(net.ipv4.ip_local_reserved_ports); choose another range"
         )
-    if rtnl.links(ipr)[gateway.name].alias != alias:
-        with rtnl.attempt(f"set the alias of {gateway.name}"):
-            ipr.link("set", index=gateway.index, ifalias=alias)
+    set_alias(ipr, gateway, alias)
+
+
+def set_alias(ipr: IPRoute, link: Link, alias: str) -> None:
+    """Give a device an alias unless it has it. Raises NetError."""
+    if rtnl.links(ipr)[link.name].alias != alias:
+        with rtnl.attempt(f"set the alias of {link.name}"):
+            ipr.link("set", index=link.index, ifalias=alias)

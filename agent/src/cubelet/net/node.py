@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cubelet.net import NetError, devices, routes, rtnl, sysctl
+from cubelet.net import NetError, devices, former, routes, rtnl, sysctl
 from cubelet.net.devices import Wanted
 from cubelet.net.rtnl import Link
 from cubelet.net.uplink import Uplink, find_uplink
@@ -115,18 +115,25 @@ def ensure(settings: NodeSettings) -> LocalNode:
         return _local_node(settings, uplink, own)
 
 
-def teardown() -> None:
-    """Remove our devices, routes and port reservations, whatever the settings were.
+def teardown() -> tuple[str, ...]:
+    """Remove our devices, routes, port reservations and sysctls, whatever the settings were.
 
-    Forwarding stays on: whether somebody else has come to need it cannot be known.
-    Blocks; raises NetError.
+    The result says what was removed or put back. Forwarding is turned off if an agent turned it
+    on; whoever has come to rely on it since turns it on anew. The devices, which carry the notes
+    of all this, go last, so that a call after one that failed goes on. Blocks; raises NetError.
     """
+    done = []
     with rtnl.session() as ipr:
-        routes.remove_routes(ipr)
+        done += [f"route {network}" for network in routes.remove_routes(ipr)]
         ours = devices.owned(rtnl.links(ipr))
-        sysctl.reserve_ports(sysctl.reserved_ports() - devices.noted_ports(ours))
+        if ports := devices.noted_ports(ours):
+            sysctl.reserve_ports(sysctl.reserved_ports() - ports)
+            done.append(f"reserved ports {sysctl.format_ports(ports)}")
+        done += [f"sysctl {setting}" for setting in former.put_back(former.noted(ours))]
         for link in ours.values():
             devices.delete(ipr, link)
+            done.append(f"device {link.name}")
+    return tuple(done)
 
 
 def _make_devices(
@@ -134,7 +141,7 @@ def _make_devices(
 ) -> _Own:
     """Make our devices, and away with those of `ours` that have names of earlier settings.
 
-    An earlier gateway holds the note of the reserved ports until the new one has it; an earlier
+    An earlier pair holds the notes of ports and sysctls until the new one has them; an earlier
     overlay holds the UDP port until it is gone.
     """
 
@@ -149,6 +156,7 @@ def _make_devices(
     first, last = settings.snat_ports
     ports = frozenset(range(first, last + 1))
     devices.reserve_ports(ipr, gateway, devices.noted_ports(ours), ports)
+    former.note(ipr, datapath, former.noted(ours), uplink.name)
     for link in ours.values():
         if link.name not in settings.device_names:
             devices.delete(ipr, link)

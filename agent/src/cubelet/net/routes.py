@@ -57,11 +57,12 @@ def sync_routes(wanted: Iterable[Network], local: LocalNode) -> RouteReport:
         return _Sync(ipr, local).run(wanted)
 
 
-def remove_routes(ipr: IPRoute) -> None:
-    """Remove every route of ours. Raises NetError."""
-    for route in _main_table(ipr):
-        if route["proto"] == PROTOCOL:
-            _remove(ipr, route)
+def remove_routes(ipr: IPRoute) -> tuple[Network, ...]:
+    """Remove every route of ours; their networks. Raises NetError."""
+    ours = [route for route in _main_table(ipr) if route["proto"] == PROTOCOL]
+    for route in ours:
+        _remove(ipr, route)
+    return tuple(map(_network, ours))
 
 
 class _Sync:

@@ -2,17 +2,19 @@
 
 Keys are paths below ``/proc/sys/net`` (``ipv4/conf/eth0.7/rp_filter``): device names may hold
 dots but never slashes. The kernel resolves these files in the namespace of the thread that opens
-them, so any mounted ``/proc`` serves.
+them, so any mounted ``/proc`` serves. Container runtimes mount a container's own read-only: there
+the environment variable CUBELET_SYSCTLS names the folder where the host's ``/proc/sys/net`` is.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from cubelet.net import NetError
 
-_ROOT = Path("/proc/sys/net")
+_ROOT = Path(os.environ.get("CUBELET_SYSCTLS") or "/proc/sys/net")
 _RESERVED = "ipv4/ip_local_reserved_ports"
 
 
@@ -38,7 +40,7 @@ def write(key: str, value: str) -> None:
     except OSError as error:
         raise NetError(
             f"cannot write {value!r} to {_ROOT / key}: {error.strerror}; "
-            "the agent needs root and a writable /proc/sys"
+            "the agent needs root and a writable /proc/sys, or CUBELET_SYSCTLS"
         ) from error
 
 

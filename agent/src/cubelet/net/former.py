@@ -1,0 +1,63 @@
+"""Kernel settings as they were before the agent changed them, so that they can be put back.
+
+They are noted in the alias of the gateway's datapath end before they are changed: the note then
+lives exactly as long as the namespace whose settings it tells. A value noted once stays noted: a
+later run finds what the agent set, not what was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cubelet.net import devices, sysctl
+from cubelet.net.rtnl import Link
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+Values = Mapping[str, str]
+"""Values by key below ``net``, in the order in which they are to be written back."""
+
+_NOTE = " former="
+_FORWARD = "ipv4/ip_forward"
+# The kernel changes it along with `ip_forward`: a router takes no redirects.
+_REDIRECTS = "ipv4/conf/all/accept_redirects"
+
+
+def note(ipr: IPRoute, datapath: Link, before: Values, uplink: str) -> None:
+    """Add to the values noted `before` what turning forwarding on will change. Raises NetError."""
+    values = {**_forwarding(uplink), **before}
+    if not values:
+        return
+    alias = devices.DATAPATH + _NOTE + " ".join(f"{key}={old}" for key, old in values.items())
+    devices.set_alias(ipr, datapath, alias)
+
+
+def noted(found: Mapping[str, Link]) -> Values:
+    """What earlier runs noted, from the aliases of our devices among `found`."""
+    values: dict[str, str] = {}
+    for link in devices.owned(found).values():
+        for pair in link.alias.partition(_NOTE)[2].split():
+            key, _, value = pair.partition("=")
+            values[key] = value
+    return values
+
+
+def put_back(values: Values) -> tuple[str, ...]:
+    """Write the values; the ``key = value`` that were changed by it. Raises NetError.
+
+    A setting that is gone (its device is) has nothing to put back.
+    """
+    changed = [key for key, old in values.items() if sysctl.exists(key) and sysctl.read(key) != old]
+    for key in values:
+        if sysctl.exists(key):
+            sysctl.write(key, values[key])
+    return tuple(f"net/{key} = {values[key]}" for key in changed)
+
+
+def _forwarding(uplink: str) -> Values:
+    if sysctl.read(_FORWARD) == "0":
+        return {key: sysctl.read(key) for key in (_FORWARD, _REDIRECTS)}
+    own = f"ipv4/conf/{uplink}/forwarding"
+    return {own: "0"} if sysctl.read(own) == "0" else {}
