@@ -1,0 +1,22 @@
+"""A stand-in for the Kubernetes API server: real HTTP, real lists and watches, faults on demand.
+
+    with ApiServer(bookmarks=1.0).running() as url:   # in a thread; or `async with ….serving()`
+        ...
+
+It speaks the protocol as a server of version 1.36 does, as far as clients that list, watch and
+change objects can tell: one increasing resourceVersion, pages from consistent snapshots, expiry.
+It has no defaulting, no admission, no controllers and no garbage collection.
+"""
+
+from __future__ import annotations
+
+from cubelet.lab.errors import LabError
+
+try:
+    from cubelet.lab.apiserver.server import ApiServer
+except ModuleNotFoundError as error:
+    raise LabError(
+        f"the lab's API server needs {error.name}: pip install 'cubelet[lab-api]'"
+    ) from error
+
+__all__ = ["ApiServer"]

@@ -1,0 +1,108 @@
+"""The kinds of objects that the API server keeps, and how paths name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of object. ``status`` says whether it has the subresource of that name.
+
+    ``returned`` says whether DELETE answers with the object instead of a ``Status``: which kinds
+    do so is part of Kubernetes' API description, and its clients decode the answer accordingly.
+    """
+
+    group: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+    status: bool = False
+    returned: bool = False
+    short_names: tuple[str, ...] = ()
+
+    @property
+    def api_version(self) -> str:
+        """What objects of the kind carry as ``apiVersion``; all are of version v1."""
+        return f"{self.group}/v1" if self.group else "v1"
+
+    @property
+    def key(self) -> str:
+        """The plural, with the group after it where there is one: ``endpointslices.discovery…``."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+class Place(NamedTuple):
+    """What a path points at; empty texts stand for what it leaves open."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    subresource: str
+
+
+RESOURCES: Final = (
+    Resource("", "nodes", "Node", namespaced=False, status=True, short_names=("no",)),
+    Resource("", "namespaces", "Namespace", namespaced=False, status=True, short_names=("ns",)),
+    Resource("", "pods", "Pod", status=True, returned=True, short_names=("po",)),
+    Resource("", "services", "Service", status=True, returned=True, short_names=("svc",)),
+    Resource("", "configmaps", "ConfigMap", short_names=("cm",)),
+    Resource("", "serviceaccounts", "ServiceAccount", returned=True, short_names=("sa",)),
+    Resource("", "events", "Event", short_names=("ev",)),
+    Resource("events.k8s.io", "events", "Event", short_names=("ev",)),
+    Resource("discovery.k8s.io", "endpointslices", "EndpointSlice"),
+    Resource("networking.k8s.io", "networkpolicies", "NetworkPolicy", short_names=("netpol",)),
+)
+
+_BY_GROUP: Final = {(each.group, each.plural): each for each in RESOURCES}
+
+
+def named(text: str) -> Resource:
+    """A resource by plural, ``plural.group`` or kind; of two with that name the core's.
+
+    Raises KeyError, with the names that there are, for any other text.
+    """
+    for each in RESOURCES:
+        if text in {each.plural, each.key, each.kind}:
+            return each
+    raise KeyError(f"no resource {text!r}: {', '.join(each.key for each in RESOURCES)}")
+
+
+def of(manifest: Mapping[str, Any]) -> Resource:
+    """The resource that a manifest is of: by its kind, and its group where two have that kind.
+
+    Raises KeyError for a kind that is not kept.
+    """
+    group = str(manifest.get("apiVersion", "")).rpartition("/")[0]
+    for each in RESOURCES:
+        if (each.group, each.kind) == (group, manifest["kind"]):
+            return each
+    return named(str(manifest["kind"]))
+
+
+def place(path: str) -> Place | None:
+    """What the path of a request points at, None if no object or list of objects.
+
+    Paths are those of the Kubernetes API: ``/api/v1/…`` for the core group, ``/apis/GROUP/v1/…``
+    for the others, with ``namespaces/NAMESPACE`` before the plural of what lives in one.
+    """
+    parts = path.strip("/").split("/")
+    if parts[:2] == ["api", "v1"]:
+        group, rest = "", parts[2:]
+    elif parts[0] == "apis" and parts[2:3] == ["v1"]:
+        group, rest = parts[1], parts[3:]
+    else:
+        return None
+    namespace = ""
+    # A namespace's own path continues with nothing or with one of its subresources.
+    if len(rest) >= 3 and rest[0] == "namespaces" and (group, rest[2]) in _BY_GROUP:
+        namespace, rest = rest[1], rest[2:]
+    found = _BY_GROUP.get((group, rest[0])) if rest else None
+    if found is None or len(rest) > 3 or bool(namespace) > found.namespaced:
+        return None
+    name, subresource = [*rest[1:], "", ""][:2]
+    if (name and found.namespaced and not namespace) or (subresource and not found.status):
+        return None
+    return None if subresource not in {"", "status"} else Place(found, namespace, name, subresource)

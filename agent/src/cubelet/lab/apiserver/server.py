@@ -1,0 +1,149 @@
+"""The API server as tests and the lab use it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import Future
+
+from aiohttp import web
+
+from cubelet.lab.apiserver import resources
+from cubelet.lab.apiserver.emulator import Access, Emulator
+from cubelet.lab.apiserver.faults import Faults
+from cubelet.lab.apiserver.history import Stored
+from cubelet.lab.apiserver.store import Object, Store, key_of
+from cubelet.lab.apiserver.watching import Pace
+
+_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
+_START_LIMIT = 10.0  # seconds until a server in a thread of its own listens
+_SHUTDOWN = 0.1  # seconds that running requests (watches) get to end
+
+
+class ApiServer:
+    """A Kubernetes API server with nothing behind it: objects change by requests and calls only.
+
+    ``history`` is how many events of each resource watches can resume from, ``bookmarks`` and
+    ``watch_life`` are seconds, ``tokens`` the bearer tokens that are accepted (None: all requests
+    are; assign another set at any time). Methods that change objects can be called from any
+    thread. ``resource`` arguments are a plural (``pods``), ``plural.group`` or a kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        history: int = 10_000,
+        bookmarks: float = 60.0,
+        watch_life: float = 1800.0,
+        tokens: Iterable[str] | None = None,
+    ) -> None:
+        self.store = Store(history)
+        self._emulator = Emulator(self.store, Pace(bookmarks, watch_life))
+        self.tokens = None if tokens is None else set(tokens)
+        for name in _NAMESPACES:
+            label = {"kubernetes.io/metadata.name": name}
+            self.put({"kind": "Namespace", "metadata": {"name": name, "labels": label}})
+
+    @property
+    def mock(self) -> Emulator:
+        """The kmock handler, for reactions of a test's own: ``server.mock["get /x"] << b"y"``."""
+        return self._emulator
+
+    @property
+    def faults(self) -> Faults:
+        """What is to go wrong."""
+        return self._emulator.faults
+
+    @property
+    def log(self) -> list[Access]:
+        """The requests so far, the latest last."""
+        return self._emulator.log
+
+    @property
+    def tokens(self) -> set[str] | None:
+        """The bearer tokens that are accepted; None: requests need none."""
+        return self._emulator.tokens
+
+    @tokens.setter
+    def tokens(self, tokens: set[str] | None) -> None:
+        self._emulator.tokens = tokens
+
+    @property
+    def version(self) -> int:
+        """The resourceVersion of the latest change."""
+        return self.store.version
+
+    @contextlib.asynccontextmanager
+    async def serving(self, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+        """Serve in this event loop; the URL, at a free port unless one is given."""
+        # A watch whose client is gone is cancelled, and so does not wait for events for ever.
+        runner = web.ServerRunner(
+            web.Server(self._emulator, handler_cancellation=True), shutdown_timeout=_SHUTDOWN
+        )
+        async with self._emulator:
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, address, port)
+                await site.start()
+                yield f"http://{address}:{runner.addresses[0][1]}"
+            finally:
+                await runner.cleanup()
+
+    @contextlib.contextmanager
+    def running(self, address: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+        """Serve from a thread; the URL. It can be entered again later, with the same objects."""
+        loop, stop = asyncio.new_event_loop(), asyncio.Event()
+        listening: Future[str] = Future()
+
+        async def serve() -> None:
+            try:
+                async with self.serving(address, port) as url:
+                    listening.set_result(url)
+                    await stop.wait()
+            except OSError as error:
+                listening.set_exception(error)
+
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+        thread.start()
+        try:
+            yield listening.result(_START_LIMIT)
+        finally:
+            if loop.is_running():
+                loop.call_soon_threadsafe(stop.set)
+            thread.join()
+            loop.close()
+
+    def put(self, manifest: Object) -> Stored:
+        """Create an object, or replace it with its status; the manifest's kind says what it is."""
+        resource = resources.of(manifest)
+        with self.store.lock:
+            key = key_of(resource, manifest)
+            if self.store.has(resource, key):
+                return self.store.change(resource, key, lambda _old: manifest)
+            return self.store.create(resource, manifest)
+
+    def delete(self, resource: str, name: str, namespace: str = "") -> Stored:
+        """Remove an object at once (its finalizers keep it, though)."""
+        return self.store.delete(resources.named(resource), (namespace, name))
+
+    def get(self, resource: str, name: str, namespace: str = "") -> Object:
+        """An object. Raises ApiError (404)."""
+        return self.store.read(resources.named(resource), (namespace, name))
+
+    def load(self, resource: str, manifests: Iterable[Object]) -> int:
+        """Put many objects in place at once, before anybody watches; returns how many."""
+        return self.store.load(resources.named(resource), manifests)
+
+    def expire_history(self, resource: str) -> None:
+        """Watches that resume from what is now get a 410; running ones go on."""
+        self.store.expire(resources.named(resource))
+
+    def expire_continue_tokens(self) -> None:
+        """The next page of every list in progress is a 410 with a token to go on with."""
+        self._emulator.lists.expire_tokens()
+
+    def end_watches(self, resource: str) -> None:
+        """End a resource's running watches cleanly, as a server does when their time is over."""
+        self.store.end_watches(resources.named(resource))
