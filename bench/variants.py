@@ -114,7 +114,8 @@ class Workshop:
             mode=mode,
         )
         path = self._path
-        return write_source(composition, path.core, path.state, path.network.local, self._hz)
+        composition = composition.specialised(composition.facts_of(path.state))
+        return write_source(composition, path.core, path.network.local, self._hz)
 
     def _by_hand(self, file: str, program: str) -> Compiled:
         """A source of this folder. It knows the cubes' maps by kind, and the map that feeds."""

@@ -45,7 +45,8 @@ def source_of(text: str, folder: Path, mode: Mode) -> Source:
     composition = compose(chain, {"culprit": Culprit, "outlet": Outlet}, mode=mode)
     with private_network():
         local = build_network(1).local
-    return write_source(composition, Core("cubelet", CoreSettings()), State(), local, 250)
+    composition = composition.specialised(composition.facts_of(State()))
+    return write_source(composition, Core("cubelet", CoreSettings()), local, 250)
 
 
 @pytest.mark.parametrize("mode", ["fused", "tailcall"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cubelet.composer.chain import FIRST_SLOT, chain_links
-from cubelet.composer.composition import Chain, CompositionError, compose, default_chain
-from cubelet.composer.reasons import number_reasons, reason_ranges
+from cubelet.composer.composition import Chain, CompositionError, Facts, compose, default_chain
+from cubelet.composer.reasons import allot, first_reason, number_reasons
+from cubelet.state import State
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Reason, Settings
+from cubelet_hooks.objects import Change, Node
+from cubelet_hooks.reasons import MAX_CUBES
 
 EVERYWHERE = frozenset(PORT_CLASSES)
 
@@ -116,9 +120,71 @@ def test_the_chain_of_tail_calls_visits_every_cube_in_order():
     assert walked == ["guard0_inward", "count0_inward", "find0_inward", "forward0_inward"]
 
 
+def test_a_kind_may_stand_twice_with_settings_of_its_own():
+    settings = {"guard": {"rate": 7}, "guard1": {"rate": 9}}
+    made = compose(chain(pod=["guard", "guard1"], host=["guard1"]), FOUND, settings)
+    assert [c.instance for c in made.cubes] == ["guard0", "guard1", "find0", "forward0"]
+    assert [c.settings.rate for c in made.cubes[:2]] == [7, 9]
+    assert made.stacks["host"] == made.stacks["pod"][1:]
+
+
+def test_a_cube_may_stand_for_one_direction_only():
+    found = {**FOUND, "both": cube("both", outward=EVERYWHERE)}
+    stacks = {"pod": ("both", "guard"), "host": ("both",)}
+    one = Chain(core=("find", "forward"), stacks=stacks, directions={"pod": {"both0": "outward"}})
+    made = compose(one, found)
+    assert [c.kind for c in made.inward("pod")] == ["guard"]
+    assert [c.kind for c in made.outward("pod")] == ["guard", "both"]
+    assert [c.kind for c in made.inward("host")] == ["both"]
+
+
+def test_what_has_nothing_to_do_is_left_out():
+    made = compose(chain(pod=["guard", "count"], host=["count"]), FOUND)
+    facts = Facts(defines={"count0": {"X": 1}}, needed={"guard0": (), "count0": ("pod",)})
+    less = made.specialised(facts)
+    assert [c.kind for c in less.cubes] == ["count", "find", "forward"]
+    assert less.stacks["host"] == ()
+    assert [c.kind for c in less.stacks["pod"]] == ["count"]
+    assert less.reasons == made.reasons
+    assert made.specialised(Facts()).stacks == made.stacks
+
+
+def test_facts_come_from_the_view():
+    class Picky(COUNT):
+        kind = "picky"
+
+        def needed_on(self, view):
+            return {"uplink", "pod"} if view.nodes else ()
+
+        def defines(self, view):
+            return {"NODES": len(view.nodes)}
+
+    made = compose(chain(pod=["picky"]), {**FOUND, "picky": Picky})
+    state = State()
+    assert made.facts_of(state).needed == {"picky0": ()}
+    state.apply(Change.between(None, Node(name="a")))
+    facts = made.facts_of(state)
+    assert facts.needed == {"picky0": ("pod", "uplink")}
+    assert facts.defines == {"picky0": {"NODES": 1}, "find0": {}, "forward0": {}}
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=Facts) == facts
+
+
 def test_reasons_have_numbers_of_their_own():
-    cubes = [cube(f"kind{n}", reasons=(Reason("a", ""), Reason("b", ""))) for n in range(20)]
-    numbered = number_reasons(cubes)
+    cubes = [cube(f"kind{n}x", reasons=(Reason("a", ""), Reason("b", ""))) for n in range(20)]
+    places = allot(c.kind for c in cubes)
+    numbered = number_reasons(cubes, places)
     assert len({n for n, r in numbered.items() if r.cube != "core"}) == 40
-    alone = reason_ranges(cubes[:1])[cubes[0]]
-    assert numbered[alone + 1].name == "b" or len(cubes) > 1
+    for found in cubes:
+        second = numbered[first_reason(places[found.kind]) + 1]
+        assert (second.cube, second.name) == (found.kind, "b")
+
+
+def test_a_place_of_reasons_stays_a_kinds_own():
+    many = [f"kind{n}x" for n in range(MAX_CUBES)]
+    for fresh in many:
+        before = allot(many[:8])
+        after = allot([*many[:8], fresh, "another"], before)
+        assert {kind: after[kind] for kind in before} == before
+    assert set(allot(many, {"gone": 3})) == set(many)
+    with pytest.raises(ValueError, match="at most 32"):
+        allot([*many, "more"])

@@ -60,7 +60,7 @@ def make(network: TestNetwork, bpffs: Path, cache: Path, tmp_path: Path) -> Make
 
 
 def prepare(datapath: Datapath, network: TestNetwork) -> Prepared | None:
-    return datapath.prepare(tint.composition(), CORE, State(), network.local)
+    return datapath.prepare(tint.composition(State()), CORE, network.local)
 
 
 def put_in_force(datapath: Datapath, network: TestNetwork) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,8 +18,10 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.tcx import TcxLink
 from cubelet.composer.core import Core, CoreSettings
+from cubelet.memory import Memory
 from cubelet.reconciler import Reconciler
 from cubelet.settings import Settings
+from cubelet.setup import Setup
 from cubelet.state import State
 from cubelet_hooks.objects import Change, Node, Object, Port, Service, ServicePort
 from cubelet_hooks.testing.network import TestNetwork, build_network, private_network
@@ -43,11 +45,10 @@ class Agent:
         """Start with what is pinned."""
         self.state = State()
         tint.write(self.source, tint.FINE)
-        core = Core("cubelet", CoreSettings())
         self.clock = Clock()
-        self.reconciler = Reconciler(
-            self.settings, tint.composition(), core, self.state, self.clock
-        )
+        memory = Memory(self.settings.state_dir / "memory.json")
+        self.reconciler = Reconciler(self.settings, self.state, self.clock, memory)
+        self.reconciler.propose(setup(self.settings))
 
     def restart(self) -> Agent:
         """Another one in its place."""
@@ -93,13 +94,34 @@ def agent(tmp_path: Path, cache: Path) -> Iterator[Agent]:
     """A node that has an uplink and two pods' devices, and nothing of ours."""
     bpffs = BPFFS / f"cubelet-test-reconciler-{os.getpid()}"
     settings = Settings(
-        node_name="node1", bpffs=bpffs, cache_dir=cache, cni_conf=tmp_path / "10-cubelet.conflist"
+        node_name="node1",
+        bpffs=bpffs,
+        cache_dir=cache,
+        state_dir=tmp_path,
+        cni_bin=None,
+        cni_conf=tmp_path / "10-cubelet.conflist",
     )
     with private_network():
         try:
             yield Agent(settings, build_network(2), tmp_path / "tint.bpf.c")
         finally:
             shutil.rmtree(bpffs, ignore_errors=True)
+
+
+def setup(settings: Settings, outlet: Mapping[str, object] | None = None) -> Setup:
+    core = Core("cubelet", CoreSettings())
+    return Setup(tint.composition(outlet=outlet), core, settings.service_cidrs)
+
+
+def epoch(agent: Agent) -> int:
+    """The global one."""
+    value = agent.reconciler.datapath.maps["cubelet_epochs"].lookup(bytes(4))
+    assert value is not None
+    return int.from_bytes(value[:4], "little")
+
+
+def pinned_maps(agent: Agent) -> list[str]:
+    return [pin.name for pin in (agent.settings.bpffs / "maps").iterdir()]
 
 
 def service(name: str, port: int, *external: str) -> Service:
@@ -198,6 +220,61 @@ def test_a_composition_that_fails_leaves_the_old_one_and_is_named(agent: Agent) 
     assert "pod1" in agent.attached
     assert agent.run(service("b", 2)) == {}  # what asked for it is gone
     assert agent.identity == identity
+
+
+def test_another_setup_takes_over_with_all_that_is_known(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1), pod(agent, "a"))
+    before = agent.identity
+    agent.reconciler.propose(setup(agent.settings, outlet={"ifindex": 2}))
+    assert agent.run(service("b", 2)) == {}
+    assert agent.reconciler.refused == ""
+    assert agent.identity != before
+    assert agent.ports == {1, 2}
+    assert agent.run(gone=(service("a", 1),)) == {}
+    assert agent.ports == {2}
+
+
+def test_a_setup_that_fails_is_given_up_and_the_old_one_goes_on(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1))
+    before = agent.identity
+    tint.write(agent.source, tint.BROKEN)
+    agent.reconciler.propose(setup(agent.settings, outlet={"ifindex": 2}))
+    assert agent.run(service("b", 2)) == {}
+    assert "no_such_function" in str(agent.reconciler.refused)
+    assert agent.identity == before
+    assert agent.ports == {1, 2}
+    tint.write(agent.source, tint.FINE)
+    assert agent.run(service("c", 3)) == {}
+    assert agent.identity == before  # what was given up is not tried again by itself
+
+
+def test_a_cube_joins_and_leaves_as_it_is_needed(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1))
+    epochs = epoch(agent)
+    with_tint = agent.identity
+    assert agent.run(service("unneeded", 9)) == {}
+    assert agent.identity != with_tint
+    assert "tint0_ports" not in agent.reconciler.datapath.maps
+    assert not [pin for pin in pinned_maps(agent) if pin.startswith("tint0")]
+    assert epoch(agent) > epochs  # what the cube has judged is judged again
+    assert agent.run(service("b", 2), gone=(service("unneeded", 9),)) == {}
+    assert agent.identity == with_tint
+    assert agent.ports == {1, 2}
+
+
+def test_what_the_last_run_needed_stays_until_all_is_known(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1), service("unneeded", 9))
+    without = agent.identity
+    agent.run(gone=(service("unneeded", 9),))
+    with_tint = agent.identity
+    again = agent.restart()
+    again.reconciler.complete = False
+    again.run(service("unneeded", 9))  # the node itself is not known, but remembered
+    assert again.identity == with_tint
+    assert again.ports == {1, 9}
+    again.reconciler.complete = True
+    assert again.run(NODE) == {}
+    assert again.identity == without
 
 
 def test_a_port_that_cannot_be_served_is_named_and_stops_no_other(agent: Agent) -> None:

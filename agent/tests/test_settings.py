@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cubelet.agent import make_composition
+from cubelet.config import ClusterConfig
 from cubelet.plugins import discover
 from cubelet.settings import Settings, SettingsError, load, parse
+from cubelet.setup import make_setup
 
 
 def test_defaults_need_no_file():
@@ -59,4 +60,4 @@ def test_a_missing_file_is_an_error(tmp_path):
 )
 def test_settings_of_nobody_are_refused(values, message):
     with pytest.raises(SettingsError, match=message):
-        make_composition(parse(values), discover())
+        make_setup(parse(values), ClusterConfig(), discover())

@@ -15,7 +15,7 @@ from cubelet.client import AgentError
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.layout import map_specs
-from cubelet.composer.reasons import number_reasons
+from cubelet.composer.reasons import allot, number_reasons
 from cubelet.flows import FlowSweeper
 from cubelet.mapstore import close_maps, open_maps
 from cubelet.plugins import discover
@@ -154,7 +154,7 @@ class Node:
         self.state = State()
 
     def tables(self, sweeper: FlowSweeper | None = None) -> Tables:
-        reasons = number_reasons([Gate, Middle])
+        reasons = number_reasons([Gate, Middle], allot(["gate", "middle"]))
         return Tables(self.composition, self.state, reasons, lambda: self.maps, lambda: sweeper)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,6 +49,10 @@ class Tint(Cube):
         """Another composition for each number of Services with an external address."""
         return {"COLOUR": sum(bool(service.external_ips) for service in view.services.values())}
 
+    def needed_on(self, view: View) -> Collection[str]:
+        """Everywhere, unless there is a Service called ``unneeded``."""
+        return () if "default/unneeded" in view.services else PORT_CLASSES
+
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """A Service each."""
         return [("service", change.key)] if change.kind == Service.kind else ()
@@ -72,7 +76,10 @@ def write(file: Path, body: str) -> type[Tint]:
     return Tint
 
 
-def composition() -> Composition:
-    """The cube on every port; everything leaves by one."""
+def composition(
+    view: View | None = None, outlet: Mapping[str, object] | None = None
+) -> Composition:
+    """The cube on every port; everything leaves by one. With a view it is specialised."""
     chain = Chain(core=("outlet",), stacks=dict.fromkeys(PORT_CLASSES, ("tint",)))
-    return compose(chain, {"outlet": Outlet, "tint": Tint}, {"outlet": {"ifindex": 1}})
+    made = compose(chain, {"outlet": Outlet, "tint": Tint}, {"outlet": outlet or {"ifindex": 1}})
+    return made if view is None else made.specialised(made.facts_of(view))

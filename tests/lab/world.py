@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from cubelet import client
-from cubelet.agent import make_composition
 from cubelet.bpf.maps import BpfMap
 from cubelet.composer.layout import map_specs
+from cubelet.config import ClusterConfig
 from cubelet.lab import agents, netns, processes, traffic
 from cubelet.lab.layout import LabNode, LabSpec, Layout
 from cubelet.lab.objects import Objects
 from cubelet.lab.store import Key, Manifest
 from cubelet.plugins import discover
 from cubelet.settings import Settings
+from cubelet.setup import make_setup
 
 T = TypeVar("T")
 
@@ -110,11 +111,11 @@ class World:
 
     def planned_pins(self, node: str) -> Mapping[str, str]:
         """Where a node's planned maps are pinned, by C name."""
-        composition, core = make_composition(Settings(), discover())
+        setup = make_setup(Settings(), ClusterConfig(), discover())
         folder = self.layout.bpffs_of(node) / "maps"
         return {
             spec.c_name: str(folder / f"{spec.c_name}-{spec.identity}")
-            for spec in map_specs(core, composition.cubes)
+            for spec in map_specs(setup.core, setup.composition.cubes)
             if spec.declared and spec.declared.planned
         }
 

@@ -9,37 +9,31 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
-import msgspec
 import structlog
 
+from cubelet.answers import Answers
 from cubelet.bpf.fs import ensure_bpffs
 from cubelet.bpf.jiffies import Clock
-from cubelet.bpf.maps import BpfMap
-from cubelet.bpf.programs import BpfProgram
 from cubelet.client import AgentError
 from cubelet.cni.ipam import Ipam
 from cubelet.cni.service import CniService
-from cubelet.composer.composition import Composition, CompositionError, compose, default_chain
-from cubelet.composer.core import Core, CoreSettings
-from cubelet.composer.cost import established_cost
-from cubelet.composer.reasons import number_reasons
-from cubelet.monitor import Monitor
+from cubelet.composer.composition import CompositionError
+from cubelet.configuration import Configuration
+from cubelet.feed import Feed, open_feed
+from cubelet.health import serve_health
+from cubelet.memory import Memory
 from cubelet.net import pods
-from cubelet.plugins import Discovery, discover
+from cubelet.plugins import discover
 from cubelet.reconciler import Reconciler
 from cubelet.server import AgentServer
 from cubelet.settings import Settings, SettingsError
-from cubelet.show import Tables
-from cubelet.sources.derive import EndpointDeriver
-from cubelet.sources.folder import FolderSource
-from cubelet.sources.problem import Problem
 from cubelet.state import State
-from cubelet_hooks.objects import Change, LocalNode, Pod, Port
+from cubelet_hooks.objects import Change, Port
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -49,36 +43,15 @@ _RETRY = 5.0
 """Seconds until a pass is repeated after which something was left undone."""
 _REVIEW = 60.0
 """Seconds of quiet until a pass looks at everything: others may have changed what is ours."""
+_STUCK = 300.0
+"""Seconds that a pass may take before the agent says that it is not alive."""
 _SWEEP_PAUSE = 50
 """Times a sweep's duration to pause after it: sweeping takes 2 % of a CPU at most."""
-OPTIONAL = ("lbrp", "nat", "firewall")
-"""Built-in kinds without which a node still forwards packets."""
 
 
 def run(settings: Settings) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises SettingsError or CompositionError."""
     asyncio.run(Agent(settings).run())
-
-
-def make_composition(settings: Settings, discovery: Discovery) -> tuple[Composition, Core]:
-    """The composition that the settings ask for. Raises CompositionError, SettingsError."""
-    chain = settings.chain or default_chain()
-    optional = () if settings.chain else OPTIONAL
-    unknown = sorted(set(settings.cubes) - set(discovery.cubes))
-    if unknown:
-        raise SettingsError(f"cubes: no installed cube is called {', '.join(unknown)}")
-    try:
-        core = Core("cubelet", msgspec.convert(dict(settings.core), CoreSettings))
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"core: {error}") from error
-    broken = [p for p in discovery.plugins if p.quarantined and p.name in chain.kinds()]
-    if broken:
-        raise CompositionError(
-            "; ".join(f"{p.name} is quarantined: {p.reason}" for p in broken)
-            + "; remedy: repair or uninstall it; what runs on the node is left as it is"
-        )
-    composition = compose(chain, discovery.cubes, settings.cubes, settings.composition, optional)
-    return composition, core
 
 
 class Agent:
@@ -87,18 +60,20 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.discovery = discover()
-        self.composition, core = make_composition(settings, self.discovery)
-        ensure_bpffs(settings.bpffs)
+        memory = Memory(settings.state_dir / "memory.json")
         self.state = State()
         self._clock = Clock()
-        self.reconciler = Reconciler(settings, self.composition, core, self.state, self._clock)
-        self._deriver = EndpointDeriver()
+        self.reconciler = Reconciler(settings, self.state, self._clock, memory)
+        self._configuration = Configuration(
+            settings, self.discovery, memory, self.reconciler.propose
+        )
+        ensure_bpffs(settings.bpffs)
         self._worker = ThreadPoolExecutor(1, "datapath")
         self._queue: list[Change] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
-        self._problems: list[Problem] = []
-        self._source = FolderSource(settings.manifests, self._emit, self._report)
+        self._passing_since: float | None = None
+        self._feed: Feed = open_feed(settings, memory, self.state, self._emit, self._wake.set)
         self._cni = CniService(
             settings,
             Ipam(settings.state_dir / "ipam.json"),
@@ -106,13 +81,10 @@ class Agent:
             lambda: self.state.local if self.reconciler.serving else None,
             self._attached,
             self._detached,
-            self._find_pod,
+            self._feed.find_pod,
         )
-        reasons = number_reasons(type(cube) for cube in self.composition.cubes)
-        stages = ["core", *(cube.kind for cube in self.composition.cubes)]
-        self._monitor = Monitor(self._maps, reasons, stages)
-        self._tables = Tables(
-            self.composition, self.state, reasons, self._maps, lambda: self.reconciler.sweeper
+        self._answers = Answers(
+            self.state, self.reconciler, self.discovery, self._clock, self._alone, self._status
         )
 
     async def run(self) -> None:
@@ -124,52 +96,33 @@ class Agent:
         for port in await asyncio.to_thread(self._cni.load):
             self._emit(Change.between(None, port))
         self.settings.socket.parent.mkdir(parents=True, exist_ok=True)
-        server = AgentServer(self.settings.socket, self._handlers())
+        handlers = {"cni": self._cni.handle, "sync": self._sync, **self._answers.handlers()}
+        server = AgentServer(self.settings.socket, handlers)
         await server.start()
-        tasks = [
-            loop.create_task(work)
-            for work in (self._source.run(), self._reconcile(), self._sweep(), stop.wait())
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()  # only the wait for a signal ends without an error
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._cni.close()
-            await server.stop()
-            self._clock.close()
-
-    def _handlers(self) -> dict[str, Any]:
-        return {
-            "cni": self._cni.handle,
-            "status": self._status,
-            "sync": self._sync,
-            "composition": self._composition,
-            "plugins": self._plugins,
-            "get": self._get,
-            "monitor": self._watch_drops,
-        }
+        async with AsyncExitStack() as stack:
+            stack.callback(self._clock.close)
+            stack.push_async_callback(server.stop)
+            stack.push_async_callback(self._cni.close)
+            await serve_health(stack, self.settings.health, self._unalive, self._unready)
+            works = (self._feed.run(), self._reconcile(), self._sweep(), stop.wait())
+            tasks = [loop.create_task(work) for work in works]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # only the wait for a signal ends without an error
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run what touches maps in the one thread for it: a pass may replace them all."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
 
-    def _maps(self) -> Mapping[str, BpfMap]:
-        return self.reconciler.datapath.maps
-
     # Changes in, passes out
 
     def _emit(self, change: Change) -> None:
-        self._queue += self._deriver.apply(change)
-        self._wake.set()
-
-    def _report(self, problems: list[Problem]) -> None:
-        for problem in set(problems) - set(self._problems):
-            log.error("manifest refused", problem=str(problem))
-        self._problems = problems
+        self._queue.append(change)
         self._wake.set()
 
     async def _submit(self, *changes: Change) -> None:
@@ -182,7 +135,8 @@ class Agent:
         await waiter
 
     async def _reconcile(self) -> None:
-        await self._source.refresh()  # before that, what pins hold could look unwanted
+        await self._feed.begun()  # before that, what pins hold could look unwanted
+        self._wake.set()
         while True:
             undone = bool(self.reconciler.problems)
             try:
@@ -193,17 +147,28 @@ class Agent:
             self._wake.clear()
             changes, self._queue = self._queue, []
             waiters, self._waiters = self._waiters, []
-            self.reconciler.complete = not self._problems
-            before = self.reconciler.datapath.identity
-            await self._alone(self.reconciler.run, changes)
-            if self.reconciler.datapath.identity != before:
-                names = [cube.instance for cube in self.composition.cubes]
-                self._observe("cubelet_composed", mode=self.composition.mode, instances=names)
-            for change in changes:
-                self._observe("cubelet_changed", change=change)
+            await self._pass(changes)
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    async def _pass(self, changes: list[Change]) -> None:
+        """Bring everything up to these changes, then tell those who observe."""
+        self._configuration.follow(changes)
+        self.reconciler.complete = self._feed.complete
+        before = self.reconciler.datapath.identity
+        self._passing_since = time.monotonic()
+        await self._alone(self.reconciler.run, changes)
+        self._passing_since = None
+        composition = self.reconciler.composition
+        if composition is not None and self.reconciler.datapath.identity != before:
+            self._answers.recomposed()
+            names = [cube.instance for cube in composition.cubes]
+            self._observe("cubelet_composed", mode=composition.mode, instances=names)
+        self._configuration.settle(self.reconciler.refused)
+        self._feed.passed(self.ready, self._configuration.problem)
+        for change in changes:
+            self._observe("cubelet_changed", change=change)
 
     def _observe(self, hook: str, **arguments: Any) -> None:
         try:
@@ -222,7 +187,7 @@ class Agent:
         began = time.monotonic()
         try:
             if self.reconciler.sweeper is not None:
-                self._monitor.silence()
+                self._answers.monitor.silence()
                 self.reconciler.sweeper.sweep()
         except OSError as error:
             log.error("a sweep failed", error=str(error))
@@ -247,61 +212,41 @@ class Agent:
         if known is not None and known.container_id == port.container_id:
             await self._submit(Change.between(known, None))
 
-    async def _find_pod(self, key: str) -> Pod | None:
-        return self.state.pods.get(key)
-
-    # What the socket answers
+    # What the agent says of itself
 
     @property
     def ready(self) -> bool:
         """Whether pods can be served: everything composed, attached, and the source read."""
-        return self.reconciler.serving and self._source.has_synced and not self._queue
+        return not self._unready()
 
-    async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        local: LocalNode | None = self.state.local
-        problems = [*map(str, self._problems), *self.reconciler.problems.values()]
+    def _unready(self) -> str:
+        """Why pods cannot be served; '' if they can."""
+        if not self.reconciler.serving:
+            return "; ".join(self._problems()) or "nothing is composed yet"
+        return "" if self._feed.usable else "; ".join(self._problems()) or "nothing is known yet"
+
+    def _unalive(self) -> str:
+        """Why the agent should be started anew; '' if it should not."""
+        since = self._passing_since
+        if since is not None and time.monotonic() - since > _STUCK:
+            return f"a pass has been running for {time.monotonic() - since:.0f} s"
+        return ""
+
+    def _problems(self) -> list[str]:
+        refused = [self._configuration.problem] if self._configuration.problem else []
+        return [*map(str, self._feed.problems), *refused, *self.reconciler.problems.values()]
+
+    def _status(self) -> dict[str, Any]:
         return {
-            "ready": self.ready,
+            "ready": self.ready and not self._queue,
             "node": self.settings.name,
-            "addresses": local.addresses if local else (),
-            "pod_cidr": local.pod_cidr if local else None,
-            "composition": self._composed(),
-            "ports": len(self.state.ports),
-            "problems": problems,
+            "problems": self._problems(),
         }
 
     async def _sync(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        await self._source.refresh()
+        await self._feed.refresh()
         await self._submit()
-        return {"problems": [*map(str, self._problems), *self.reconciler.problems.values()]}
-
-    def _composed(self) -> dict[str, Any]:
-        composition, programs = self.composition, self.reconciler.datapath.programs
-        entries: Mapping[str, BpfProgram] = programs.entries if programs else {}
-        return {
-            "mode": composition.mode,
-            "identity": self.reconciler.datapath.identity,
-            "core": [cube.kind for cube in composition.core],
-            "stacks": {n: [c.kind for c in cubes] for n, cubes in composition.stacks.items()},
-            "programs": {name: program.id for name, program in entries.items()},
-        }
-
-    async def _composition(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        compiled = self.reconciler.datapath.compiled
-        if compiled is None:
-            raise AgentError(11, "nothing is composed yet", "see: cubelet status")
-        cost = await asyncio.to_thread(established_cost, compiled, self._clock)
-        return self._composed() | {"cost_ns": cost}
-
-    async def _plugins(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
-        return self.discovery.rows(active=[cube.kind for cube in self.composition.cubes])
-
-    async def _get(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return await self._alone(partial(self._tables.rows, **params))
-
-    async def _watch_drops(self, params: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        async for event in self._monitor.events():
-            yield event
+        return {"problems": self._problems()}
 
 
-__all__ = ["Agent", "CompositionError", "SettingsError", "make_composition", "run"]
+__all__ = ["Agent", "CompositionError", "SettingsError", "run"]

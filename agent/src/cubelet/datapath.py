@@ -21,7 +21,6 @@ from cubelet.composer.loader import Programs, load_programs
 from cubelet.composer.source import write_source
 from cubelet.mapstore import close_maps, open_maps
 from cubelet_hooks.objects import LocalNode, Port
-from cubelet_hooks.view import View
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,17 @@ class Datapath:
         """What is in force: a hash of sources, settings and kernel; '' before the first."""
         return self.programs.identity if self.programs else ""
 
-    def prepare(
-        self, composition: Composition, core: Core, view: View, local: LocalNode
-    ) -> Prepared | None:
+    def is_pinned(self, identity: str) -> bool:
+        """Whether this composition's programs are pinned: it runs, now or from an earlier run."""
+        return any((self._bpffs / "programs").glob(f"{identity}-*"))
+
+    def prepare(self, composition: Composition, core: Core, local: LocalNode) -> Prepared | None:
         """Compile and load a composition; None if it is what already runs. Blocking.
 
         Raises CompileError or BpfError. Nothing changes until :meth:`switch`, before which the
         prepared maps must hold what the plans want.
         """
-        source = write_source(composition, core, view, local, self._hz)
+        source = write_source(composition, core, local, self._hz)
         if source_identity(source) == self.identity:
             return None
         kinds = {cube.source().name: cube.kind for cube in composition.cubes}
@@ -115,9 +116,21 @@ class Datapath:
         synchronize()
         for each in others:
             unlink_tree(each)
+        self._unpin_maps()
         for programs in self._previous:
             programs.close()
         self._previous = []
+
+    def _unpin_maps(self) -> None:
+        """Let go of maps that no composition uses any more: of another layout, or a cube gone."""
+        used = (
+            {f"{spec.c_name}-{spec.identity}" for spec in self.compiled.specs}
+            if self.compiled
+            else ()
+        )
+        for pin in pins(self._bpffs / "maps"):
+            if used and pin.name not in used:
+                unlink(pin)
 
     def attach(self, name: str, ifindex: int, port_class: str) -> None:
         """Run the class's program on a device, from now on and across compositions."""

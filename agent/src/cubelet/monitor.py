@@ -50,7 +50,7 @@ class Monitor:
     ) -> None:
         self.reasons = reasons
         self._maps = maps
-        self._stages = stages
+        self.stages = stages
         self._family = family
         self._backlog = backlog
         self._clients: set[_Client] = set()
@@ -85,7 +85,7 @@ class Monitor:
             ready = [client for client in self._clients if client.takes()]
             if ready:
                 event = DropEvent.unpack(raw, self._family)
-                row = describe(event, datetime.now(UTC), self.reasons, self._stages)
+                row = describe(event, datetime.now(UTC), self.reasons, self.stages)
                 for client in ready:
                     client.put(row)
 

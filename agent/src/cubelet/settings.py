@@ -93,12 +93,13 @@ def load(path: Path | None) -> Settings:
 def parse(values: object) -> Settings:
     """Settings from plain values. Raises SettingsError naming the key."""
     try:
-        return msgspec.convert(values, Settings, dec_hook=_decode)
+        return msgspec.convert(values, Settings, dec_hook=decode_text)
     except msgspec.ValidationError as error:
         raise SettingsError(str(error)) from error
 
 
-def _decode(wanted: type[Path | IPv4Network], value: object) -> object:
+def decode_text(wanted: type[Path | IPv4Network], value: object) -> object:
+    """What msgspec asks for types of which it knows nothing: all are written as texts."""
     if not isinstance(value, str):
         raise ValueError(f"expected a text, got {value!r}")
     return wanted(value)

@@ -53,11 +53,12 @@ class State:
         }
         self._slices_by_service = Index[str, EndpointSlice](_service)
         self._pods_by_namespace = Index[str, Pod](_namespace)
+        self._pods_by_node = Index[str, Pod](_node_name)
         self._pods_by_ip = Index[Address, Pod](_ips)
         self._policies_by_namespace = Index[str, NetworkPolicy](_namespace)
         self._indexes: dict[str, tuple[Index[Any, Any], ...]] = {
             EndpointSlice.kind: (self._slices_by_service,),
-            Pod.kind: (self._pods_by_namespace, self._pods_by_ip),
+            Pod.kind: (self._pods_by_namespace, self._pods_by_node, self._pods_by_ip),
             NetworkPolicy.kind: (self._policies_by_namespace,),
         }
 
@@ -138,6 +139,10 @@ class State:
         """The namespace's pods, in no particular order."""
         return self._pods_by_namespace.get(namespace)
 
+    def pods_on(self, node_name: str) -> Iterable[Pod]:
+        """The pods that are bound to a node, attached or not, in no particular order."""
+        return self._pods_by_node.get(node_name)
+
     def policies_in(self, namespace: str) -> Iterable[NetworkPolicy]:
         """The namespace's NetworkPolicies, in no particular order."""
         return self._policies_by_namespace.get(namespace)
@@ -149,6 +154,10 @@ class State:
 
 def _namespace(found: Pod | NetworkPolicy) -> tuple[str]:
     return (found.namespace,)
+
+
+def _node_name(pod: Pod) -> tuple[str, ...]:
+    return (pod.node_name,) if pod.node_name else ()
 
 
 def _ips(pod: Pod) -> tuple[Address, ...]:

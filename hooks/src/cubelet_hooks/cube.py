@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -19,6 +19,9 @@ ABI = 1
 
 PORT_CLASSES = ("pod", "host", "overlay", "uplink")
 """Where packets enter and leave a node, in the order of ``enum cubelet_class``."""
+
+Direction = Literal["both", "inward", "outward"]
+"""Of which packets a cube on a stack sees openers: entering by the port, leaving by it, or both."""
 
 Unit = tuple[str, ...]
 """What is planned at once, such as ``("service", "default/web")``; chosen by the cube."""
@@ -50,6 +53,19 @@ class Entry:
     value: Record
 
 
+@dataclass(frozen=True)
+class Placement:
+    """A place on a port class's stack: ``before`` names cubes further from the port.
+
+    Cubes are named by kind or by instance. With neither a cube stands next to the port.
+    """
+
+    port_class: str
+    direction: Direction = "both"
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of a cube's settings model; every field needs a default."""
 
@@ -79,6 +95,13 @@ class Cube:
     admits: ClassVar[bool] = False
     """Defines ``int KIND_admits(skb, pkt, const struct cubelet_addr *pod)``: may a flooded IP
     packet reach the pod?"""
+    placement: ClassVar[tuple[Placement, ...]] = ()
+    """Where the cube joins every composition once it is installed, unless the configuration
+    excludes it or places it itself. Empty: it waits until it is placed. Names of cubes that are
+    not there are passed over."""
+    specialised_by: ClassVar[frozenset[str] | None] = None
+    """The kinds of objects that :meth:`defines` and :meth:`needed_on` look at; None: any. They are
+    asked again only when one of these changes."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Kinds that must be in the composition for this one to work."""
     settings_type: ClassVar[type[Settings]] = Settings
@@ -117,6 +140,15 @@ class Cube:
         A changed value leads to a new composition, so derive them from what changes seldom.
         """
         return {}
+
+    def needed_on(self, view: View) -> Collection[str]:
+        """Port classes on which the cube has something to do now; the others go without its code.
+
+        A cube of a stack that is needed nowhere is no part of the composition: neither its code
+        nor its maps are there. It goes on planning, and its maps are filled before its code runs.
+        A changed value leads to a new composition, so derive it from what changes seldom.
+        """
+        return PORT_CLASSES
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """The units whose plan ``change`` may have altered. ``view`` already contains it."""

@@ -26,6 +26,9 @@ CORE_REASONS = (
     Reason("helper", "a kernel helper refused the packet"),
     Reason("unsupported", "a protocol that this port class does not carry"),
     Reason("no_flow", "a SYN-ACK or reset that belongs to no known flow, and cannot open one"),
+    Reason("untranslated", "no cube is left at the flow's port that would translate it"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64
+MAX_CUBES = 32
+"""Kinds with reasons of their own at the same time."""

@@ -62,6 +62,9 @@ class View(Protocol):
     def pods_in(self, namespace: str) -> Iterable[Pod]:
         """The namespace's pods, in no particular order."""
 
+    def pods_on(self, node_name: str) -> Iterable[Pod]:
+        """The pods that are bound to a node, attached or not, in no particular order."""
+
     def policies_in(self, namespace: str) -> Iterable[NetworkPolicy]:
         """The namespace's NetworkPolicies, in no particular order."""
 

@@ -12,7 +12,7 @@ from cubelet_firewall.records import Direction, IdentityKey, IsolatedKey
 from cubelet_firewall.settings import Settings
 from cubelet_hooks.objects import ContainerPort, Namespace, NetworkPolicy
 
-from .node import Node, pod, policy, port
+from .node import LOCAL, Node, pod, policy, port
 
 OUTSIDE = "192.0.2.7"
 A, B = pod("a", "10.1.1.2"), pod("b", "10.1.1.3")
@@ -242,3 +242,21 @@ def test_concerns_name_the_address() -> None:
         "blocks",
     }
     assert node.entries("identities") == 4
+
+
+def test_it_is_needed_while_a_policy_selects_a_pod_of_this_node() -> None:
+    bound = pod("bound", "10.1.1.9", node_name=LOCAL.name)
+    node = Node(A, FAR, policy(ingress=[]))
+    needed = node.firewall.needed_on
+    assert needed(node.state) == ()  # both are elsewhere
+    node.put(bound)
+    assert needed(node.state) == ("pod",)
+    node.put(policy(ingress=[], podSelector={"matchLabels": {"pod": "a"}}))
+    assert needed(node.state) == ()
+    node.put(port(A))
+    assert needed(node.state) == ("pod",)
+    node.remove(A)  # attached, and not known: any policy may select it
+    node.put(policy(ingress=[], podSelector={"matchLabels": {"pod": "b"}}))
+    assert needed(node.state) == ("pod",)
+    node.remove(port(A))
+    assert needed(node.state) == ()

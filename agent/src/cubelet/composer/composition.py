@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any, Literal
 
 import msgspec
 import yaml
 
-from cubelet_hooks.cube import PORT_CLASSES, Cube, Settings
+from cubelet.composer.reasons import allot
+from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction, Settings
+from cubelet_hooks.view import View
 
 Mode = Literal["fused", "tailcall"]
 
@@ -20,21 +22,26 @@ class CompositionError(Exception):
 
 
 class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which kinds stand where: the core, and per port class a stack from the port inward."""
+    """Which cubes stand where: the core, and per port class a stack from the port inward.
+
+    Each is named by its kind, or by an instance of it such as ``policer1``. ``directions`` holds,
+    by port class, the instances that stand there for one direction only.
+    """
 
     core: tuple[str, ...]
     stacks: Mapping[str, tuple[str, ...]]
+    directions: Mapping[str, Mapping[str, Direction]] = {}
 
     def __post_init__(self) -> None:
         """Refuse stacks on what is no port class: they would silently stand nowhere."""
-        unknown = sorted(set(self.stacks) - set(PORT_CLASSES))
+        unknown = sorted({*self.stacks, *self.directions} - set(PORT_CLASSES))
         if unknown:
             known = ", ".join(PORT_CLASSES)
             raise ValueError(f"stacks: {', '.join(unknown)} is none of {known}")
 
-    def kinds(self) -> tuple[str, ...]:
-        """Every kind once, in the order of first mention."""
-        stacked = [kind for name in PORT_CLASSES for kind in self.stacks.get(name, ())]
+    def names(self) -> tuple[str, ...]:
+        """Every cube once, in the order of first mention."""
+        stacked = [name for each in PORT_CLASSES for name in self.stacks.get(each, ())]
         return tuple(dict.fromkeys((*stacked, *self.core)))
 
 
@@ -52,22 +59,104 @@ class Stage:
         return f"{self.cube.instance}_{self.direction}"
 
 
+class Facts(msgspec.Struct, frozen=True):
+    """What the cluster's objects say that is compiled in, by instance.
+
+    ``defines`` are constants; ``needed`` the port classes on which a cube of a stack has
+    something to do.
+    """
+
+    defines: Mapping[str, Mapping[str, int]] = {}
+    needed: Mapping[str, tuple[str, ...]] = {}
+
+    def joined(self, earlier: Facts) -> Facts:
+        """These, and what was needed ``earlier``; its constants count before ours."""
+        needed = {
+            name: tuple(
+                each
+                for each in PORT_CLASSES
+                if each in classes or each in earlier.needed.get(name, ())
+            )
+            for name, classes in self.needed.items()
+        }
+        defines = {
+            name: {**values, **earlier.defines.get(name, {})}
+            for name, values in self.defines.items()
+        }
+        return Facts(defines, needed)
+
+
 @dataclass(frozen=True)
 class Composition:
-    """A validated chain of cube instances."""
+    """A validated chain of cube instances, of which each sees what ``facts`` say.
+
+    ``reasons`` gives each kind the place of its drop reasons.
+    """
 
     mode: Mode
     cubes: tuple[Cube, ...]
     core: tuple[Cube, ...]
     stacks: Mapping[str, tuple[Cube, ...]]
+    directions: Mapping[str, Mapping[str, Direction]] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+
+    def facts_of(
+        self, view: View, before: Facts | None = None, changed: Collection[str] = ()
+    ) -> Facts:
+        """What a view of the cluster says that would be compiled in.
+
+        With the facts of ``before`` only those cubes are asked that look at the ``changed`` kinds.
+        Raises CompositionError, naming the cube, when one cannot say.
+        """
+        defines: dict[str, Mapping[str, int]] = {}
+        needed: dict[str, tuple[str, ...]] = {}
+        for cube in self.cubes:
+            name, kinds = cube.instance, cube.specialised_by
+            if before is not None and kinds is not None and kinds.isdisjoint(changed):
+                defines[name] = before.defines[name]
+                needed |= {name: before.needed[name]} if not cube.core else {}
+                continue
+            try:
+                defines[name] = dict(cube.defines(view))
+                wanted = frozenset(cube.needed_on(view))
+            except Exception as error:
+                raise CompositionError(f"cube {cube.kind}: {error!r}") from error
+            if not cube.core:
+                needed[name] = tuple(each for each in PORT_CLASSES if each in wanted)
+        return Facts(defines, needed)
+
+    def specialised(self, facts: Facts) -> Composition:
+        """The same without what has nothing to do, and with the constants in place.
+
+        A cube of which the facts say nothing stays where it stands.
+        """
+        stacks = {
+            name: tuple(
+                cube for cube in cubes if name in facts.needed.get(cube.instance, PORT_CLASSES)
+            )
+            for name, cubes in self.stacks.items()
+        }
+        standing = {id(cube) for cubes in (self.core, *stacks.values()) for cube in cubes}
+        cubes = tuple(cube for cube in self.cubes if id(cube) in standing)
+        return replace(self, cubes=cubes, stacks=stacks, facts=facts)
 
     def inward(self, port_class: str) -> list[Cube]:
         """The stack's cubes that see packets entering by the class, in order."""
-        return [c for c in self.stacks.get(port_class, ()) if port_class in c.inward]
+        return self._seeing(port_class, "inward")
 
     def outward(self, port_class: str) -> list[Cube]:
         """The stack's cubes that see packets leaving by the class, in order."""
-        return [c for c in reversed(self.stacks.get(port_class, ())) if port_class in c.outward]
+        return self._seeing(port_class, "outward")[::-1]
+
+    def _seeing(self, port_class: str, direction: Literal["inward", "outward"]) -> list[Cube]:
+        only = self.directions.get(port_class, {})
+        return [
+            cube
+            for cube in self.stacks.get(port_class, ())
+            if port_class in getattr(cube, direction)
+            and only.get(cube.instance, "both") in ("both", direction)
+        ]
 
     def stack_stages(self, direction: Literal["inward", "outward"]) -> list[Stage]:
         """All classes' stacks merged into one order, each cube once where the orders allow it."""
@@ -116,35 +205,59 @@ def default_chain() -> Chain:
     return msgspec.convert(yaml.safe_load(text), Chain)
 
 
+def kind_of(name: str, found: Mapping[str, object]) -> str:
+    """The kind that a cube's name in a chain stands for: itself, or that of ``policer1``."""
+    return name if name in found else name.rstrip("0123456789") or name
+
+
+def instance_of(name: str, found: Mapping[str, object]) -> str:
+    """The instance that a name in a chain stands for: a kind's first, unless it names another."""
+    return f"{name}0" if kind_of(name, found) == name else name
+
+
 def compose(
     chain: Chain,
     found: Mapping[str, type[Cube]],
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     mode: Mode = "fused",
     optional: Iterable[str] = (),
+    reasons: Mapping[str, int] | None = None,
 ) -> Composition:
     """Instantiate a chain. Kinds in ``optional`` are left out when their package is missing.
 
-    Raises CompositionError for a missing cube, an unmet requirement, a misplaced cube, or bad
-    settings, naming each.
+    ``settings`` are by kind or by instance, whose own count before its kind's. ``reasons`` are the
+    places of drop reasons that kinds have had so far. Raises CompositionError for a missing cube,
+    an unmet requirement, a misplaced cube, or bad settings, naming each.
     """
-    missing = [kind for kind in chain.kinds() if kind not in found]
+    names = {name: kind_of(name, found) for name in chain.names()}
+    missing = [kind for kind in dict.fromkeys(names.values()) if kind not in found]
     needed = [kind for kind in missing if kind not in set(optional)]
     if needed:
         raise CompositionError(_missing_text(needed))
-    present = [kind for kind in chain.kinds() if kind in found]
-    for kind in present:
-        absent = [other for other in found[kind].requires if other not in present]
+    present = {name: found[kind] for name, kind in names.items() if kind in found}
+    kinds = {cube.kind for cube in present.values()}
+    for cube in present.values():
+        absent = [other for other in cube.requires if other not in kinds]
         if absent:
-            raise CompositionError(f"{kind} needs {', '.join(absent)}; {_missing_text(absent)}")
-    cubes = {kind: _instance(found[kind], (settings or {}).get(kind, {})) for kind in present}
+            raise CompositionError(
+                f"{cube.kind} needs {', '.join(absent)}; {_missing_text(absent)}"
+            )
+    cubes: dict[str, Cube] = {}
+    by_instance: dict[str, Cube] = {}
+    for name, cube_type in present.items():
+        instance = instance_of(name, found)
+        if instance not in by_instance:
+            by_instance[instance] = _instance(cube_type, instance, settings or {})
+        cubes[name] = by_instance[instance]
     stacks = {
-        name: tuple(cubes[kind] for kind in chain.stacks.get(name, ()) if kind in cubes)
+        name: tuple(cubes[each] for each in chain.stacks.get(name, ()) if each in cubes)
         for name in PORT_CLASSES
     }
-    core = tuple(cubes[kind] for kind in chain.core if kind in cubes)
+    core = tuple(cubes[name] for name in chain.core if name in cubes)
     _check_places(core, stacks)
-    return Composition(mode, tuple(cubes.values()), core, stacks)
+    return Composition(
+        mode, tuple(by_instance.values()), core, stacks, chain.directions, allot(kinds, reasons)
+    )
 
 
 def _missing_text(kinds: Sequence[str]) -> str:
@@ -152,12 +265,15 @@ def _missing_text(kinds: Sequence[str]) -> str:
     return f"no working cube for {', '.join(kinds)}; remedy: pip install {packages}"
 
 
-def _instance(cube_type: type[Cube], values: Mapping[str, Any]) -> Cube:
+def _instance(
+    cube_type: type[Cube], instance: str, settings: Mapping[str, Mapping[str, Any]]
+) -> Cube:
+    name = instance if instance in settings else cube_type.kind
     try:
-        settings: Settings = msgspec.convert(dict(values), cube_type.settings_type)
-        return cube_type(f"{cube_type.kind}0", settings)
+        values: Settings = msgspec.convert(dict(settings.get(name, {})), cube_type.settings_type)
+        return cube_type(instance, values)
     except (msgspec.ValidationError, ValueError) as error:
-        raise CompositionError(f"settings of {cube_type.kind}: {error}") from error
+        raise CompositionError(f"settings of {name}: {error}") from error
 
 
 def _check_places(core: Sequence[Cube], stacks: Mapping[str, Sequence[Cube]]) -> None:

@@ -14,11 +14,10 @@ from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
 from cubelet_hooks.objects import Change, LocalNode, Node, Port, Service
-from cubelet_hooks.reasons import FIRST_CUBE_REASON, REASONS_PER_CUBE
+from cubelet_hooks.reasons import FIRST_CUBE_REASON, MAX_CUBES, REASONS_PER_CUBE
 from cubelet_hooks.records import U8, U16, U32, Addr, Address, Be16, Record
 from cubelet_hooks.view import View
 
-MAX_CUBES = 32
 PORT_CLASS_COUNT = 4
 
 

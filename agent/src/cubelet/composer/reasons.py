@@ -6,9 +6,8 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cubelet.composer.core import MAX_CUBES
 from cubelet_hooks.cube import Cube
-from cubelet_hooks.reasons import CORE_REASONS, FIRST_CUBE_REASON, REASONS_PER_CUBE
+from cubelet_hooks.reasons import CORE_REASONS, FIRST_CUBE_REASON, MAX_CUBES, REASONS_PER_CUBE
 
 
 @dataclass(frozen=True)
@@ -21,24 +20,41 @@ class NumberedReason:
     text: str
 
 
-def number_reasons(cubes: Iterable[type[Cube]]) -> Mapping[int, NumberedReason]:
-    """Number every reason. A kind's range comes from its name, so it seldom depends on others."""
+def number_reasons(
+    cubes: Iterable[type[Cube]], places: Mapping[str, int]
+) -> Mapping[int, NumberedReason]:
+    """Every reason by its number; ``places`` are those of :func:`allot`."""
     reasons = [NumberedReason(i, "core", r.name, r.text) for i, r in enumerate(CORE_REASONS)]
-    for cube, base in reason_ranges(cubes).items():
+    for cube in {cube.kind: cube for cube in cubes}.values():
+        base = first_reason(places[cube.kind])
         reasons += [
             NumberedReason(base + i, cube.kind, r.name, r.text) for i, r in enumerate(cube.reasons)
         ]
     return {reason.number: reason for reason in reasons}
 
 
-def reason_ranges(cubes: Iterable[type[Cube]]) -> Mapping[type[Cube], int]:
-    """The first number of each kind's range; kinds whose names collide take the next free one."""
-    taken: set[int] = set()
-    ranges = {}
-    for cube in sorted(set(cubes), key=lambda c: c.kind):
-        slot = zlib.crc32(cube.kind.encode()) % MAX_CUBES
-        while slot in taken:
-            slot = (slot + 1) % MAX_CUBES
-        taken.add(slot)
-        ranges[cube] = FIRST_CUBE_REASON + slot * REASONS_PER_CUBE
-    return ranges
+def first_reason(place: int) -> int:
+    """The number of the first reason of the kind with this place."""
+    return FIRST_CUBE_REASON + place * REASONS_PER_CUBE
+
+
+def allot(kinds: Iterable[str], known: Mapping[str, int] | None = None) -> Mapping[str, int]:
+    """A place from 0 to MAX_CUBES - 1 for each kind, those in ``known`` as they are.
+
+    A kind's place follows from its name, so that it seldom depends on which others there are; one
+    that is taken leads to the next free one. Counters are kept by place, so remember the result:
+    a place that has been a kind's stays its own, for a kind that is gone too while there is room.
+    Raises ValueError for more than MAX_CUBES kinds.
+    """
+    places = dict(known or {})
+    wanted = set(kinds)
+    if len(wanted) > MAX_CUBES:
+        raise ValueError(f"{len(wanted)} kinds of cubes, and at most {MAX_CUBES} can be composed")
+    for kind in sorted(wanted - places.keys()):
+        if len(places) == MAX_CUBES:
+            del places[next(old for old in places if old not in wanted)]
+        place = zlib.crc32(kind.encode()) % MAX_CUBES
+        while place in places.values():
+            place = (place + 1) % MAX_CUBES
+        places[kind] = place
+    return places

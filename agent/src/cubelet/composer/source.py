@@ -12,13 +12,12 @@ from cubelet.composer.chain import chain_links, chain_programs, chain_slots
 from cubelet.composer.composition import Composition, Stage
 from cubelet.composer.core import CORE_RECORDS, Core, CoreSettings
 from cubelet.composer.layout import MapSpec, map_specs
-from cubelet.composer.reasons import reason_ranges
+from cubelet.composer.reasons import first_reason
 from cubelet.composer.rename import rename
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.objects import LocalNode
 from cubelet_hooks.reasons import CORE_REASONS
 from cubelet_hooks.records import Address, Family, Record
-from cubelet_hooks.view import View
 
 _CORE_SETTINGS = {
     "snat_first_port": "SNAT_FIRST",
@@ -56,7 +55,6 @@ class Source:
 def write_source(
     composition: Composition,
     core: Core,
-    view: View,
     local: LocalNode,
     hz: int,
     trial: bool = False,
@@ -74,7 +72,7 @@ def write_source(
             "#pragma once",
             *_structs("cubelet", CORE_RECORDS, family),
             *_core_constants(local, core.settings, hz, trial),
-            *_cube_definitions(composition, view),
+            *_cube_definitions(composition),
             *_map_constants(specs),
             *_stages(composition),
             "",
@@ -164,16 +162,17 @@ def _address(address: Address) -> str:
     return "{{" + ", ".join(f"0x{word:08x}" for word in words) + "}}"
 
 
-def _cube_definitions(composition: Composition, view: View) -> list[str]:
+def _cube_definitions(composition: Composition) -> list[str]:
     lines = []
-    ranges = reason_ranges(type(cube) for cube in composition.cubes)
     for cube in composition.cubes:
         prefix = cube.instance.upper()
         records = [r for m in cube.maps for r in (m.key, m.value)]
         lines += _structs(cube.instance, [*cube.records, *records], cube.family)
-        lines += [_define(f"{prefix}_{n}", v) for n, v in cube.defines(view).items()]
+        defines = composition.facts.defines.get(cube.instance, {})
+        lines += [_define(f"{prefix}_{name}", value) for name, value in defines.items()]
+        first = first_reason(composition.reasons[cube.kind])
         lines += [
-            _define(f"{prefix}_REASON_{reason.name.upper()}", ranges[type(cube)] + i)
+            _define(f"{prefix}_REASON_{reason.name.upper()}", first + i)
             for i, reason in enumerate(cube.reasons)
         ]
     return lines
@@ -192,7 +191,7 @@ def _map_constants(specs: Sequence[MapSpec]) -> list[str]:
 
 
 def _stages(composition: Composition) -> list[str]:
-    lines = _flood_macros(composition)
+    lines = [*_flood_macros(composition), *_translating(composition)]
     numbers = {cube.instance: i + 1 for i, cube in enumerate(composition.cubes)}
     lists = {"CUBELET_EACH_PACKET": composition.packet_stages()}
     if composition.mode == "tailcall":
@@ -213,6 +212,19 @@ def _stages(composition: Composition) -> list[str]:
 def _stage_item(stage: Stage, numbers: Mapping[str, int]) -> str:
     mask = sum(1 << PORT_CLASSES.index(name) for name in stage.classes)
     return f"STAGE({numbers[stage.cube.instance]}, {stage.function}, {mask})"
+
+
+def _translating(composition: Composition) -> list[str]:
+    """The port classes, as bits, on whose openers some cube may set another destination."""
+    stages = [*composition.stack_stages("inward"), *composition.core_stages("inward")]
+    classes = {
+        name
+        for stage in stages
+        if "cubelet_set_dst" in stage.cube.source().read_text()
+        for name in stage.classes
+    }
+    mask = sum(1 << PORT_CLASSES.index(name) for name in classes)
+    return [_define("CUBELET_TRANSLATING", mask)]
 
 
 def _flood_macros(composition: Composition) -> list[str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from cubelet.applier import Applier, Epochs, Outcome
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.testrun import skb_context
@@ -87,8 +89,11 @@ class Datapath:
     def _load(self) -> None:
         with Clock() as clock:
             self.hz = clock.hz
+            # All cubes, also those that have nothing to do yet.
+            facts = msgspec.structs.replace(self.composition.facts_of(self.state), needed={})
+            self.composition = self.composition.specialised(facts)
             source = write_source(
-                self.composition, self.core, self.state, self.network.local, clock.hz, trial=True
+                self.composition, self.core, self.network.local, clock.hz, trial=True
             )
         kinds = {cube.source().name: cube.kind for cube in self.composition.cubes}
         compiled = compile_source(source, CACHE, kinds)
@@ -98,7 +103,7 @@ class Datapath:
         self._applier = Applier(
             self.specs, self.maps, Epochs(self.maps["cubelet_epochs"]), self.core.family
         )
-        self.reasons = number_reasons(type(cube) for cube in self.composition.cubes)
+        self.reasons = number_reasons(map(type, self.composition.cubes), self.composition.reasons)
 
     def apply(self, *objects: Object) -> Outcome:
         """Add or replace objects; returns what was written."""

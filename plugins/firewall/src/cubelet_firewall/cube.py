@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import ClassVar
 
 from cubelet_firewall.changes import IDENTITY, changed_units
 from cubelet_firewall.plan import identity_entries, namespace_entries
+from cubelet_firewall.policies import isolates_local_pods
 from cubelet_firewall.portsets import EVERYTHING_NUMBER, NOTHING_NUMBER
 from cubelet_firewall.records import (
     BlockKey,
@@ -27,7 +28,7 @@ from cubelet_hooks import cube
 from cubelet_hooks.cube import Cube, Entry, Reason, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Change
+from cubelet_hooks.objects import Change, LocalNode, NetworkPolicy, Pod, Port
 from cubelet_hooks.view import View
 
 
@@ -38,6 +39,9 @@ class Firewall(Cube):
     inward: ClassVar[frozenset[str]] = frozenset({"pod"})
     outward: ClassVar[frozenset[str]] = frozenset({"pod"})
     admits: ClassVar[bool] = True
+    specialised_by: ClassVar[frozenset[str] | None] = frozenset(
+        {NetworkPolicy.kind, Pod.kind, Port.kind, LocalNode.kind}
+    )
     settings_type: ClassVar[type[cube.Settings]] = Settings
     settings: Settings
     reasons: ClassVar[tuple[Reason, ...]] = (
@@ -69,7 +73,7 @@ class Firewall(Cube):
     )
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """Fixed meanings; nothing that changes: a policy must not wait for a compiler."""
+        """Fixed meanings; nothing that changes: another policy must not wait for a compiler."""
         return {
             "INGRESS": Direction.INGRESS,
             "EGRESS": Direction.EGRESS,
@@ -79,6 +83,10 @@ class Firewall(Cube):
             "PEER_BITS": bits_to(PeerKey, "pod", self.family),
             "BLOCK_BITS": bits_to(BlockKey, "network", self.family),
         }
+
+    def needed_on(self, view: View) -> Collection[str]:
+        """Pods' ports, as long as some policy selects a pod of this node."""
+        return ("pod",) if isolates_local_pods(view) else ()
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """The namespaces of local pods, and the addresses of pods anywhere."""

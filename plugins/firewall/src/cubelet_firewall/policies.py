@@ -78,6 +78,23 @@ def applied(pod: Pod | None, home: str, direction: Direction, view: View) -> App
     return Applied(direction, tuple(rule for rule in rules if rule.ports or rule.named))
 
 
+def isolates_local_pods(view: View) -> bool:
+    """Whether any policy selects a pod of this node, or may select one that is not known yet.
+
+    Pods that are bound to the node count before they are attached: what applies to them is then
+    in place when they are.
+    """
+    local = {port.key: (port.namespace, view.pods.get(port.key)) for port in view.ports.values()}
+    for pod in view.pods_on(view.local.name) if view.local else ():
+        if not pod.host_network and not pod.finished:
+            local[pod.key] = (pod.namespace, pod)
+    return any(
+        pod is None or policy.pod_selector.matches(pod.labels)
+        for namespace, pod in local.values()
+        for policy in view.policies_in(namespace)
+    )
+
+
 def rules_of(policy: NetworkPolicy, direction: Direction) -> tuple[PolicyRule, ...] | None:
     """The policy's rules; None if it does not isolate the direction."""
     return policy.ingress if direction is Direction.INGRESS else policy.egress

@@ -322,12 +322,24 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 	return cubelet_dropped(skb, pkt, pkt->reason);
 }
 
+/*
+ * Is a known flow sent on to where no cube that is left at its port would send it? With
+ * the last Service that outsiders may ask for goes the code that knew of it.
+ */
+CUBELET_INLINE int cubelet_untranslated(const struct cubelet_pkt *pkt)
+{
+	return pkt->mode == CUBELET_REJUDGE && pkt->verdict == CUBELET_FORWARD &&
+	       !(CUBELET_TRANSLATING & 1 << pkt->in.port_class) && cubelet_dst_translated(pkt);
+}
+
 /* After the cubes: the end of every packet that was judged. */
 CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch *s,
 				  struct cubelet_flow **flow)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
 
+	if (cubelet_untranslated(pkt))
+		pkt->verdict = cubelet_restart(pkt, CUBELET_REASON_UNTRANSLATED);
 	if (pkt->verdict != CUBELET_FORWARD)
 		return cubelet_refused(skb, s);
 	if (pkt->mode == CUBELET_LINK)

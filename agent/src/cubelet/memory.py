@@ -1,0 +1,75 @@
+"""What an agent must still know after a restart while nobody can tell it.
+
+With the API server away an agent that starts knows no objects. It must not take for it that there
+are none: what the last run compiled in stays compiled in, and the node keeps its podCIDR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from cubelet.cni.files import write_atomic
+from cubelet.composer.composition import Facts
+from cubelet_hooks.objects import Node
+
+log = structlog.get_logger()
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """``config`` is the configuration that was put in force last, None if it was the default.
+
+    ``reasons`` are the places of kinds' drop reasons; ``addresses`` and ``pod_cidrs`` are the
+    node's.
+    """
+
+    config: str | None = None
+    reasons: Mapping[str, int] = {}
+    facts: Facts = Facts()
+    addresses: tuple[str, ...] = ()
+    pod_cidrs: tuple[str, ...] = ()
+
+    def node(self, name: str) -> Node | None:
+        """The node as it was known last; None if it never was."""
+        if not self.pod_cidrs:
+            return None
+        return Node(
+            name=name,
+            addresses=tuple(map(ip_address, self.addresses)),
+            pod_cidrs=tuple(map(ip_network, self.pod_cidrs)),
+        )
+
+
+class Memory:
+    """One small file. A file that cannot be read is as none: what is lost is found out anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.known = _read(path)
+
+    def remember(self, **changed: object) -> None:
+        """Replace fields, on disk too. Raises OSError."""
+        fresh = msgspec.structs.replace(self.known, **changed)
+        if fresh != self.known:
+            write_atomic(self._path, msgspec.json.encode(fresh))
+            self.known = fresh
+
+    def remember_node(self, node: Node) -> None:
+        """Keep what :meth:`Remembered.node` gives back. Raises OSError."""
+        self.remember(
+            addresses=tuple(map(str, node.addresses)), pod_cidrs=tuple(map(str, node.pod_cidrs))
+        )
+
+
+def _read(path: Path) -> Remembered:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Remembered)
+    except FileNotFoundError:
+        return Remembered()
+    except (OSError, msgspec.DecodeError) as error:
+        log.error("cannot read what the last run remembered", path=str(path), error=str(error))
+        return Remembered()
