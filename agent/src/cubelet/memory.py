@@ -24,7 +24,7 @@ class Remembered(msgspec.Struct, frozen=True):
     """``config`` is the configuration that was put in force last, None if it was the default.
 
     ``reasons`` are the places of kinds' drop reasons; ``addresses`` and ``pod_cidrs`` are the
-    node's.
+    node's; ``policed`` the namespaces that had NetworkPolicies.
     """
 
     config: str | None = None
@@ -32,6 +32,7 @@ class Remembered(msgspec.Struct, frozen=True):
     facts: Facts = Facts()
     addresses: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
+    policed: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node | None:
         """The node as it was known last; None if it never was."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
 from cubelet.sources.api.errors import Refused, Unreachable, status_of
-from cubelet.sources.api.session import Session, load, translated
+from cubelet.sources.api.session import Sent, Session, load, translated
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -72,14 +72,30 @@ class Connection:
 
         session = await self._usable()
         timeout = ClientTimeout(total=total, sock_connect=_CONNECT, sock_read=idle)
-        async with session.get(path, query, timeout) as response:
+        async with session.ask(path, query, timeout) as response:
             if response.status == 200:
                 yield Answer(response)
                 return
             refusal = await _refusal(response)
+        await self._note(refusal, session)
+        raise refusal
+
+    async def send(self, path: str, sent: Sent, seconds: float = 10.0) -> bytes:
+        """Create or patch; the answer's body. Raises Refused, Unreachable, ConfigurationError."""
+        from aiohttp import ClientTimeout
+
+        session = await self._usable()
+        timeout = ClientTimeout(total=seconds, sock_connect=_CONNECT)
+        async with session.ask(path, {}, timeout, sent) as response:
+            if response.status in (200, 201):
+                return await Answer(response).body()
+            refusal = await _refusal(response)
+        await self._note(refusal, session)
+        raise refusal
+
+    async def _note(self, refusal: Refused, session: Session) -> None:
         if refusal.code == 401:
             await self._renew(session)
-        raise refusal
 
     async def close(self) -> None:
         """Close all connections."""

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cubelet.sources.api.errors import ConfigurationError, Unreachable, short
 
@@ -29,6 +29,14 @@ _KEEPALIVE = {
     socket.TCP_USER_TIMEOUT: 60_000,
 }
 """A peer that is gone is noticed after a minute: seconds, seconds, probes, milliseconds."""
+
+
+class Sent(NamedTuple):
+    """What a request carries that is no GET; ``body`` is what becomes JSON."""
+
+    method: str
+    body: object
+    content_type: str = "application/json"
 
 
 class Session:
@@ -55,14 +63,17 @@ class Session:
         return str(self._server or self._client.configuration.host)
 
     @contextlib.asynccontextmanager
-    async def get(
-        self, path: str, query: Mapping[str, str], timeout: ClientTimeout
+    async def ask(
+        self, path: str, query: Mapping[str, str], timeout: ClientTimeout, sent: Sent | None = None
     ) -> AsyncGenerator[ClientResponse]:
-        """The response to a request, whatever its status. Raises Unreachable."""
+        """The response to a request, whatever its status; to a GET unless something is sent.
+
+        Raises Unreachable.
+        """
         self._users += 1
         try:
             with translated():
-                response = await self._request(path, query, timeout)
+                response = await self._request(path, query, timeout, sent)
             try:
                 yield response
             finally:
@@ -84,21 +95,28 @@ class Session:
         await self._connector.close()
 
     async def _request(
-        self, path: str, query: Mapping[str, str], timeout: ClientTimeout
+        self, path: str, query: Mapping[str, str], timeout: ClientTimeout, sent: Sent | None
     ) -> ClientResponse:
+        headers = {"Accept": "application/json"}
+        if sent is not None:
+            headers["Content-Type"] = sent.content_type
         try:
             method, url, headers, *_ = await self._client.param_serialize(
-                "GET",
+                sent.method if sent else "GET",
                 path,
                 query_params=list(query.items()),
-                header_params={"Accept": "application/json"},
+                header_params=headers,
                 auth_settings=["BearerToken"],
                 _host=self._server,
             )
         except Exception as error:  # reading a token anew can fail in the loader's many ways
             raise ConfigurationError(f"credentials cannot be read: {short(error)}") from error
         answer = await self._client.call_api(
-            method, url, header_params=headers, _request_timeout=timeout
+            method,
+            url,
+            header_params=headers,
+            body=sent.body if sent else None,
+            _request_timeout=timeout,
         )
         response: ClientResponse = answer.response
         return response

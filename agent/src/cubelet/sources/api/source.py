@@ -63,6 +63,11 @@ class ApiSource:
         self._informers = {each.kind: informer(each) for each in resources(settings.config_map)}
 
     @property
+    def connection(self) -> Connection:
+        """For other requests to the same server."""
+        return self._connection
+
+    @property
     def has_synced(self) -> bool:
         """Whether all that the server held at the start has been emitted."""
         return all(each.has_synced for each in self._informers.values())

@@ -1,0 +1,128 @@
+"""Kubernetes Events about objects that the agents cannot use."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from cubelet.sources.api.connection import Connection
+from cubelet.sources.api.errors import ApiError, Refused
+from cubelet.sources.api.session import Sent
+
+log = structlog.get_logger()
+_BACKLOG = 100
+_PAUSE = 1.0
+"""Seconds between two Events of one agent, on average."""
+_LONGEST = 1000
+"""Characters of a message; the API allows 1,024."""
+_EXISTS = 409
+
+
+class Reference(NamedTuple):
+    """The object an Event is about; ``namespace`` is empty for one without."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    uid: str = ""
+
+
+class _Object(msgspec.Struct, frozen=True):
+    metadata: _Metadata = _Metadata()
+
+
+class EventWriter:
+    """Writes each Event once, however many agents have the same to say.
+
+    An Event's name follows from what it says and not from who says it, so that the first agent's
+    is everybody's. What does not fit into the backlog is left out, as Events may be.
+    """
+
+    def __init__(self, connection: Connection, node: str, pause: float = _PAUSE) -> None:
+        self._connection = connection
+        self._node = node
+        self._pause = pause
+        self._waiting: deque[tuple[Reference, str, str]] = deque(maxlen=_BACKLOG)
+        self._wake = asyncio.Event()
+
+    def warn(self, about: Reference, reason: str, message: str) -> None:
+        """Enqueue a Warning."""
+        self._waiting.append((about, reason, message))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write what is enqueued until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                about, reason, message = self._waiting.popleft()
+                try:
+                    await self._write(about, reason, message)
+                except ApiError as error:
+                    log.warning("cannot write an Event", reason=reason, error=str(error))
+                # Agents that learn of the same thing at once do not all say so at once.
+                await asyncio.sleep(self._pause * 2 * random.random())
+
+    async def _write(self, about: Reference, reason: str, message: str) -> None:
+        if not about.uid:
+            about = about._replace(uid=await self._uid(about))
+        event = make_event(about, reason, message, self._node, datetime.now(UTC))
+        path = f"/api/v1/namespaces/{event['metadata']['namespace']}/events"
+        try:
+            await self._connection.send(path, Sent("POST", event))
+        except Refused as error:
+            if error.code != _EXISTS:
+                raise
+
+    async def _uid(self, about: Reference) -> str:
+        """``kubectl describe`` finds an object's Events by its uid."""
+        path = f"/api/v1/namespaces/{about.namespace}/{about.kind.lower()}s/{about.name}"
+        async with self._connection.get(path, {}, total=10.0) as answer:
+            return msgspec.json.decode(await answer.body(), type=_Object).metadata.uid
+
+
+def make_event(
+    about: Reference, reason: str, message: str, node: str, now: datetime
+) -> dict[str, Any]:
+    """A core/v1 Event of type Warning."""
+    text = message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}..."
+    said = "\0".join((*about, reason, text))
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{about.name[:200]}.{digest}",
+            "namespace": about.namespace or "default",
+        },
+        "involvedObject": {
+            "apiVersion": about.api_version,
+            "kind": about.kind,
+            "name": about.name,
+            **({"namespace": about.namespace} if about.namespace else {}),
+            **({"uid": about.uid} if about.uid else {}),
+        },
+        "type": "Warning",
+        "reason": reason,
+        "message": text,
+        "count": 1,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "source": {"component": "cubelet", "host": node},
+        "reportingComponent": "cubelet.io/agent",
+        "reportingInstance": node,
+    }

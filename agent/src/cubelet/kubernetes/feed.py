@@ -1,0 +1,138 @@
+"""The API server as the agent's source of objects, and what is told to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
+from cubelet.feed import Emit
+from cubelet.kubernetes.events import EventWriter, Reference
+from cubelet.kubernetes.node import NodeKeeper
+from cubelet.memory import Memory
+from cubelet.settings import Settings
+from cubelet.sources.api import ApiError, ApiSource, Malformed
+from cubelet.sources.problem import Problem
+from cubelet.state import State
+from cubelet_hooks.objects import Change, ConfigMap, NetworkPolicy, Node, Pod
+
+log = structlog.get_logger()
+_PATIENCE = 10.0
+"""Seconds to wait for the API server at a start before going by what the last run knew."""
+
+
+class ApiFeed:
+    """Implements ``cubelet.feed.Feed``.
+
+    With the server away at a start, a node that has run before goes on with what it remembers:
+    what is programmed stays, and pods can be started.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        memory: Memory,
+        state: State,
+        emit: Emit,
+        wake: Callable[[], None],
+        patience: float = _PATIENCE,
+    ) -> None:
+        self._name = settings.name
+        self._config_map = settings.kubernetes.config_map
+        self._memory = memory
+        self._state = state
+        self._emit_on = emit
+        self._wake = wake
+        self._patience = patience
+        self._source = ApiSource(
+            settings.kubernetes, settings.name, self._emit, self._report, self._tell_malformed
+        )
+        self._events = EventWriter(self._source.connection, settings.name)
+        self._keeper = NodeKeeper(self._source.connection, settings.name)
+        self._degraded = False
+        self._policies_changed = False
+        self._refused = ""
+        self.problems: list[Problem] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is known, and could be read."""
+        return self._source.has_synced and not self.problems
+
+    @property
+    def usable(self) -> bool:
+        """Whether everything was known once, or the last run's knowledge serves instead."""
+        return self._source.has_synced or self._degraded
+
+    async def run(self) -> None:
+        """Follow the API server until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for work in (self._source.run(), self._events.run(), self._keeper.run()):
+                tasks.create_task(work)
+
+    async def begun(self) -> None:
+        """Return when everything is known, or it is time to go by what the last run knew."""
+        reading = asyncio.ensure_future(self._source.refresh())
+        remembered = self._memory.known.node(self._name)
+        await asyncio.wait([reading], timeout=self._patience if remembered else None)
+        if reading.done():
+            reading.result()
+            return
+        self._degraded = True
+        log.warning("going by what the last run knew", node=self._name)
+        reading.add_done_callback(lambda _: self._wake())
+
+    async def refresh(self) -> None:
+        """Return once all that the server holds now has been emitted."""
+        await self._source.refresh()
+
+    async def find_pod(self, key: str) -> Pod | None:
+        """The pod, asked for if the watch has not shown it yet.
+
+        Raises CniError when the server is away, never was asked since the start, and policies
+        applied in the pod's namespace when it was: they could not be applied to the pod.
+        """
+        try:
+            return await self._source.find_pod(key)
+        except ApiError as error:
+            namespace = key.partition("/")[0]
+            if not self._source.has_synced and namespace in self._memory.known.policed:
+                raise CniError(
+                    TRY_AGAIN_LATER,
+                    f"the policies of namespace {namespace} are not known yet",
+                    f"the API server cannot be asked: {error}",
+                ) from error
+            return None
+
+    def passed(self, ready: bool, refused: str) -> None:
+        """Tell the server that pods are served, and of a configuration that was refused."""
+        if ready:
+            self._keeper.serve()
+        if self._policies_changed and self._source.has_synced:
+            self._policies_changed = False
+            policed = {policy.namespace for policy in self._state.policies.values()}
+            self._memory.remember(policed=tuple(sorted(policed)))
+        if refused and refused != self._refused:
+            namespace, _, name = self._config_map.rpartition("/")
+            about = Reference("v1", ConfigMap.kind, namespace or "default", name)
+            self._events.warn(about, "ConfigurationRefused", refused)
+        self._refused = refused
+
+    def _emit(self, change: Change) -> None:
+        if change.kind == Node.kind and change.key == self._name:
+            self._keeper.look()
+        self._policies_changed |= change.kind == NetworkPolicy.kind
+        self._emit_on(change)
+
+    def _report(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        self._wake()
+
+    def _tell_malformed(self, found: Malformed) -> None:
+        log.error("object refused", kind=found.kind, key=found.key, error=found.message)
+        if found.name:
+            about = Reference(found.api_version, found.kind, found.namespace, found.name, found.uid)
+            text = f"{found.field}: {found.message}" if found.field else found.message
+            self._events.warn(about, "ObjectRefused", f"cubelet cannot use it: {text}")
