@@ -129,6 +129,35 @@ def doctor(output: Output = Format.TABLE) -> None:
 
 
 @app.command()
+def uninstall(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The agent's settings, in YAML.")
+    ] = None,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Leave what is known of addresses and pods.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Cut off pods that are attached.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Take cubelet off this node once its agent has ended; exits with 1 if anything stays."""
+    from cubelet.net import NetError
+    from cubelet.settings import SettingsError, load
+    from cubelet.uninstall import StillInUse, uninstall
+
+    logs.configure()
+    with told(output):
+        try:
+            report = uninstall(load(config), force=force, keep_state=keep_state)
+        except (SettingsError, StillInUse, NetError, OSError) as error:
+            raise CommandError(str(error)) from error
+        print_as(output, vars(report), lambda: views.removed(report.removed))
+        if report.failed and output.for_people:
+            tell("\n".join(f"error: {each}" for each in report.failed))
+        if report.failed:
+            raise typer.Exit(1)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as version_of

@@ -115,6 +115,11 @@ def _plain(value: object) -> str:
     return cell(value)
 
 
+def removed(names: Sequence[str]) -> str:
+    """What was taken off a node."""
+    return "\n".join(f"removed {name}" for name in names) or "nothing of cubelet is here"
+
+
 DROPS = ("TIME", "CLASS", "CUBE", "REASON", "PACKET")
 _WIDTHS = (12, 7, 10, 20, 0)
 
