@@ -26,6 +26,15 @@ def test_a_file_sets_what_it_names(tmp_path):
     assert found.cubes["nat"] == {"exempt": ["10.0.0.0/8"]}
 
 
+def test_a_node_is_named_by_its_file_then_the_environment_then_its_host(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "host")
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    assert Settings().name == "host"
+    monkeypatch.setenv("NODE_NAME", "node1")
+    assert Settings().name == "node1"
+    assert Settings(node_name="other").name == "other"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from ipaddress import IPv4Network
@@ -72,8 +73,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def name(self) -> str:
-        """The node's name; the host's own unless set."""
-        return self.node_name or socket.gethostname()
+        """The node's name: as set here, else by NODE_NAME, else the host's own.
+
+        A DaemonSet has one file for all nodes, so there the environment tells them apart.
+        """
+        return self.node_name or os.environ.get("NODE_NAME") or socket.gethostname()
 
 
 def load(path: Path | None) -> Settings:
