@@ -48,19 +48,16 @@ def make_setup(
     ``reasons`` are the places that kinds' drop reasons have had so far. Raises SettingsError for
     what is wrong with a value, CompositionError for cubes that cannot stand like this.
     """
-    chain = _chain(settings, config, discovery)
-    broken = [
-        plugin
-        for plugin in discovery.plugins
-        if plugin.quarantined and plugin.name in chain.names()
-    ]
+    chain = settings.chain or default_chain()
+    wanted = {*chain.names(), *(each.cube for each in config.insert)} - set(config.exclude)
+    broken = [p for p in discovery.plugins if p.quarantined and p.name in wanted]
     if broken:
         raise CompositionError(
             "; ".join(f"{p.name} is quarantined: {p.reason}" for p in broken)
             + "; remedy: repair or uninstall it; what runs on the node is left as it is"
         )
     composition = compose(
-        chain,
+        _chain(chain, config, discovery),
         discovery.cubes,
         _cube_settings(settings, config, discovery),
         config.composition or settings.composition,
@@ -79,8 +76,8 @@ def _core(settings: Settings, config: ClusterConfig) -> Core:
         raise SettingsError(f"core: {error}") from error
 
 
-def _chain(settings: Settings, config: ClusterConfig, discovery: Discovery) -> Chain:
-    chain = settings.chain or default_chain()
+def _chain(chain: Chain, config: ClusterConfig, discovery: Discovery) -> Chain:
+    """The chain without what is excluded, with what is inserted and what inserts itself."""
     chain = _without(chain, config.exclude, discovery)
     placed = [kind_of(name, discovery.cubes) for name in chain.names()]
     taken = {*placed, *config.exclude, *(each.cube for each in config.insert)}
@@ -90,12 +87,15 @@ def _chain(settings: Settings, config: ClusterConfig, discovery: Discovery) -> C
 
 def _without(chain: Chain, excluded: Iterable[str], discovery: Discovery) -> Chain:
     gone = set(excluded)
+    needed = sorted(gone & {kind_of(name, discovery.cubes) for name in chain.core})
+    if needed:
+        raise SettingsError(f"exclude: {', '.join(needed)} is part of the core")
 
     def left(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if kind_of(name, discovery.cubes) not in gone)
 
     stacks = {name: left(stack) for name, stack in chain.stacks.items()}
-    return Chain(core=left(chain.core), stacks=stacks, directions=chain.directions)
+    return Chain(core=chain.core, stacks=stacks, directions=chain.directions)
 
 
 def _configured(wanted: Iterable[Insert], discovery: Discovery) -> Iterator[Insertion]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cubelet.cli import logs, views
+from cubelet.cli import config, logs, views
 from cubelet.cli.lazy import LabGroup
 from cubelet.client import DEFAULT_SOCKET, AgentUnreachableError, call, stream
 from cubelet.output import CommandError, Format, print_as, tell, told
@@ -27,6 +27,8 @@ app.add_typer(
     ),
     name="lab",
 )
+
+app.add_typer(config.app)
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print it.")]
 Socket = Annotated[

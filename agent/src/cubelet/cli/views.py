@@ -94,10 +94,17 @@ def status(found: Row) -> str:
 
 def _status_lines(found: Row) -> Iterator[tuple[str, object]]:
     for name, value in found.items():
-        if name == "composition":
+        if name == "composition" and value is not None:
             yield from _composition(value)
         elif name != "problems":
             yield name, value
+
+
+def chain(found: Row) -> str:
+    """What a configuration makes: the mode, the core and the stacks, a line each."""
+    lines = [("mode:", found["mode"]), ("core:", _plain(found["core"]))]
+    lines += [(f"{name} stack:", _plain(stack)) for name, stack in found["stacks"].items()]
+    return table(lines[0], lines[1:])
 
 
 def _composition(found: Row) -> Iterator[tuple[str, object]]:
