@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Iterable
+from typing import Final, NamedTuple, Self
 
 import aiohttp.web
 import kmock
 
-from cubelet.lab.apiserver import errors, requests, resources, serving, watching
+from cubelet.lab.apiserver import errors, intent, requests, resources, serving, watching
 from cubelet.lab.apiserver.faults import Faults, Kind
 from cubelet.lab.apiserver.history import Stored
 from cubelet.lab.apiserver.listing import Lists
@@ -25,13 +25,6 @@ from cubelet.lab.apiserver.watching import Pace, Watch
 
 _LOGGED: Final = 100_000  # requests of which tests can know
 _REMEMBERED: Final = 16  # requests that kmock keeps whole
-_VERBS: Final = {
-    "FETCH": "get",
-    "LIST": "list",
-    "WATCH": "watch",
-    "CREATE": "create",
-    "DELETE": "delete",
-}
 _API_VERBS: Final = (
     "create",
     "delete",
@@ -43,6 +36,9 @@ _API_VERBS: Final = (
     "watch",
 )
 _OPEN: Final = ("/healthz", "/livez", "/readyz", "/version")  # served without a token
+
+
+_SUCCESS: Final = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
 
 class Access(NamedTuple):
@@ -81,6 +77,11 @@ class Emulator(kmock.KubernetesEmulator):
         ):
             self.fallback[action] << status << {"Content-Type": "application/json"} << handle
 
+    async def __aenter__(self) -> Self:
+        if not self.active:
+            self._stream_queue = asyncio.Queue()  # the last one belongs to the last event loop
+        return await super().__aenter__()
+
     async def __call__(self, raw_request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
         """Serve one request: what is about objects here, the rest (discovery) by kmock."""
         self._note(raw_request)
@@ -91,7 +92,7 @@ class Emulator(kmock.KubernetesEmulator):
                 return aiohttp.web.Response(text="ok")
             if place is None:
                 return await super().__call__(raw_request)
-            request = await _understood(raw_request, place)
+            request = await intent.understood(raw_request, place)
             await self._fail(request, place)
             self._requests.append(request)
             return await self._handle(request)
@@ -125,15 +126,15 @@ class Emulator(kmock.KubernetesEmulator):
         return self._cut(request, place, watch.lines(request.params))
 
     async def _serve_fetch(self, request: kmock.Request) -> kmock.Payload:
-        place = _place(request)
+        place = intent.place_of(request)
         return self._one(place, self.store.get(place.resource, (place.namespace, place.name)))
 
     async def _serve_create(self, request: kmock.Request) -> kmock.Payload:
-        place = _place(request)
+        place = intent.place_of(request)
         return self._one(place, requests.create(self.store, place, request.data))
 
     async def _serve_update(self, request: kmock.Request) -> kmock.Payload:
-        place = _place(request)
+        place = intent.place_of(request)
         if request.method.value == "PUT":
             return self._one(place, requests.replace(self.store, place, request.data))
         content_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
@@ -167,7 +168,7 @@ class Emulator(kmock.KubernetesEmulator):
         return serving.body(place.resource, stored, self.faults)
 
     def _selection(self, request: kmock.Request) -> tuple[Place, Predicate]:
-        place, query = _place(request), request.params
+        place, query = intent.place_of(request), request.params
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
         return place, predicate(place.resource, place.namespace, place.name, labels, fields)
 
@@ -187,7 +188,7 @@ class Emulator(kmock.KubernetesEmulator):
             raise errors.unauthorized()
 
     async def _fail(self, request: kmock.Request, place: Place) -> None:
-        key, verb = place.resource.key, _verb(request)
+        key, verb = place.resource.key, intent.verb(request)
         if slow := self.faults.take(Kind.SLOW, key, verb):
             await asyncio.sleep(slow.seconds)
         if answer := self.faults.take(Kind.ANSWER, key, verb):
@@ -197,7 +198,7 @@ class Emulator(kmock.KubernetesEmulator):
         self, request: kmock.Request, place: Place, pieces: AsyncIterator[bytes]
     ) -> AsyncIterator[bytes]:
         """The pieces of an answer, or as many of its bytes as a fault lets through."""
-        fault = self.faults.take(Kind.CUT, place.resource.key, _verb(request))
+        fault = self.faults.take(Kind.CUT, place.resource.key, intent.verb(request))
         left = fault.bytes if fault else 0
         async for piece in pieces:
             if fault and len(piece) >= left:
@@ -210,9 +211,6 @@ class Emulator(kmock.KubernetesEmulator):
             yield piece
 
 
-_SUCCESS: Final = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
-
-
 def _described(resource: resources.Resource) -> kmock.ResourceInfo:
     """What discovery tells of a resource."""
     return kmock.ResourceInfo(
@@ -223,64 +221,6 @@ def _described(resource: resources.Resource) -> kmock.ResourceInfo:
         shortnames=resource.short_names,
         subresources=["status"] if resource.status else [],
     )
-
-
-async def _understood(raw: aiohttp.web.BaseRequest, place: Place) -> kmock.Request:
-    """The request as kmock knows requests, with what path and query mean to an API server.
-
-    kmock itself cannot read the path of all namespaces, takes that of one for a path inside it,
-    and knows neither PUT, nor DELETE of many objects, nor that ``watch=1`` is a watch as well.
-    """
-    query, body = dict(raw.query), await raw.read()
-    return kmock.Request(
-        raw_request=raw,
-        url=raw.url,
-        method=raw.method,
-        params=query,
-        headers=dict(raw.headers),
-        body=body,
-        data=_decoded(body) if body else None,
-        action=kmock.action(_action(raw.method, query, place)),
-        resource=kmock.resource(place.resource.group, "v1", place.resource.plural),
-        namespace=place.namespace or None,
-        name=place.name or None,
-        subresource=place.subresource or None,
-    )
-
-
-def _action(method: str, query: Mapping[str, str], place: Place) -> str:
-    """What kmock calls the kind of request. Raises ApiError (405)."""
-    if method == "GET":
-        if query.get("watch") in watching.TRUE:
-            return "WATCH"
-        return "FETCH" if place.name else "LIST"
-    if method == "POST" and not place.name and bool(place.namespace) == place.resource.namespaced:
-        return "CREATE"
-    if method in {"PUT", "PATCH"} and place.name:
-        return "UPDATE"
-    if method == "DELETE" and not place.subresource:
-        return "DELETE"
-    raise errors.not_allowed()
-
-
-def _decoded(body: bytes) -> object:
-    try:
-        return serving.decode(body)
-    except ValueError as error:
-        raise errors.bad_request(f"the body of the request is no JSON: {error}") from None
-
-
-def _place(request: kmock.Request) -> Place:
-    found = resources.place(request.url.path)
-    if found is None:
-        raise errors.no_such_path()
-    return found
-
-
-def _verb(request: kmock.Request) -> str:
-    if request.action is not None and request.action.value in _VERBS:
-        return _VERBS[request.action.value]
-    return "update" if request.method.value == "PUT" else "patch"
 
 
 def _response(error: errors.ApiError) -> aiohttp.web.Response:

@@ -47,7 +47,6 @@ class Watch:
         What is wrong with the query must have been found before, see `check`. A version that is
         too old is told in the stream, as one event of type ERROR.
         """
-        yield b""  # the headers are sent at once, also if nothing happens for long
         initial, version = self._initial(query)
         try:
             backlog, reader = self._store.since(self._resource, version)
@@ -55,6 +54,7 @@ class Watch:
             yield _failure(error)
             return
         try:
+            yield b""  # the headers are sent at once, also if nothing happens for long
             for each in initial:
                 yield serving.event("ADDED", serving.body(self._resource, each, self._faults))
             if query.get("sendInitialEvents") in TRUE:

@@ -1,0 +1,80 @@
+"""What a request asks for, in the terms of Kubernetes and of kmock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp.web
+import kmock
+
+from cubelet.lab.apiserver import errors, resources, serving, watching
+from cubelet.lab.apiserver.resources import Place
+
+_VERBS: Final = {
+    "FETCH": "get",
+    "LIST": "list",
+    "WATCH": "watch",
+    "CREATE": "create",
+    "DELETE": "delete",
+}
+
+
+async def understood(raw: aiohttp.web.BaseRequest, place: Place) -> kmock.Request:
+    """The request as kmock knows requests, with what path and query mean to an API server.
+
+    kmock itself cannot read the path of all namespaces, takes that of one for a path inside it,
+    and knows neither PUT, nor DELETE of many objects, nor that ``watch=1`` is a watch as well.
+    """
+    query, body = dict(raw.query), await raw.read()
+    return kmock.Request(
+        raw_request=raw,
+        url=raw.url,
+        method=raw.method,
+        params=query,
+        headers=dict(raw.headers),
+        body=body,
+        data=_decoded(body) if body else None,
+        action=kmock.action(_action(raw.method, query, place)),
+        resource=kmock.resource(place.resource.group, "v1", place.resource.plural),
+        namespace=place.namespace or None,
+        name=place.name or None,
+        subresource=place.subresource or None,
+    )
+
+
+def place_of(request: kmock.Request) -> Place:
+    """What a request is about. Raises ApiError (404)."""
+    found = resources.place(request.url.path)
+    if found is None:
+        raise errors.no_such_path()
+    return found
+
+
+def verb(request: kmock.Request) -> str:
+    """What Kubernetes calls the kind of request: get, list, watch, create, update, patch, delete."""
+    if request.action is not None and request.action.value in _VERBS:
+        return _VERBS[request.action.value]
+    return "update" if request.method.value == "PUT" else "patch"
+
+
+def _action(method: str, query: Mapping[str, str], place: Place) -> str:
+    """What kmock calls the kind of request. Raises ApiError (405)."""
+    if method == "GET":
+        if query.get("watch") in watching.TRUE:
+            return "WATCH"
+        return "FETCH" if place.name else "LIST"
+    if method == "POST" and not place.name and bool(place.namespace) == place.resource.namespaced:
+        return "CREATE"
+    if method in {"PUT", "PATCH"} and place.name:
+        return "UPDATE"
+    if method == "DELETE" and not place.subresource:
+        return "DELETE"
+    raise errors.not_allowed()
+
+
+def _decoded(body: bytes) -> object:
+    try:
+        return serving.decode(body)
+    except ValueError as error:
+        raise errors.bad_request(f"the body of the request is no JSON: {error}") from None
