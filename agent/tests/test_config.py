@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -82,7 +83,12 @@ def test_the_configuration_places_a_cube_elsewhere(found: Discovery) -> None:
 
 
 def test_it_counts_before_the_nodes_own_settings(found: Discovery) -> None:
-    text = "{composition: tailcall, core: {flows: 9}, cubes: {rate: {rate: 1}}, insert: [{cube: rate, ports: [pod]}]}"
+    text = """
+    composition: tailcall
+    core: {flows: 9}
+    cubes: {rate: {rate: 1}}
+    insert: [{cube: rate, ports: [pod]}]
+    """
     setup = made(
         found,
         text,
@@ -92,7 +98,7 @@ def test_it_counts_before_the_nodes_own_settings(found: Discovery) -> None:
     )
     assert setup.composition.mode == "tailcall"
     assert (setup.core.settings.flows, setup.core.settings.fragments) == (9, 7)
-    settings = {c.kind: c.settings for c in setup.composition.cubes}
+    settings: dict[str, Any] = {c.kind: c.settings for c in setup.composition.cubes}
     assert settings["rate"] == Limits(rate=1)
     assert settings["nat"].max_exempt == 5
 
@@ -110,7 +116,7 @@ def test_it_counts_before_the_nodes_own_settings(found: Discovery) -> None:
         ("insert: [{cube: rate}]", "insert[0] (rate0): rate has no place of its own"),
         ("insert: [{cube: nobody, ports: [pod]}]", "no installed cube is called nobody"),
         ("insert: [{cube: rate, ports: [pod], after: [nobody]}]", "nobody is not on the stack"),
-        ("insert: [{cube: rate, ports: [pod], settings: {rate: x}}]", "settings of rate0: Expected"),
+        ("insert: [{cube: rate, ports: [pod], settings: {rate: x}}]", "settings of rate0: "),
         ("cubes: {nobody: {}}", "cubes: no installed cube is called nobody"),
         ("core: {flows: 0}", "core: Expected `int` >= 1"),
         ("service_cidrs: [10.0.0.1/8]", "`$.service_cidrs[0]`"),
@@ -135,7 +141,7 @@ def test_a_broken_cube_that_is_asked_for_is_named_with_its_reason(found: Discove
 def test_a_config_map_has_one_key() -> None:
     assert read_config(config_map("composition: tailcall")).composition == "tailcall"
     for data in ({}, {"other": "x"}, {KEY: "", "other": "x"}):
-        with pytest.raises(SettingsError, match="data must have config.yaml alone"):
+        with pytest.raises(SettingsError, match=r"data must have config\.yaml alone"):
             read_config(ConfigMap("kube-system", "cubelet", data))
 
 

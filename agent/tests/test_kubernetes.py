@@ -21,6 +21,7 @@ from cubelet.lab.apiserver import ApiServer, resources
 from cubelet.memory import Memory
 from cubelet.settings import parse
 from cubelet.state import State
+from cubelet_hooks.objects import Change
 
 NODE = "node1"
 OTHER_TAINT = {"key": "example.com/gpu", "effect": "NoSchedule"}
@@ -74,9 +75,10 @@ class Running:
         self.server = server
         self.state = State()
         self.memory = Memory(folder / "memory.json")
-        self.feed = ApiFeed(
-            settings, self.memory, self.state, self.state.apply, lambda: None, **options
-        )
+        self.feed = ApiFeed(settings, self.memory, self.state, self._take, lambda: None, **options)
+
+    def _take(self, change: Change) -> None:
+        self.state.apply(change)
 
     @contextlib.asynccontextmanager
     async def following(self) -> AsyncIterator[Running]:

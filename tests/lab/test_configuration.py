@@ -1,0 +1,120 @@
+"""What exists in the cluster, and one ConfigMap, decide what is composed: live, losing nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cubelet.lab.store import Key
+
+from .load import connections, datagrams, loads, stream
+from .manifests import pod, policy
+from .world import Space, World
+
+ECHO = 7
+NODE = "node1"
+
+
+@pytest.fixture
+def pair(world: World, space: Space) -> Iterator[Space]:
+    """Two pods on one node, and no policy anywhere."""
+    ports = (("TCP", ECHO), ("UDP", ECHO))
+    space.apply(pod("client", nodeName=NODE), pod("server", *ports, nodeName=NODE))
+    yield space
+    space.delete("Pod", "client", "server")
+
+
+def stack(world: World, port_class: str = "pod", node: str = NODE) -> list[str]:
+    return list(world.call(node, "status")["composition"]["stacks"][port_class])
+
+
+def configure(world: World, text: str) -> list[str]:
+    """Change the cluster-wide configuration; the problems that it leads to."""
+    world.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "cubelet", "namespace": "kube-system"},
+            "data": {"config.yaml": text},
+        }
+    )
+    return list(world.call(NODE, "status")["problems"])
+
+
+@pytest.fixture
+def default(world: World) -> Iterator[None]:
+    """The default configuration afterwards."""
+    yield
+    world.delete(Key("ConfigMap", "kube-system", "cubelet"))
+
+
+def test_the_first_policy_brings_the_firewall_and_the_last_takes_it_out(
+    world: World, pair: Space
+) -> None:
+    assert "firewall" not in stack(world)
+    client, server = pair.at("client"), pair.ip("server")
+    with loads() as running:
+        running.add("UDP", client, datagrams, server, ECHO)
+        running.add("TCP", client, stream, server, ECHO)
+        running.add("new TCP", client, connections, server, ECHO)
+        time.sleep(0.3)
+        allow = policy("allow", "server", ingress=[{"from": [{"podSelector": {}}]}])
+        pair.apply(allow)
+        assert "firewall" in stack(world)
+        assert "firewall" not in stack(world, node="node2")
+        time.sleep(0.3)
+        pair.delete("NetworkPolicy", "allow")
+        assert "firewall" not in stack(world)
+        time.sleep(0.3)
+    running.check(at_least=20)
+
+
+def test_what_was_allowed_without_a_firewall_ends_with_the_first_policy(
+    world: World, pair: Space
+) -> None:
+    assert "firewall" not in stack(world)
+    with loads() as running:
+        running.add("TCP", pair.at("client"), stream, pair.ip("server"), ECHO, 2)
+        time.sleep(0.3)
+        pair.apply(policy("deny", "server", ingress=[]))
+        time.sleep(3)
+    assert running["TCP"].lost != ()
+    assert pair.who(pair.at("client"), pair.ip("server"), ECHO) == "timeout"
+    pair.delete("NetworkPolicy", "deny")
+    assert pair.who(pair.at("client"), pair.ip("server"), ECHO) == "server"
+
+
+def test_a_configuration_is_applied_live_and_loses_nothing(
+    world: World, pair: Space, default: None
+) -> None:
+    client, server = pair.at("client"), pair.ip("server")
+    with loads() as running:
+        running.add("UDP", client, datagrams, server, ECHO)
+        running.add("TCP", client, stream, server, ECHO)
+        running.add("new TCP", client, connections, server, ECHO)
+        time.sleep(0.3)
+        assert configure(world, "composition: tailcall") == []
+        assert world.call(NODE, "status")["composition"]["mode"] == "tailcall"
+        time.sleep(0.3)
+        assert configure(world, "{core: {pending_flows: 4096}, exclude: [nat]}") == []
+        assert stack(world) == ["lbrp"]
+        time.sleep(0.3)
+    running.check(at_least=20)
+
+
+def test_a_bad_configuration_changes_nothing_and_says_why(
+    world: World, pair: Space, default: None
+) -> None:
+    before = world.call(NODE, "status")["composition"]
+    (problem,) = configure(world, "insert: [{cube: nobody, ports: [pod]}]")
+    assert "no installed cube is called nobody" in problem
+    assert world.call(NODE, "status")["composition"] == before
+    assert world.call(NODE, "status")["ready"]
+    assert pair.who(pair.at("client"), pair.ip("server"), ECHO) == "server"
+    world.kill(NODE)
+    world.start(NODE)
+    assert world.call(NODE, "status")["composition"]["stacks"] == before["stacks"]
+    assert pair.who(pair.at("client"), pair.ip("server"), ECHO) == "server"
+    assert configure(world, "") == []
