@@ -184,7 +184,7 @@ class Emulator(kmock.KubernetesEmulator):
         if self.tokens is None or raw.path in _OPEN:
             return
         scheme, _, token = raw.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or token not in self.tokens:
+        if scheme.lower() != "bearer" or token not in self.tokens:
             raise errors.unauthorized()
 
     async def _fail(self, request: kmock.Request, place: Place) -> None:

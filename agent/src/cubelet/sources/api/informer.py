@@ -74,7 +74,7 @@ class Informer:
         self._refusals = 0
         self._wake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
-        self._fetched: dict[str, str] = {}
+        self._fetched: dict[str, str] | None = None  # while a list is read: key to version
 
     @property
     def has_synced(self) -> bool:
@@ -116,7 +116,7 @@ class Informer:
         if self._version and version and not precedes(self._version, version):
             return None
         key = self.store.put(raw)
-        if key is not None:
+        if key is not None and self._fetched is not None:
             self._fetched[key] = version
         return self.store.problem(key or "")
 
@@ -160,22 +160,27 @@ class Informer:
 
     async def _read_pages(self, limit: int) -> str:
         gone, complete, version, more = self.store.keys(), True, "", ""
+        fetched: dict[str, str] = {}
+        self._fetched = fetched
         while more or not version:
             query = self._query(limit=str(limit) if limit else "", **{"continue": more})
             async with self._connection.get(self.resource.path, query, idle=self._idle) as answer:
                 page = page_of(await answer.body())
             self._listener.reached(self.resource)
-            complete = await self._take(page.items or (), gone) and complete
+            complete = await self._take(page.items or (), gone, fetched) and complete
             version = version or page.metadata.resource_version
             more = page.metadata.more
+        self._fetched = None
+        # What was fetched meanwhile and is not in the list is newer than it, or deleted already.
+        gone.update(key for key, at in fetched.items() if not precedes(version, at))
         if complete:
             for key in gone:
-                if not precedes(version, self._fetched.get(key, "")):
-                    self.store.remove(key)
-        self._fetched.clear()
+                self.store.remove(key)
         return version
 
-    async def _take(self, items: Sequence[msgspec.Raw], gone: set[str]) -> bool:
+    async def _take(
+        self, items: Sequence[msgspec.Raw], gone: set[str], fetched: dict[str, str]
+    ) -> bool:
         """Take in a page's items; False if it is not known whom each of them is about."""
         complete, until = True, time.monotonic() + _SLICE
         for raw in items:
@@ -184,6 +189,7 @@ class Informer:
                 complete = False
             else:
                 gone.discard(key)
+                fetched.pop(key, None)
             if time.monotonic() > until:
                 await asyncio.sleep(0)
                 until = time.monotonic() + _SLICE

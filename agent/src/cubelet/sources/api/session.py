@@ -161,7 +161,7 @@ def translated() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise Unreachable("does not answer in time") from error
-    except (ClientError, OSError) as error:
+    except (ClientError, OSError, ValueError) as error:  # ValueError: a token or URL with a break
         raise Unreachable(short(error)) from error
 
 
