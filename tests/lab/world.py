@@ -110,14 +110,15 @@ class World:
         return found
 
     def planned_pins(self, node: str) -> Mapping[str, str]:
-        """Where a node's planned maps are pinned, by C name."""
+        """Where a node's planned maps are pinned, by C name; those of composed cubes are."""
         setup = make_setup(Settings(), ClusterConfig(), discover())
         folder = self.layout.bpffs_of(node) / "maps"
-        return {
-            spec.c_name: str(folder / f"{spec.c_name}-{spec.identity}")
+        places = {
+            spec.c_name: folder / f"{spec.c_name}-{spec.identity}"
             for spec in map_specs(setup.core, setup.composition.cubes)
             if spec.declared and spec.declared.planned
         }
+        return {name: str(path) for name, path in places.items() if path.exists()}
 
 
 class Space:

@@ -17,6 +17,7 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
 from cubelet.cni.conf import write_conflist
+from cubelet.cni.install import install_plugin
 from cubelet.composer.compiler import CompileError
 from cubelet.composer.composition import Composition, CompositionError, Facts
 from cubelet.composer.core import CoreSettings
@@ -82,6 +83,8 @@ class Reconciler:
         self.refused: str | None = None
         """Why the setup proposed last was not put in force: '' if it was, None before that."""
         self.problems: dict[str, str] = {}
+        self.contests: list[str] = []
+        """What several objects ask for and one alone can have: trying again would change nothing."""
 
     @property
     def in_force(self) -> bool:
@@ -134,7 +137,8 @@ class Reconciler:
                 self.datapath.retire()
             if node or switched:
                 self._route(local)
-            self._announce()
+            if everything or not self.serving:
+                self._announce()
             self.serving = True
         self._distrusted = False
 
@@ -144,6 +148,7 @@ class Reconciler:
         """Bring maps and composition up to what has changed."""
         delta = plan.planner.replan(plan.planner.units(taken, self._state), self._state)
         self._note("plans", "; ".join(f"{o}: {e}" for o, e in plan.planner.failures.items()))
+        self.contests = plan.planner.contests()
         if local is None:
             return
         changed = None if everything else {change.kind for change in taken}
@@ -338,10 +343,14 @@ class Reconciler:
         return [network for network in networks if network.version == setup.core.family]
 
     def _announce(self) -> None:
-        if self._settings.cni_conf is not None:
-            try:
-                write_conflist(self._settings.cni_conf, self._settings.socket)
-            except OSError as error:
-                self._note("cni", str(error))
-                return
+        """Let the runtime send pods here: the plugin first, then the list that names it."""
+        settings = self._settings
+        try:
+            if settings.cni_bin is not None:
+                install_plugin(settings.cni_bin, settings.cache_dir)
+            if settings.cni_conf is not None:
+                write_conflist(settings.cni_conf, settings.socket)
+        except OSError as error:
+            self._note("cni", str(error))
+        else:
             self._note("cni", "")
