@@ -27,7 +27,7 @@ from cubelet.settings import Settings
 
 PLUGIN = "cubelet-cni"
 _STATE = re.compile(r"(ipam|memory)\.json|attachments|\..+\.tmp")
-_CACHE = re.compile(r"[0-9a-f]{16}\..+|kernel-.+|cubelet-cni.*")
+_CACHE = re.compile(r"[0-9a-f]{16}\..+|kernel-.+|\.?cubelet-cni.*")
 
 Step = Callable[[], Iterator[str]]
 """Removes one sort of thing and yields the name of each as it goes; raises what stops it."""
