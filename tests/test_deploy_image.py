@@ -1,4 +1,4 @@
-"""The image, as far as it can be tested without building one: what goes in, and by which commands."""
+"""The image, as far as it can be tested without building one: what goes in, and how."""
 
 from __future__ import annotations
 
