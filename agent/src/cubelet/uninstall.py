@@ -19,13 +19,12 @@ from cubelet.bpf import clsact
 from cubelet.bpf.fs import pins, unlink, unlink_tree
 from cubelet.bpf.tcx import Direction, TcxLink, tcx_supported
 from cubelet.client import DEFAULT_SOCKET
-from cubelet.cni import files
 from cubelet.cni.attachments import AttachmentStore
 from cubelet.cni.conf import remove_conflist
+from cubelet.cni.install import PLUGIN, remove_plugin
 from cubelet.net import NetError, node, pods, rtnl
 from cubelet.settings import Settings
 
-PLUGIN = "cubelet-cni"
 _STATE = re.compile(r"(ipam|memory)\.json|attachments|\..+\.tmp")
 _CACHE = re.compile(r"[0-9a-f]{16}\..+|kernel-.+|\.?cubelet-cni.*")
 
@@ -113,7 +112,7 @@ def _configuration(path: Path | None) -> Iterator[str]:
 
 
 def _plugin(folder: Path | None) -> Iterator[str]:
-    if folder is not None and files.remove(folder / PLUGIN):
+    if folder is not None and remove_plugin(folder):
         yield str(folder / PLUGIN)
 
 
