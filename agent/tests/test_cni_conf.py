@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 from cubelet.cni.conf import remove_conflist, write_conflist
-from cubelet.cni.request import VERSIONS, check_config
+from cubelet.cni.plugin import VERSIONS
+from cubelet.cni.request import check_config
 
 SOCKET = Path("/run/cubelet/agent.sock")
 
@@ -17,7 +18,11 @@ def test_the_list_names_the_plugin_and_its_socket(tmp_path: Path) -> None:
     write_conflist(path, SOCKET)
     network = json.loads(path.read_text())
     (plugin,) = network["plugins"]
-    assert plugin == {"type": "cubelet-cni", "socket": str(SOCKET)}
+    assert plugin == {
+        "type": "cubelet-cni",
+        "socket": str(SOCKET),
+        "capabilities": {"portMappings": True},
+    }
     assert {network["cniVersion"], *network["cniVersions"]} <= set(VERSIONS)
     check_config({**plugin, "name": network["name"], "cniVersion": network["cniVersion"]})
     assert stat.S_IMODE(path.stat().st_mode) == 0o644

@@ -7,11 +7,11 @@ from ipaddress import ip_address, ip_network
 import msgspec
 import pytest
 
-from cubelet.composer.core import Core, CoreSettings, ExposedAddress, ExposedKey
+from cubelet.composer.core import Core, CoreSettings, ExposedAddress, ExposedKey, PortBits
 from cubelet.state import State
 from cubelet_hooks.cube import Entry
-from cubelet_hooks.flows import NodeInfo, NodeKey
-from cubelet_hooks.objects import Change, Node, Service
+from cubelet_hooks.flows import Index, NodeInfo, NodeKey
+from cubelet_hooks.objects import Change, HostPort, Node, Port, Service
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,45 @@ def test_outside_clients_may_address_what_services_expose():
         Entry("exposed", ExposedKey(address=address), ExposedAddress(own=0))
         for address in (ip_address("192.0.2.7"), ip_address("192.0.2.8"))
     }
+
+
+def port(name, *host_ports):
+    """A port without an address, so that nothing but its host ports is planned."""
+    return Port(
+        namespace="default",
+        name=name,
+        container_id=name,
+        ifname="eth0",
+        netns="",
+        host_ifname=name,
+        ifindex=7,
+        mac="",
+        host_mac="",
+        addresses=(),
+        mtu=1500,
+        host_ports=host_ports,
+    )
+
+
+def test_host_ports_are_bits_of_their_protocols_words():
+    first = port("a", HostPort(80, 1), HostPort(127, 2), HostPort(65_535, 3, "SCTP"))
+    second = port("b", HostPort(64, 1), HostPort(80, 4, host_ip=ip_address("192.0.2.1")))
+    third = port("c", HostPort(53, 1, "UDP"))
+    assert planned(first, second, third, port("d")) == {
+        Entry("host_ports", Index(1), PortBits(1 << 0 | 1 << 16 | 1 << 63)),
+        Entry("host_ports", Index(1024), PortBits(1 << 53)),
+        Entry("host_ports", Index(2 * 1024 + 1023), PortBits(1 << 63)),
+    }
+
+
+def test_only_ports_with_host_ports_make_the_words_be_planned_again():
+    core, state = Core("cubelet", CoreSettings()), State()
+    plain, asking = port("a"), port("a", HostPort(80, 1))
+    for old, new, words in (
+        (None, plain, False),
+        (plain, asking, True),
+        (asking, plain, True),
+        (asking, None, True),
+    ):
+        units = core.units(Change.between(old, new), state)
+        assert (("host_ports",) in units) is words

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
@@ -11,6 +13,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from cubelet.composer.core import ExposedAddress, ExposedKey
+from cubelet_hooks.objects import HostPort, Protocol
 
 from .rig import GATEWAY, NODE, OUTSIDE, REMOTE, VIP, A, B, Rig, arrives, kept, mac_of
 from .shapes import Ends, Peer, direct, echo, hopped, tcp, through, udp
@@ -90,6 +93,51 @@ def test_an_exposed_address(rig: Rig, own: int, port: int, ours: bool) -> None:
     else:
         assert rig.send(talk.first, "uplink").verdict == "pass"
         assert not rig.dp.flows()
+
+
+def asking(rig: Rig, *host_ports: HostPort) -> None:
+    """Pod a asks for these host ports, or for none."""
+    port = rig.dp.network.ports["default/a"]
+    rig.dp.apply(msgspec.structs.replace(port, host_ports=host_ports))
+
+
+@pytest.mark.parametrize(("shape", "protocol"), [(tcp, "TCP"), (udp, "UDP")], ids=["tcp", "udp"])
+@pytest.mark.parametrize("number", [1, 63, 64, 443, 65535])
+def test_a_host_port_of_its_protocol(
+    rig: Rig, shape: Callable[..., Packet], protocol: Protocol, number: int
+) -> None:
+    """Let in at the node's own addresses, whatever the pod's port; its neighbours are not."""
+    rig.vip(NODE, number, A, 80)
+    talk = through(direct(AWAY, Peer("a", A, 80), shape), Peer("", NODE, number))
+    assert rig.send(talk.first, "uplink").verdict == "pass"
+    others: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")
+    asking(rig, *(HostPort(number, 80, each) for each in others if each != protocol))
+    assert rig.send(talk.first, "uplink").verdict == "pass"
+    near = (each for each in (number - 1, number + 1, number ^ 64) if 0 < each < 65536)
+    asking(rig, *(HostPort(each, 80, protocol) for each in near))
+    assert rig.send(talk.first, "uplink").verdict == "pass"
+    assert not rig.dp.flows()
+    asking(rig, HostPort(number, 80, protocol))
+    talk.whole(rig)
+    asking(rig)
+
+
+@pytest.mark.parametrize("flags", ["S", "A", "FA", "R", "SA"])
+def test_what_a_host_process_serves_on_a_host_ports_number_is_left_to_it(
+    rig: Rig, flags: str
+) -> None:
+    """On another address of the node's than the pod's: no cube translates it."""
+    asking(rig, HostPort(443, 80))
+    for packet in (
+        IP(src=OUTSIDE, dst=NODE) / TCP(sport=5, dport=443, flags=flags),
+        IP(src=OUTSIDE, dst=NODE) / UDP(sport=5, dport=443) / Raw(b"x"),
+    ):
+        frame = rig.framed(packet, "uplink")
+        result = rig.send(frame, "uplink")
+        assert (result.verdict, result.reason) == ("pass", "core/none")
+        assert bytes(result.packet) == bytes(frame)
+    assert not rig.dp.flows()
+    asking(rig)
 
 
 def test_a_reply_through_the_uplink_goes_to_its_next_hop(fused: Rig) -> None:

@@ -234,7 +234,8 @@ class Agent:
 
     def _problems(self) -> list[str]:
         refused = [self._configuration.problem] if self._configuration.problem else []
-        return [*map(str, self._feed.problems), *refused, *self.reconciler.problems.values()]
+        found = [*self.reconciler.problems.values(), *self.reconciler.contests]
+        return [*map(str, self._feed.problems), *refused, *found]
 
     def _status(self) -> dict[str, Any]:
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -32,6 +32,12 @@ class Planner:
         self._wanted: dict[str, dict[bytes, dict[Owned, bytes]]] = defaultdict(dict)
         self._unasked: list[tuple[Cube, Change]] = []
         self._keys: dict[Owned, set[tuple[str, bytes]]] = {}
+        self._contested: set[tuple[str, bytes]] = set()
+        self._maps = {
+            f"{cube.instance}_{declared.name}": (cube, declared)
+            for cube in cubes
+            for declared in cube.maps
+        }
 
     def units(self, changes: Iterable[Change], view: View) -> set[Owned]:
         """Every unit that these changes may have altered, and those asked for in vain before."""
@@ -82,6 +88,20 @@ class Planner:
             if declared.planned
         }
 
+    def contests(self) -> list[str]:
+        """What the cubes say of keys that several units want with different values, ordered."""
+        return sorted({text for name, key in self._contested for text in self._contest(name, key)})
+
+    def _contest(self, name: str, key: bytes) -> Iterator[str]:
+        cube, declared = self._maps[name]
+        wanted = self._wanted[name][key]
+        (_, holder), *others = sorted(wanted)
+        for owned in others:
+            if wanted[owned] == self._winner(wanted):
+                continue
+            if text := cube.contested(declared.key.unpack(key, cube.family), holder, owned[1]):
+                yield text
+
     def _failed(self, owned: Owned, error: Exception) -> None:
         if self.failures.get(owned) != repr(error):
             log.error("a plan failed", cube=owned[0], unit=owned[1], error=repr(error))
@@ -102,6 +122,7 @@ class Planner:
         for name, key in self._keys.get(owned, set()) - entries.keys():
             owners = self._wanted[name][key]
             del owners[owned]
+            self._compare(name, key, owners)
             if owners:
                 delta.setdefault(name, {})[key] = self._winner(owners)
             else:
@@ -111,12 +132,20 @@ class Planner:
             owners = self._wanted[name].setdefault(key, {})
             before = self._winner(owners) if owners else None
             owners[owned] = value
+            self._compare(name, key, owners)
             if self._winner(owners) != before:
                 delta.setdefault(name, {})[key] = self._winner(owners)
         if entries:
             self._keys[owned] = set(entries)
         else:
             self._keys.pop(owned, None)
+
+    def _compare(self, name: str, key: bytes, owners: Mapping[Owned, bytes]) -> None:
+        """Keep in mind whether the units that want the key agree on its value."""
+        if len(owners) > 1 and len(set(owners.values())) > 1:
+            self._contested.add((name, key))
+        else:
+            self._contested.discard((name, key))
 
     @staticmethod
     def _winner(owners: Mapping[Owned, bytes]) -> bytes:

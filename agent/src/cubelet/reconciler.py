@@ -84,7 +84,7 @@ class Reconciler:
         """Why the setup proposed last was not put in force: '' if it was, None before that."""
         self.problems: dict[str, str] = {}
         self.contests: list[str] = []
-        """What several objects ask for and one alone can have: trying again would change nothing."""
+        """What several objects ask for and one alone can have; trying again changes nothing."""
 
     @property
     def in_force(self) -> bool:

@@ -158,6 +158,13 @@ class Cube:
         """The wanted entries of one unit; none when what it describes is gone. Pure."""
         return ()
 
+    def contested(self, key: Record, holder: Unit, other: Unit) -> str:
+        """What ``cubelet status`` says when two units want different entries of one key.
+
+        The unit that sorts first, ``holder``, has it as long as it wants it. Empty: nothing to say.
+        """
+        return ""
+
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
         """The table of ``cubelet get NOUN``, one of ``shows``: the records of its map as they are.
 

@@ -230,11 +230,24 @@ class ConfigMap(Namespaced, frozen=True):
     data: Mapping[str, str] = {}
 
 
+class HostPort(msgspec.Struct, frozen=True):
+    """A port of the node that leads to a pod's ``container_port``.
+
+    ``host_ip`` None: at every address of the node; so is an unspecified one, within its family.
+    """
+
+    port: int
+    container_port: int
+    protocol: Protocol = "TCP"
+    host_ip: Address | None = None
+
+
 class Port(Namespaced, frozen=True):
     """A pod's attachment on this node, made by CNI; namespace and name are the pod's.
 
     ``ifindex`` and ``host_ifname`` are the host side's; ``ifname`` and ``mac`` the pod side's.
-    MAC addresses are written ``aa:bb:cc:dd:ee:ff``.
+    MAC addresses are written ``aa:bb:cc:dd:ee:ff``. Of two ports the one that was attached first
+    has the lower ``ifindex``: the kernel counts upwards.
     """
 
     kind: ClassVar[str] = "Port"
@@ -249,6 +262,7 @@ class Port(Namespaced, frozen=True):
     addresses: tuple[Address, ...]
     mtu: int
     uid: str = ""
+    host_ports: tuple[HostPort, ...] = ()
 
 
 class LocalNode(Named, frozen=True):
@@ -275,15 +289,7 @@ class LocalNode(Named, frozen=True):
 
 
 Object = (
-    Node
-    | Namespace
-    | Pod
-    | Service
-    | EndpointSlice
-    | NetworkPolicy
-    | ConfigMap
-    | Port
-    | LocalNode
+    Node | Namespace | Pod | Service | EndpointSlice | NetworkPolicy | ConfigMap | Port | LocalNode
 )
 
 

@@ -13,12 +13,15 @@ from cubelet_hooks.objects import (
     Endpoint,
     EndpointPort,
     EndpointSlice,
+    HostPort,
     LocalNode,
     Object,
+    Port,
     Service,
     ServicePort,
 )
 from cubelet_hooks.records import Record
+from cubelet_lbrp import hostports
 from cubelet_lbrp.cube import Lbrp, Settings
 
 VIP, EXTERNAL, NODE = map(ip_address, ("10.96.0.10", "198.51.100.7", "192.0.2.1"))
@@ -61,8 +64,9 @@ def shown(*objects: Object, known: tuple[Object, ...] = ()) -> list[Any]:
     cube = Lbrp("lbrp0", Settings())
     maps: dict[str, dict[Record, Record]] = defaultdict(dict)
     state = state_of(*objects)
-    for key in state.services:
-        for entry in cube.plan(("service", key), state):
+    units = [("service", key) for key in state.services]
+    for unit in (*units, *hostports.units_of(state.ports.values())):
+        for entry in cube.plan(unit, state):
             maps[entry.map][entry.key] = entry.value
 
     def read(name: str) -> Mapping[Record, Record]:
@@ -103,3 +107,24 @@ def test_a_service_without_endpoints_has_no_backends() -> None:
 def test_what_a_deleted_service_left_is_shown_without_a_name() -> None:
     rows = shown(LOCAL, WEB, SLICE, known=(LOCAL,))
     assert {(row["namespace"], row["name"]) for row in rows} == {(None, None)}
+
+
+def test_a_host_port_is_shown_as_its_pods() -> None:
+    port = Port(
+        namespace="shop",
+        name="edge",
+        container_id="c",
+        ifname="eth0",
+        netns="",
+        host_ifname="edge",
+        ifindex=7,
+        mac="02:00:00:00:01:01",
+        host_mac="02:00:00:00:02:01",
+        addresses=(A,),
+        mtu=1500,
+        host_ports=(HostPort(443, 8443),),
+    )
+    assert [
+        (row["namespace"], row["name"], str(row["address"]), row["port"], row["backends"])
+        for row in shown(LOCAL, port)
+    ] == [("shop", "pod/edge", "192.0.2.1", 443, ["10.1.1.5:8443"])] * 2

@@ -11,14 +11,17 @@ import msgspec
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
 from cubelet_hooks.objects import (
     Endpoint,
     EndpointPort,
     EndpointSlice,
+    HostPort,
     Node,
     Object,
+    Port,
     Service,
     ServicePort,
 )
@@ -349,4 +352,123 @@ def test_without_an_exposed_service_the_uplink_is_not_looked_at(
     made.apply(*OBJECTS[3:])
     sent = frame(syn(1021, 30080), NODE, OUTSIDER, "uplink")
     assert_sent(made.send(sent, enters="uplink"), sent)
+    made.close()
+
+
+def with_host_ports(
+    path: Datapath, pod: str, *host_ports: HostPort, ifindex: int | None = None
+) -> Port:
+    """A pod's port as CNI attaches it when the pod asks for these."""
+    port = path.network.ports[f"default/{pod}"]
+    return msgspec.structs.replace(
+        port, host_ports=host_ports, ifindex=port.ifindex if ifindex is None else ifindex
+    )
+
+
+@pytest.mark.parametrize(
+    ("enters", "src"), [("pod", POD), ("host", "10.1.0.1"), ("uplink", OUTSIDER)]
+)
+def test_a_host_port_leads_to_its_pod_and_the_client_keeps_its_address(
+    path: Datapath, enters: str, src: str
+) -> None:
+    path.apply(with_host_ports(path, "b", HostPort(443, 8443), HostPort(443, 8444, "UDP")))
+    for transport, target in ((syn, 8443), (datagram, 8444)):
+        for _ in range(2):
+            result = path.send(frame(transport(1030, 443), NODE, src, enters), enters=enters)
+            assert_sent(result, frame(transport(1030, target), "10.1.0.3", src, enters))
+    if enters != "uplink":  # where this core sends all, and what it sends to strangers is no one's
+        answer = frame(TCP(sport=8443, dport=1030, flags="SA"), src, "10.1.0.3", "uplink")
+        back = path.send(answer, enters="uplink")
+        assert (back.packet[IP].src, back.packet[TCP].sport) == (NODE, 443)
+    other = frame(syn(1031, 8443), NODE, src, enters)
+    untouched = path.send(other, enters=enters)
+    assert untouched.packet[IP].dst == NODE
+    path.apply(with_host_ports(path, "b"))
+
+
+def test_a_host_port_of_sctp_keeps_its_number(path: Datapath) -> None:
+    path.apply(with_host_ports(path, "b", HostPort(3868, 3868, "SCTP")))
+    sent = frame(SCTP(sport=5, dport=3868) / SCTPChunkInit(), NODE, OUTSIDER, "uplink")
+    result = path.send(sent, enters="uplink")
+    assert (result.verdict, result.packet[IP].dst) == ("redirect", "10.1.0.3")
+    path.apply(with_host_ports(path, "b"))
+
+
+@pytest.mark.parametrize(
+    ("host_ip", "served"), [(None, True), (NODE, True), ("0.0.0.0", True), ("172.18.0.9", False)]
+)
+def test_a_host_port_of_one_address_is_served_there_alone(
+    path: Datapath, host_ip: str | None, served: bool
+) -> None:
+    """A stranger's address is not the pod's to take, neither from outside nor from other pods."""
+    asked = HostPort(444, 8443, host_ip=ip_address(host_ip) if host_ip else None)
+    path.apply(with_host_ports(path, "b", asked))
+    sent = frame(syn(1032, 444), NODE, OUTSIDER, "uplink")
+    result = path.send(sent, enters="uplink")
+    if served:
+        assert backend(result) == ("10.1.0.3", 8443)
+    else:
+        assert_sent(result, sent)
+        within = frame(syn(1032, 444), "172.18.0.9")
+        assert_sent(path.send(within), within)
+    path.apply(with_host_ports(path, "b"))
+
+
+@pytest.mark.parametrize("transport", [data, datagram], ids=["tcp", "udp"])
+def test_flows_to_a_host_port_end_with_the_pod(path: Datapath, transport: Any) -> None:
+    asked = [HostPort(445, 8445, protocol) for protocol in ("TCP", "UDP")]
+    pod = with_host_ports(path, "b", *asked)
+    path.apply(pod)
+    sent = frame(transport(1033, 445), NODE, OUTSIDER, "uplink")
+    opener = syn if transport is data else datagram
+    path.send(frame(opener(1033, 445), NODE, OUTSIDER, "uplink"), enters="uplink")
+    assert backend(path.send(sent, enters="uplink")) == ("10.1.0.3", 8445)
+    path.delete(pod)
+    gone = path.send(sent, enters="uplink")
+    assert (gone.verdict, bytes(gone.packet)) == ("pass", bytes(sent))
+    path.apply(with_host_ports(path, "c", *asked))
+    moved = path.send(sent, enters="uplink")
+    assert backend(moved) == ("10.1.0.4", 8445)
+    path.apply(path.network.ports["default/b"], path.network.ports["default/c"])
+
+
+def test_the_next_pod_takes_over_a_host_port_and_its_flows_start_anew(path: Datapath) -> None:
+    first = with_host_ports(path, "b", HostPort(446, 8446, "UDP"), ifindex=900)
+    second = with_host_ports(path, "c", HostPort(446, 8446, "UDP"), ifindex=901)
+    sent = frame(datagram(1034, 446), NODE, OUTSIDER, "uplink")
+    path.apply(second)
+    assert backend(path.send(sent, enters="uplink")) == ("10.1.0.4", 8446)
+    path.apply(first)
+    assert backend(path.send(sent, enters="uplink")) == ("10.1.0.3", 8446)
+    path.delete(first)
+    assert backend(path.send(sent, enters="uplink")) == ("10.1.0.4", 8446)
+    path.apply(path.network.ports["default/b"], path.network.ports["default/c"])
+
+
+def test_a_node_port_goes_before_a_host_port(path: Datapath) -> None:
+    path.apply(with_host_ports(path, "b", HostPort(30380, 8446)))
+    assert backend(path.send(frame(syn(1035, 30380), NODE))) == ("10.1.0.3", 8446)
+    port = (ServicePort("http", "TCP", 80, 8080, node_port=30380),)
+    first = service("first", "10.96.0.14", type="NodePort", ports=port)
+    path.apply(first, slice_of("first", ready("10.1.7.14")))
+    assert backend(path.send(frame(syn(1036, 30380), NODE))) == ("10.1.7.14", 8080)
+    path.delete(first)
+    assert backend(path.send(frame(syn(1037, 30380), NODE))) == ("10.1.0.3", 8446)
+    path.apply(path.network.ports["default/b"])
+
+
+def test_a_host_port_alone_is_looked_for_on_the_uplink(
+    cubelet_network: network.TestNetwork,
+) -> None:
+    port = msgspec.structs.replace(
+        cubelet_network.ports["default/b"], host_ports=(HostPort(80, 8080),)
+    )
+    made = Datapath(
+        cubelet_network,
+        stacks={"uplink": [Lbrp]},
+        settings={"outlet": {"leaves": "uplink"}},
+        objects=(port,),
+    )
+    result = made.send(frame(syn(1038, 80), NODE, OUTSIDER, "uplink"), enters="uplink")
+    assert backend(result) == ("10.1.0.3", 8080)
     made.close()

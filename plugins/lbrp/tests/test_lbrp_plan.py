@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cubelet.planner import Planner
 from cubelet.state import State
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.objects import (
@@ -17,10 +18,12 @@ from cubelet_hooks.objects import (
     Endpoint,
     EndpointPort,
     EndpointSlice,
+    HostPort,
     LocalNode,
     Namespace,
     Node,
     Object,
+    Port,
     Service,
     ServicePort,
 )
@@ -359,3 +362,146 @@ def test_the_package_offers_one_cube_with_its_source() -> None:
     assert cubelet_cubes() == [Lbrp]
     assert Lbrp.source().name == "lbrp.bpf.c"
     assert Lbrp.source().is_file()
+
+
+def pod(name: str, ifindex: int, *host_ports: HostPort, address: Address = A) -> Port:
+    return Port(
+        namespace="default",
+        name=name,
+        container_id=name,
+        ifname="eth0",
+        netns="",
+        host_ifname=name,
+        ifindex=ifindex,
+        mac="02:00:00:00:01:01",
+        host_mac="02:00:00:00:02:01",
+        addresses=(address,),
+        mtu=1500,
+        host_ports=host_ports,
+    )
+
+
+def planned(*objects: Object) -> Planner:
+    """A planner that has been told of these objects, one after the other."""
+    planner, state = Planner([Lbrp("lbrp0", Settings())]), State()
+    tell(planner, state, *(Change.between(None, each) for each in objects))
+    return planner
+
+
+def tell(planner: Planner, state: State, *changes: Change) -> None:
+    for change in changes:
+        taken = state.apply(change)
+        planner.replan(planner.units([taken] if taken else [], state), state)
+    assert not planner.failures
+
+
+def held(planner: Planner) -> dict[tuple[str, int, int], str]:
+    """Whose backend each address, port and protocol leads to, from inside and outside alike."""
+    found: dict[str, dict[Any, Any]] = {
+        name: {
+            key.unpack(k): value.unpack(v) for k, v in planner.contents()[f"lbrp0_{name}"].items()
+        }
+        for name, key, value in (
+            ("services", FrontendKey, Frontend),
+            ("backends", BackendKey, Backend),
+        )
+    }
+    scopes: list[dict[tuple[str, int, int], str]] = [
+        {
+            (str(key.address), key.port, key.protocol): "{0.address}:{0.port}".format(
+                found["backends"][BackendKey(value.set_id, 0)]
+            )
+            for key, value in found["services"].items()
+            if key.scope == scope and key.port
+        }
+        for scope in (Scope.OUTSIDE, Scope.INSIDE)
+    ]
+    assert scopes[0].items() <= scopes[1].items()
+    return scopes[1]
+
+
+def test_a_host_port_is_served_at_every_address_of_the_node_or_at_its_own() -> None:
+    every, one = HostPort(80, 8080), HostPort(81, 8081, "UDP", SECOND)
+    any_v4 = HostPort(82, 8082, "SCTP", ip_address("0.0.0.0"))
+    any_v6 = HostPort(83, 8083, "TCP", ip_address("::"))
+    stranger = HostPort(84, 8084, "TCP", EXTERNAL)
+    assert held(planned(LOCAL, pod("a", 7, every, one, any_v4, any_v6, stranger))) == {
+        ("192.0.2.1", 80, TCP): "10.1.1.5:8080",
+        ("192.0.2.101", 80, TCP): "10.1.1.5:8080",
+        ("192.0.2.101", 81, UDP): "10.1.1.5:8081",
+        ("192.0.2.1", 82, SCTP): "10.1.1.5:8082",
+        ("192.0.2.101", 82, SCTP): "10.1.1.5:8082",
+    }
+
+
+def test_one_number_with_other_addresses_and_protocols_is_no_conflict() -> None:
+    planner = planned(
+        LOCAL,
+        pod("a", 7, HostPort(80, 1, "TCP", NODE)),
+        pod("b", 8, HostPort(80, 2, "TCP", SECOND), address=B),
+        pod("c", 9, HostPort(80, 3, "UDP", NODE), address=VIP),
+    )
+    assert planner.contests() == []
+    assert held(planner) == {
+        ("192.0.2.1", 80, TCP): "10.1.1.5:1",
+        ("192.0.2.101", 80, TCP): "10.1.2.6:2",
+        ("192.0.2.1", 80, UDP): "10.96.0.10:3",
+    }
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_pod_attached_first_keeps_its_port_and_the_other_is_told(order: Iterable[int]) -> None:
+    """Whatever their names, and in whatever order an agent that restarts learns of them."""
+    first, second = pod("z", 99, HostPort(80, 8080, "TCP", NODE)), pod("a", 100, HostPort(80, 1))
+    planner, state = Planner([Lbrp("lbrp0", Settings())]), State()
+    changes = [Change.between(None, (first, second)[each]) for each in order]
+    tell(planner, state, Change.between(None, LOCAL), *changes)
+    assert held(planner)["192.0.2.1", 80, TCP] == "10.1.1.5:8080"
+    assert held(planner)["192.0.2.101", 80, TCP] == "10.1.1.5:1"
+    [told] = planner.contests()
+    assert told == (
+        "pod default/a: port 80/TCP of 192.0.2.1 is held by pod default/z; "
+        "remedy: ask for another port or address, or remove that one"
+    )
+    tell(planner, state, Change.between(first, None))
+    assert planner.contests() == []
+    assert held(planner)["192.0.2.1", 80, TCP] == "10.1.1.5:1"
+
+
+def test_a_service_goes_before_a_pod_on_its_node_port() -> None:
+    port = ServicePort("http", "TCP", 80, 8080, node_port=30080)
+    planner = planned(
+        LOCAL, pod("a", 7, HostPort(30080, 1), address=VIP), service(ports=(port,)), SLICE
+    )
+    assert held(planner)["192.0.2.1", 30080, TCP] == "10.1.1.5:8080"
+    assert [text.partition(" of ")[0] for text in planner.contests()] == [
+        "pod default/a: port 30080/TCP",
+        "pod default/a: port 30080/TCP",
+    ]
+
+
+def test_a_pods_next_container_takes_its_ports_over() -> None:
+    before, after = pod("a", 7, HostPort(80, 1)), pod("a", 8, HostPort(81, 1))
+    planner, state = Planner([Lbrp("lbrp0", Settings())]), State()
+    tell(planner, state, *(Change.between(None, each) for each in (LOCAL, before)))
+    tell(planner, state, Change.between(before, after))
+    assert {number for _, number, _ in held(planner)} == {81}
+    tell(planner, state, Change.between(after, None))
+    assert held(planner) == {}
+
+
+def test_host_ports_follow_the_nodes_addresses() -> None:
+    planner, state = Planner([Lbrp("lbrp0", Settings())]), State()
+    tell(planner, state, Change.between(None, pod("a", 7, HostPort(80, 1))))
+    assert held(planner) == {}
+    tell(planner, state, Change.between(None, LOCAL))
+    assert set(held(planner)) == {("192.0.2.1", 80, TCP), ("192.0.2.101", 80, TCP)}
+    moved = msgspec.structs.replace(LOCAL, addresses=(B,))
+    tell(planner, state, Change.between(LOCAL, moved))
+    assert set(held(planner)) == {("10.1.2.6", 80, TCP)}
+
+
+def test_a_host_port_alone_exposes_the_node() -> None:
+    cube = Lbrp("lbrp0", Settings())
+    assert cube.defines(state_of(LOCAL, pod("a", 7)))["EXPOSED"] == 0
+    assert cube.defines(state_of(LOCAL, pod("a", 7, HostPort(80, 1))))["EXPOSED"] == 1

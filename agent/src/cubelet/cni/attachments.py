@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from cubelet.cni import errors, files
-from cubelet.cni.call import Call
+from cubelet.cni.call import Call, PortMapping
 from cubelet.cni.errors import CniError
 from cubelet.cni.ipam import Key
 from cubelet.net import pods
@@ -21,7 +21,10 @@ log = structlog.get_logger(__name__)
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """A pod's interface that was added and not deleted. `ifindex` is the host side's."""
+    """A pod's interface that was added and not deleted. `ifindex` is the host side's.
+
+    What has a default is missing in the records of earlier releases.
+    """
 
     network: str
     container_id: str
@@ -30,6 +33,7 @@ class Attachment(msgspec.Struct, frozen=True):
     uid: str
     ifindex: int
     link: PodLink
+    port_mappings: tuple[PortMapping, ...] = ()
 
     @classmethod
     def of(cls, call: Call, link: PodLink, ifindex: int) -> Attachment:
@@ -42,6 +46,7 @@ class Attachment(msgspec.Struct, frozen=True):
             uid=call.args.uid,
             ifindex=ifindex,
             link=link,
+            port_mappings=call.port_mappings,
         )
 
     @property
@@ -66,6 +71,7 @@ class Attachment(msgspec.Struct, frozen=True):
             addresses=(ip_address(link.address),),
             mtu=link.mtu,
             uid=self.uid,
+            host_ports=tuple(each.decoded for each in self.port_mappings),
         )
 
 

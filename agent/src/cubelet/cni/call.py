@@ -1,15 +1,17 @@
-"""A CNI call as the plugin relays it (see `cubelet.cni.request`), decoded."""
+"""A CNI call as `cubelet.cni.request` reads it, decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
 from cubelet.cni import errors
 from cubelet.cni.errors import CniError
 from cubelet.cni.ipam import Key
+from cubelet_hooks.objects import HostPort, Protocol
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):
@@ -31,6 +33,44 @@ class PrevResult(msgspec.Struct, frozen=True):
     ips: tuple[PrevIp, ...] = ()
 
 
+class PortMapping(msgspec.Struct, frozen=True):
+    """A port of the node for one of the container's, as runtimes write it (CNI conventions).
+
+    ``protocol`` comes in either case; ``host_port`` 0 asks for none, ``host_ip`` '' for all the
+    node's addresses.
+    """
+
+    host_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = msgspec.field(name="hostPort")
+    container_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = msgspec.field(
+        name="containerPort"
+    )
+    protocol: str = "TCP"
+    host_ip: str = msgspec.field(name="hostIP", default="")
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a protocol or an address that is none."""
+        if self.protocol.upper() not in get_args(Protocol):
+            raise ValueError(f"protocol {self.protocol!r} is none of TCP, UDP and SCTP")
+        if self.host_ip:
+            ip_address(self.host_ip)
+
+    @property
+    def decoded(self) -> HostPort:
+        """The mapping as cubes see it."""
+        return HostPort(
+            port=self.host_port,
+            container_port=self.container_port,
+            protocol=msgspec.convert(self.protocol.upper(), Protocol),
+            host_ip=ip_address(self.host_ip) if self.host_ip else None,
+        )
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True):
+    """What the runtime adds to the configuration for one container."""
+
+    port_mappings: tuple[PortMapping, ...] | None = msgspec.field(name="portMappings", default=None)
+
+
 class Config(msgspec.Struct, frozen=True):
     """What we read of the network configuration."""
 
@@ -41,6 +81,7 @@ class Config(msgspec.Struct, frozen=True):
     valid: tuple[ValidAttachment, ...] | None = msgspec.field(
         name="cni.dev/valid-attachments", default=None
     )
+    runtime: RuntimeConfig | None = msgspec.field(name="runtimeConfig", default=None)
 
 
 class Args(msgspec.Struct, frozen=True):
@@ -65,6 +106,12 @@ class Call(msgspec.Struct, frozen=True):
     def key(self) -> Key:
         """Container id and interface name."""
         return (self.container_id, self.ifname)
+
+    @property
+    def port_mappings(self) -> tuple[PortMapping, ...]:
+        """Those that ask for a port of the node."""
+        runtime = self.config.runtime
+        return tuple(each for each in (runtime and runtime.port_mappings) or () if each.host_port)
 
 
 def decode(params: Mapping[str, Any]) -> Call:

@@ -23,7 +23,14 @@ def write_conflist(path: Path, socket: Path, name: str = "cubelet") -> None:
         "cniVersion": _CNI_VERSION,
         "cniVersions": list(_CNI_VERSIONS),
         "name": name,
-        "plugins": [{"type": "cubelet-cni", "socket": str(socket)}],
+        "plugins": [
+            {
+                "type": "cubelet-cni",
+                "socket": str(socket),
+                # Without it runtimes keep pods' host ports to themselves.
+                "capabilities": {"portMappings": True},
+            }
+        ],
     }
     content = json.dumps(network, indent=2).encode() + b"\n"
     if not path.is_file() or path.read_bytes() != content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -13,12 +14,14 @@ from cubelet_hooks import flows
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
-from cubelet_hooks.objects import Change, LocalNode, Node, Port, Service
+from cubelet_hooks.objects import Change, LocalNode, Node, Port, Protocol, Service
 from cubelet_hooks.reasons import FIRST_CUBE_REASON, MAX_CUBES, REASONS_PER_CUBE
-from cubelet_hooks.records import U8, U16, U32, Addr, Address, Be16, Record
+from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Record
 from cubelet_hooks.view import View
 
 PORT_CLASS_COUNT = 4
+HOST_PORT_PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")
+_WORDS = 65_536 // 64
 
 
 class Bucket(Record):
@@ -38,6 +41,15 @@ class ExposedAddress(Record):
     """Whether it is the node's ``own`` (only some ports are ours) or a Service's (all are)."""
 
     own: U8
+
+
+class PortBits(Record):
+    """Which of 64 ports are some pod's host port: bit n is the n-th of them.
+
+    Number 1,024 p + i of the map holds ports 64 i to 64 i + 63 of TCP (p = 0), UDP (1), SCTP (2).
+    """
+
+    bits: U64
 
 
 class Trace(Record):
@@ -131,6 +143,7 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     Bucket,
     ExposedKey,
     ExposedAddress,
+    PortBits,
     Trace,
     DropEvent,
 )
@@ -158,6 +171,7 @@ CORE_MAPS: tuple[Map, ...] = (
         concerns=lambda key, value: EVERYTHING,
     ),
     Map("exposed", MapType.HASH, ExposedKey, ExposedAddress, "exposed"),
+    Map("host_ports", MapType.ARRAY, Index, PortBits, _WORDS * len(HOST_PORT_PROTOCOLS)),
     Map(
         "drops",
         MapType.PERCPU_ARRAY,
@@ -180,9 +194,14 @@ class Core(Cube):
     maps: ClassVar[tuple[Map, ...]] = CORE_MAPS
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """A port, a node and a Service are a unit each, and so are this node's addresses."""
+        """A port, a node and a Service are a unit each, and so are this node's addresses.
+
+        All ports' host ports are one, because they share words.
+        """
         if change.kind == Port.kind:
-            return (("port", change.key),)
+            ports = (each for each in (change.old, change.new) if isinstance(each, Port))
+            shared = (("host_ports",),) if any(each.host_ports for each in ports) else ()
+            return (("port", change.key), *shared)
         if change.kind == Node.kind:
             return (("node", change.key),)
         if change.kind == Service.kind:
@@ -198,6 +217,8 @@ class Core(Cube):
             yield from self._exposed(addresses, own=0)
         if kind == "own" and view.local is not None:
             yield from self._exposed(view.local.addresses[1:], own=1)
+        if kind == "host_ports":
+            yield from _port_bits(view.ports.values())
         if kind == "port" and key in view.ports:
             port = view.ports[key]
             for address in port.addresses:
@@ -220,6 +241,15 @@ class Core(Cube):
             for address in node.addresses:
                 if address.version == 4:  # the tunnel runs over IPv4
                     yield Entry("nodes", flows.NodeKey(address=int(address)), info)
+
+
+def _port_bits(ports: Iterable[Port]) -> Iterable[Entry]:
+    words: dict[int, int] = defaultdict(int)
+    for port in ports:
+        for each in port.host_ports:
+            protocol = HOST_PORT_PROTOCOLS.index(each.protocol)
+            words[_WORDS * protocol + each.port // 64] |= 1 << each.port % 64
+    return (Entry("host_ports", Index(index), PortBits(bits)) for index, bits in words.items())
 
 
 @dataclass(frozen=True)

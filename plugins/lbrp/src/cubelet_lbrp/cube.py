@@ -1,4 +1,4 @@
-"""The lbrp cube: load balancer and reverse proxy for Kubernetes Services.
+"""The lbrp cube: load balancer and reverse proxy for Kubernetes Services, and pods' host ports.
 
 A Service's backends are a set under an id made of its contents: it is written first, the frontends
 are switched to it by one write each, and the set they left is removed after.
@@ -13,9 +13,11 @@ from cubelet_hooks import cube
 from cubelet_hooks.cube import Cube, Entry, Read, Reason, Row, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Address, Change, EndpointSlice, LocalNode, Node, Service
+from cubelet_hooks.objects import Address, Change, EndpointSlice, LocalNode, Node, Port, Service
+from cubelet_hooks.records import Record
 from cubelet_hooks.view import View
-from cubelet_lbrp.display import service_rows
+from cubelet_lbrp import hostports
+from cubelet_lbrp.display import contest_text, service_rows
 from cubelet_lbrp.frontends import entries, exposed, programmed
 from cubelet_lbrp.records import (
     Backend,
@@ -60,7 +62,7 @@ def _node_address(key: NodeKey, _: Present) -> Address:
 
 
 class Lbrp(Cube):
-    """Sends what opens a flow to a Service on to one of the Service's backends."""
+    """Sends what opens a flow to a Service or to a host port on to a backend."""
 
     kind: ClassVar[str] = "lbrp"
     inward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "uplink"})
@@ -100,34 +102,51 @@ class Lbrp(Cube):
         return {
             "INSIDE": Scope.INSIDE,
             "OUTSIDE": Scope.OUTSIDE,
-            "EXPOSED": int(any(exposed(service) for service in view.services.values())),
+            "EXPOSED": int(
+                any(port.host_ports for port in view.ports.values())
+                or any(exposed(service) for service in view.services.values())
+            ),
         }
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """One unit per Service and per node; the node's own one is ``("local",)``."""
+        """One unit per Service, per node and per pod with host ports; this node's: ``("local",)``.
+
+        An attached pod's unit is named for the attachment, too: see :mod:`.hostports`.
+        """
         if change.kind == Service.kind:
             return [("service", change.key)]
         if change.kind == EndpointSlice.kind:
             return sorted(_services_of(change))
         if change.kind == Node.kind:
             return [("node", change.key)]
+        if change.kind == Port.kind:
+            return hostports.units_of((change.old, change.new))
         if change.kind == LocalNode.kind:
             return [("local",), *(_tied_to_this_node(view))]
         return ()
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """Frontends and backends of a Service, or the addresses of a node."""
+        """Frontends and backends of a Service or a pod, or the addresses of a node."""
         if unit[0] == "service":
             service = view.services.get(unit[1])
             if service is None or not programmed(service):
                 return ()
             return dict.fromkeys(entries(service, view, self.family))
+        if unit[0] == hostports.WORKLOAD:
+            port = hostports.port_of(unit, view)
+            if port is None or view.local is None:
+                return ()
+            return dict.fromkeys(hostports.entries(port, view.local, self.family))
         node = view.local if unit[0] == "local" else view.nodes.get(unit[1])
         return [
             Entry("nodes", NodeKey(address), Present(1))
             for address in (node.addresses if node else ())
             if address.version == self.family
         ]
+
+    def contested(self, key: Record, holder: Unit, other: Unit) -> str:
+        """Who holds an address's port that another Service or pod asks for as well."""
+        return contest_text(key, holder, other) if isinstance(key, FrontendKey) else ""
 
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
         """Where each Service is asked for, and who serves it there."""
@@ -145,6 +164,7 @@ def _tied_to_this_node(view: View) -> Iterator[Unit]:
         policies = (service.internal_traffic_policy, service.external_traffic_policy)
         if "Local" in policies or any(port.node_port for port in service.ports):
             yield ("service", service.key)
+    yield from hostports.units_of(view.ports.values())
 
 
 @hookimpl

@@ -1,13 +1,14 @@
-"""What ``cubelet get services`` lists: frontends with their Service's name and their backends."""
+"""What people are told: the rows of ``cubelet get services``, and who holds a contested port."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cubelet_hooks.cube import Read, Row
-from cubelet_hooks.objects import Address, Service
+from cubelet_hooks.cube import Read, Row, Unit
+from cubelet_hooks.objects import Address, Port, Service
 from cubelet_hooks.view import View
 from cubelet_lbrp.frontends import PROTOCOLS
+from cubelet_lbrp.hostports import WORKLOAD, claims
 from cubelet_lbrp.records import Backend, BackendKey, Frontend, FrontendKey, Scope
 
 Asked = tuple[Address, int, int]
@@ -15,7 +16,10 @@ Asked = tuple[Address, int, int]
 
 
 def service_rows(read: Read, view: View) -> Iterator[Row]:
-    """A row for each frontend. What marks an address as virtual, whatever the port, is none."""
+    """A row for each frontend: ``name`` is the Service's, or ``pod/NAME`` for a pod's host port.
+
+    What marks an address as virtual, whatever the port, is none.
+    """
     owners = _owners(view)
     frontends: Mapping[FrontendKey, Frontend] = read("services")
     backends: Mapping[BackendKey, Backend] = read("backends")
@@ -37,9 +41,13 @@ def service_rows(read: Read, view: View) -> Iterator[Row]:
 
 
 def _owners(view: View) -> dict[Asked, str]:
-    """The Services' keys by where they are asked for."""
+    """The keys of Services, and of pods marked as such, by where they are asked for."""
     nodes = view.local.addresses if view.local else ()
-    return {
+    owners: dict[Asked, str] = {}
+    for pod in sorted(view.ports.values(), key=lambda each: each.ifindex):
+        for address, protocol, number in claims(pod, nodes):
+            owners.setdefault((address, number, PROTOCOLS[protocol]), _pod_name(pod))
+    return owners | {
         (address, number, PROTOCOLS[port.protocol]): service.key
         for service in view.services.values()
         for port in service.ports
@@ -50,6 +58,10 @@ def _owners(view: View) -> dict[Asked, str]:
     }
 
 
+def _pod_name(pod: Port) -> str:
+    return f"{pod.namespace}/pod/{pod.name}"
+
+
 def _virtual(service: Service) -> tuple[Address, ...]:
     return service.cluster_ips + service.external_ips + service.load_balancer_ips
 
@@ -57,3 +69,16 @@ def _virtual(service: Service) -> tuple[Address, ...]:
 def _place(backend: Backend) -> str:
     host = f"[{backend.address}]" if backend.address.version == 6 else str(backend.address)
     return f"{host}:{backend.port}"
+
+
+def contest_text(key: FrontendKey, holder: Unit, other: Unit) -> str:
+    """Says what ``other`` does not get, because ``holder`` has it, and what to do about it."""
+    name = next(name for name, number in PROTOCOLS.items() if number == key.protocol)
+    return (
+        f"{_called(other)}: port {key.port}/{name} of {key.address} is held by {_called(holder)}; "
+        "remedy: ask for another port or address, or remove that one"
+    )
+
+
+def _called(unit: Unit) -> str:
+    return f"{'pod' if unit[0] == WORKLOAD else 'Service'} {unit[-1]}"

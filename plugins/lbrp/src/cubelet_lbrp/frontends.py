@@ -64,8 +64,8 @@ def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
         sets = {False: select(found), True: select(found, local.name if local else "")}
         for place in _places(service, port, own):
             if place.address.version == family:
-                yield _frontend(place, port, sets[place.local])
-                yield from _backends(sets[place.local])
+                yield frontend_entry(place, port.protocol, sets[place.local])
+                yield from backend_entries(sets[place.local])
     yield from _virtual_addresses(service, family)
 
 
@@ -82,13 +82,15 @@ def _places(service: Service, port: ServicePort, own: tuple[Address, ...]) -> It
         yield Place(address, number, Scope.OUTSIDE, local)
 
 
-def _frontend(place: Place, port: ServicePort, backends: BackendSet) -> Entry:
-    key = FrontendKey(place.address, place.port, PROTOCOLS[port.protocol], place.scope)
+def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> Entry:
+    """What sends a place's packets to a set of backends."""
+    key = FrontendKey(place.address, place.port, PROTOCOLS[protocol], place.scope)
     value = Frontend(backends.id, len(backends.chosen), int(backends.elsewhere))
     return Entry("services", key, value)
 
 
-def _backends(backends: BackendSet) -> Iterator[Entry]:
+def backend_entries(backends: BackendSet) -> Iterator[Entry]:
+    """The entries of a set, the same whatever leads to it."""
     set_id = backends.id
     for index, found in enumerate(backends.chosen):
         backend = Backend(found.address, found.port)

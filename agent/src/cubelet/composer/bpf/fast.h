@@ -9,7 +9,35 @@
 #include "send.h"
 #include "state.h"
 
-/* Is a port of the node's own address one that Services or translated sources use? */
+#define CUBELET_PORT_WORDS (65536 / 64)
+
+/*
+ * Is it a pod's host port, be it at another of the node's addresses? An array's
+ * value is reached without a call, so that the host's own traffic pays next to nothing.
+ */
+CUBELET_INLINE int cubelet_host_port(__u8 protocol, __u16 port)
+{
+	struct cubelet_port_bits *word;
+	struct cubelet_index key = {};
+
+	switch (protocol) {
+	case IPPROTO_TCP:
+		break;
+	case IPPROTO_UDP:
+		key.index = CUBELET_PORT_WORDS;
+		break;
+	case IPPROTO_SCTP:
+		key.index = 2 * CUBELET_PORT_WORDS;
+		break;
+	default:
+		return 0;
+	}
+	key.index += port / 64;
+	word = cubelet_lookup(cubelet_host_ports, &key);
+	return word && word->bits >> port % 64 & 1;
+}
+
+/* Is a port of the node's own address one that Services, pods or translated sources use? */
 CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
 {
 	__u16 port = bpf_ntohs(h->tuple.dport);
@@ -19,7 +47,8 @@ CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
 	if (!h->ports && h->tuple.protocol != IPPROTO_ICMP)
 		return 1; /* translated by address alone */
 	return (port >= CUBELET_SNAT_FIRST && port <= CUBELET_SNAT_LAST) ||
-	       (port >= CUBELET_NODE_PORT_FIRST && port <= CUBELET_NODE_PORT_LAST);
+	       (port >= CUBELET_NODE_PORT_FIRST && port <= CUBELET_NODE_PORT_LAST) ||
+	       cubelet_host_port(h->tuple.protocol, port);
 }
 
 /*

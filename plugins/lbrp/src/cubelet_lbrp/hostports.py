@@ -1,0 +1,77 @@
+"""Pods' host ports: frontends at this node's addresses, each with one backend.
+
+Who holds a port of an address is decided by the order of units, which is the planner's rule for
+units that want the same entry. A Service's is the first: were it not, whoever may run a pod could
+take over a NodePort (CVE-2019-9946). Then comes the pod that was attached first; when it goes, the
+next one has the port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from cubelet_hooks.cube import Entry, Unit
+from cubelet_hooks.objects import Address, HostPort, LocalNode, Port, Protocol
+from cubelet_hooks.records import Family
+from cubelet_hooks.view import View
+from cubelet_lbrp.endpoints import BackendSet, Candidate, Condition
+from cubelet_lbrp.frontends import Place, backend_entries, frontend_entry
+from cubelet_lbrp.records import Scope
+
+WORKLOAD = "workload"
+"""Begins the units of pods: it sorts after ``service``."""
+Claim = tuple[Address, Protocol, int]
+"""An address of the node and a port of a protocol, which one pod at most can have."""
+
+
+def unit_of(port: Port) -> Unit:
+    """The unit of a pod's host ports; earlier attachments' sort before later ones'."""
+    return (WORKLOAD, f"{port.ifindex:010}", port.key)
+
+
+def units_of(ports: Iterable[object]) -> list[Unit]:
+    """The units of those among the objects that are ports with host ports."""
+    return [unit_of(each) for each in ports if isinstance(each, Port) and each.host_ports]
+
+
+def port_of(unit: Unit, view: View) -> Port | None:
+    """The port of a unit; None once it is detached, or attached anew."""
+    port = view.ports.get(unit[-1])
+    return port if port is not None and unit_of(port) == unit else None
+
+
+def entries(port: Port, local: LocalNode, family: Family) -> Iterator[Entry]:
+    """The frontends and backends of a pod's host ports; nothing without an address of the family.
+
+    They are asked for from outside and from within alike.
+    """
+    address = next((each for each in port.addresses if each.version == family), None)
+    if address is None:
+        return
+    for (asked, protocol, number), wanted in claims(port, local.addresses).items():
+        if asked.version == family:
+            candidate = Candidate(address, wanted.container_port, Condition.READY, local.name)
+            backends = BackendSet(chosen=(candidate,), kept=())
+            for scope in Scope:
+                place = Place(asked, number, scope, local=False)
+                yield frontend_entry(place, protocol, backends)
+            yield from backend_entries(backends)
+
+
+def claims(port: Port, own: Iterable[Address]) -> dict[Claim, HostPort]:
+    """What a pod asks for, of the addresses that are the node's ``own``; the first asker counts.
+
+    An address that is not the node's is no one's to give: a pod could take over traffic to it.
+    """
+    found: dict[Claim, HostPort] = {}
+    for address in own:
+        for each in port.host_ports:
+            if _covers(each.host_ip, address):
+                found.setdefault((address, each.protocol, each.port), each)
+    return found
+
+
+def _covers(host_ip: Address | None, address: Address) -> bool:
+    if host_ip is None or host_ip == address:
+        return True
+    return host_ip.is_unspecified and host_ip.version == address.version
