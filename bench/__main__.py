@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from bench import chain
+from bench import chain, sync
 from bench.stats import Row
 from bench.table import table
 
 BENCHMARKS: dict[str, tuple[Callable[[int], list[Row]], str]] = {
     "chain": (chain.run, "ns per packet: fused, tailcall and monolith; established, first packet"),
+    "sync": (sync.run, "an agent and 10,000 Services: first sync, memory, CPU, change to map"),
 }
 
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, (_, text) in BENCHMARKS.items():
             print(f"{name:<10}{text}")
         return 0
-    print(f"bench {chosen.name}: {chosen.rounds} rounds, about a minute ...", file=sys.stderr)
+    print(f"bench {chosen.name}: some minutes ...", file=sys.stderr)
     rows = BENCHMARKS[chosen.name][0](chosen.rounds)
     print(table(rows))
     if chosen.json:

@@ -20,7 +20,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    digits = {"ratio": 3, "ns": 1}.get(row.unit, 0)
+    digits = {"ratio": 3, "ns": 1, "s": 1, "ms": 1, "%": 1}.get(row.unit, 0)
     median, p10, p90 = (f"{value:.{digits}f}" for value in (row.median, row.p10, row.p90))
     if row.low is not None and row.high is not None:
         median = f"{row.median:.3f} [{row.low:.3f}, {row.high:.3f}]"
