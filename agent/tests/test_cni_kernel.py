@@ -12,7 +12,6 @@ import os
 import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,7 @@ import msgspec
 import pytest
 from scapy.layers.l2 import ARP, Ether
 
+from cubelet.cni.install import install_plugin
 from cubelet.cni.ipam import Ipam
 from cubelet.cni.service import CniService
 from cubelet.net import NetError, netns, pods
@@ -33,7 +33,6 @@ from cubelet.net.pods import PodLink
 from cubelet.server import AgentServer
 from cubelet_hooks.objects import LocalNode, Pod, Port
 
-PLUGIN = Path(sys.executable).with_name("cubelet-cni")
 CLONE_NEWNET = 0x40000000
 LOCAL = LocalNode(
     name="one",
@@ -322,6 +321,7 @@ class Agent:
     attach_timeout: float = 5.0
 
     def __post_init__(self) -> None:
+        self.plugin = install_plugin(self.state_dir / "bin")
         self.socket = self.state_dir / "agent.sock"
         self.ports: dict[str, Port] = {}
         self.service = CniService(
@@ -365,11 +365,11 @@ class Agent:
             "CNI_NETNS": path,
             "CNI_IFNAME": "eth0",
             "CNI_ARGS": f"K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}",
-            "CNI_PATH": str(PLUGIN.parent),
+            "CNI_PATH": str(self.plugin.parent),
         }
         sent = {"cniVersion": "1.1.0", "name": "cubelet", "type": "cubelet-cni", **config}
         done = subprocess.run(
-            [PLUGIN],
+            [self.plugin],
             env=env,
             input=json.dumps({**sent, "socket": str(self.socket)}),
             capture_output=True,

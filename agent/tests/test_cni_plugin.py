@@ -1,23 +1,32 @@
-"""The executable, run as a container runtime runs it; an agent's socket answers it."""
+"""Both plugins, run as a container runtime runs them; an agent's socket answers them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from cubelet.client import AgentError
-from cubelet.cni import errors
-from cubelet.cni.request import VERSIONS
+from cubelet.client import DEFAULT_SOCKET, AgentError
+from cubelet.cni import errors, install, plugin
+from cubelet.cni.errors import CniError
+from cubelet.cni.relay import Reply, relay
+from cubelet.cni.plugin import VERSIONS
 from cubelet.server import AgentServer
 
-PLUGIN = Path(sys.executable).with_name("cubelet-cni")
+SOURCE = Path(install.__file__).with_name("cubelet-cni.c")
+WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
 ADD = {
     "CNI_COMMAND": "ADD",
     "CNI_CONTAINERID": "c0ffee",
@@ -29,46 +38,90 @@ ADD = {
 NODE_WIDE = {"CNI_PATH": "/opt/cni/bin"}
 
 
+@dataclass
 class Agent:
-    """Answers `cni` as told and keeps what it was asked."""
+    """Answers `cni` as told and keeps what it was asked; `plugin` is run against it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    It listens where the plugin looks unless a configuration says otherwise.
+    """
+
+    plugin: list[str]
+    path: Path
+
+    def __post_init__(self) -> None:
         self.asked: list[Mapping[str, Any]] = []
-        self.result: Any = {}
+        self.result: dict[str, Any] = {}
         self.error: AgentError | None = None
 
-    async def handle(self, params: Mapping[str, Any]) -> Any:
+    async def handle(self, params: Mapping[str, Any]) -> Reply:
+        return await relay(self._serve, params)
+
+    async def _serve(self, params: Mapping[str, Any]) -> dict[str, Any]:
         self.asked.append(params)
         if self.error is not None:
             raise self.error
         return self.result
 
-    def run(self, env: Mapping[str, str], config: Any) -> tuple[int, Any]:
+    def run(self, env: Mapping[str, str], config: Any, methods: Any = None) -> tuple[int, Any]:
+        """Run the plugin while the agent is there."""
+
         async def main() -> tuple[int, Any]:
-            server = AgentServer(self.path, {"cni": self.handle})
+            handlers = {"cni": self.handle} if methods is None else methods
+            server = AgentServer(self.path, handlers)
             await server.start()
             try:
-                return await asyncio.to_thread(run, env, config)
+                return await asyncio.to_thread(self.run_alone, env, config)
             finally:
                 await server.stop()
 
         return asyncio.run(main())
 
+    def run_alone(self, env: Mapping[str, str], config: Any) -> tuple[int, Any]:
+        """Exit status and output of the plugin; `config` is sent as it is if it is no object."""
+        sent = config if isinstance(config, str | bytes) else json.dumps(config)
+        done = subprocess.run(
+            self.plugin,
+            # The process ends, and with it all that it holds.
+            env={**env, "ASAN_OPTIONS": "detect_leaks=0"},
+            input=sent.encode() if isinstance(sent, str) else sent,
+            capture_output=True,
+            timeout=20,
+        )
+        assert done.stderr == b""
+        said = done.stdout.decode(errors="replace")  # a path may be named that is no text
+        return done.returncode, json.loads(said) if said else None
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str], Path]]:
+    """How each plugin is run, and where it looks for an agent: not where a real one may be."""
+    folder = tmp_path_factory.mktemp("plugin")
+    path = folder / "agent.sock"
+    script = folder / "plugin.py"
+    script.write_bytes(install.script().replace(DEFAULT_SOCKET.encode(), str(path).encode()))
+    script.chmod(0o755)
+    program, checked = folder / "cubelet-cni", folder / "checked"
+    where = f'-DDEFAULT_SOCKET="{path}"'
+    for target, flags in (
+        (program, ["-static", "-Os"]),
+        (checked, ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]),
+    ):
+        subprocess.run(["cc", *WARNINGS, *flags, where, "-o", target, SOURCE], check=True)
+    return {
+        name: ([str(file)], path)
+        for name, file in (("C", program), ("Python", script), ("checked", checked))
+    }
+
+
+@pytest.fixture(params=["C", "Python"])
+def agent(request: pytest.FixtureRequest, plugins: dict[str, tuple[list[str], Path]]) -> Agent:
+    return Agent(*plugins[request.param])
+
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Agent:
-    return Agent(tmp_path / "agent.sock")
-
-
-def run(env: Mapping[str, str], config: Any) -> tuple[int, Any]:
-    """Exit status and output of the plugin; `config` is sent as it is if it is text."""
-    text = config if isinstance(config, str) else json.dumps(config)
-    done = subprocess.run(
-        [PLUGIN], env=dict(env), input=text, capture_output=True, text=True, timeout=20
-    )
-    assert done.stderr == ""
-    return done.returncode, json.loads(done.stdout) if done.stdout else None
+def checked(plugins: dict[str, tuple[list[str], Path]]) -> Agent:
+    """The C program, which ends with words on stderr when it does what C does not define."""
+    return Agent(*plugins["checked"])
 
 
 def config(agent: Agent, version: str = "1.1.0", **more: Any) -> dict[str, Any]:
@@ -139,19 +192,19 @@ def test_the_agents_error_becomes_the_plugins(agent: Agent) -> None:
 def test_without_an_agent_the_error_names_socket_and_remedy(
     agent: Agent, command: str, code: int
 ) -> None:
-    error = failed(run({**ADD, "CNI_COMMAND": command}, config(agent)), code)
+    error = failed(agent.run_alone({**ADD, "CNI_COMMAND": command}, config(agent)), code)
     assert str(agent.path) in error["msg"]
     assert "cubelet agent" in error["details"]
 
 
-def test_version_needs_no_agent() -> None:
-    status, answer = run({"CNI_COMMAND": "VERSION"}, {"cniVersion": "1.0.0"})
+def test_version_needs_no_agent(agent: Agent) -> None:
+    status, answer = agent.run_alone({"CNI_COMMAND": "VERSION"}, {"cniVersion": "1.0.0"})
     assert status == 0
     assert answer == {"cniVersion": "1.0.0", "supportedVersions": list(VERSIONS)}
 
 
-def test_version_needs_no_input() -> None:
-    assert run({"CNI_COMMAND": "VERSION"}, "") == (
+def test_version_needs_no_input(agent: Agent) -> None:
+    assert agent.run_alone({"CNI_COMMAND": "VERSION"}, "") == (
         0,
         {"cniVersion": "1.1.0", "supportedVersions": list(VERSIONS)},
     )
@@ -174,7 +227,7 @@ def test_version_needs_no_input() -> None:
     ],
 )
 def test_a_bad_environment_is_named(agent: Agent, changed: Mapping[str, str], named: str) -> None:
-    error = failed(run({**ADD, **changed}, config(agent)), errors.INVALID_ENVIRONMENT)
+    error = failed(agent.run({**ADD, **changed}, config(agent)), errors.INVALID_ENVIRONMENT)
     assert error["msg"].startswith(named)
 
 
@@ -192,12 +245,14 @@ def test_a_bad_environment_is_named(agent: Agent, changed: Mapping[str, str], na
         ('{"cniVersion": ["1.0.0"], "name": "n", "type": "t"}', errors.INCOMPATIBLE_VERSION),
     ],
 )
-def test_a_bad_configuration_has_its_code(text: str, code: int) -> None:
-    assert failed(run(ADD, text), code)["cniVersion"] == "1.1.0"
+def test_a_bad_configuration_has_its_code(agent: Agent, text: str, code: int) -> None:
+    assert failed(agent.run(ADD, text), code)["cniVersion"] == "1.1.0"
 
 
 def test_an_ipam_section_is_refused_by_name_and_value(agent: Agent) -> None:
-    error = failed(run(ADD, config(agent, ipam={"type": "host-local"})), errors.UNSUPPORTED_FIELD)
+    error = failed(
+        agent.run(ADD, config(agent, ipam={"type": "host-local"})), errors.UNSUPPORTED_FIELD
+    )
     assert 'ipam: {"type": "host-local"}' in error["msg"]
 
 
@@ -207,27 +262,178 @@ def test_an_ipam_section_is_refused_by_name_and_value(agent: Agent) -> None:
 def test_commands_newer_than_the_configuration_are_refused(
     agent: Agent, command: str, too_old: str
 ) -> None:
-    outcome = run({**ADD, "CNI_COMMAND": command}, config(agent, too_old))
+    outcome = agent.run({**ADD, "CNI_COMMAND": command}, config(agent, too_old))
     failed(outcome, errors.INCOMPATIBLE_VERSION)
 
 
 def test_an_answer_that_is_no_cni_error_gets_a_code_of_ours(agent: Agent) -> None:
-    async def main() -> tuple[int, Any]:
-        server = AgentServer(agent.path, {})
-        await server.start()
-        try:
-            return await asyncio.to_thread(run, ADD, config(agent))
-        finally:
-            await server.stop()
-
-    assert "unknown method" in failed(asyncio.run(main()), errors.INTERNAL)["msg"]
+    error = failed(agent.run(ADD, config(agent), methods={}), errors.INTERNAL)
+    assert "unknown method" in error["msg"]
+    assert error["details"].startswith("known:")
 
 
-def test_the_plugin_imports_next_to_nothing() -> None:
+def test_text_arrives_as_it_was_said(agent: Agent) -> None:
+    """Quotes, backslashes, line ends and other alphabets, there and back."""
+    strange = 'a "b" \\ \n\t\x01 \x7f é € 𝄞'
+    agent.result = {"cniVersion": "1.1.0", "dns": {"search": [strange]}}
+    env = {**ADD, "CNI_NETNS": '/run/é "netns"\\\n', "CNI_ARGS": "A=é\x01"}
+    sent = config(agent, extra=strange)
+    assert agent.run(env, json.dumps(sent, ensure_ascii=False)) == (0, agent.result)
+    assert agent.asked[0]["config"] == sent
+    assert agent.asked[0]["netns"] == env["CNI_NETNS"]
+    assert agent.asked[0]["args"] == {"A": "é\x01"}
+
+
+def test_the_configurations_own_socket_is_used(agent: Agent, tmp_path: Path) -> None:
+    """Whatever stands around it, and the last one if there are two."""
+    elsewhere = Agent(agent.plugin, tmp_path / "other.sock")
+    plain = json.dumps({"prevResult": {"socket": "/no"}, "x": ['{"socket": "', 1, None]})[1:-1]
+    rest = '"cniVersion" : "1.1.0"\n,"name":"n","type":"t"'
+    text = f'\n {{ {plain},"socket":"/no", "socket" :\t"{elsewhere.path}"\r\n, {rest} }} '
+    assert elsewhere.run(ADD, text) == (0, None)
+    failed(agent.run_alone(ADD, text), errors.TRY_AGAIN_LATER)
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 107, "/" + "x" * 5000])
+def test_a_path_too_long_for_a_socket_is_no_crash(agent: Agent, path: str) -> None:
+    status, error = agent.run_alone(ADD, {"cniVersion": "1.0.0", "socket": path})
+    assert (status, error["cniVersion"]) == (1, "1.0.0")
+    assert error["code"] in (errors.INVALID_CONFIG, errors.TRY_AGAIN_LATER)
+
+
+def test_a_configuration_has_a_bound(agent: Agent) -> None:
+    failed(agent.run(ADD, config(agent, x="y" * plugin.MAX_SIZE)), errors.INVALID_CONFIG)
+    # Under the plugin's own bound, over the agent's: what the agent says of it comes through.
+    error = failed(agent.run(ADD, config(agent, x='"' * (plugin.MAX_SIZE // 3))), errors.INTERNAL)
+    assert "request longer than" in error["msg"]
+    assert agent.run(ADD, config(agent, x="y" * (plugin.MAX_SIZE // 2))) == (0, None)
+
+
+def test_bytes_that_are_no_text_are_refused(agent: Agent) -> None:
+    failed(agent.run(ADD, b'{"x": "\xff\xfe"}'), errors.INTERNAL)
+
+
+def accept_and_close(listener: socket.socket) -> None:
+    listener.accept()[0].close()
+
+
+def test_an_agent_that_goes_away_is_told(agent: Agent) -> None:
+    agent.path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(agent.path))
+        listener.listen()
+        thread = threading.Thread(target=accept_and_close, args=(listener,))
+        thread.start()
+        failed(agent.run_alone(ADD, config(agent)), errors.TRY_AGAIN_LATER)
+        thread.join()
+    agent.path.unlink()
+
+
+def test_both_plugins_know_the_same(plugins: dict[str, tuple[list[str], Path]]) -> None:
+    """What stands in both, because it must be known without an agent."""
+    text = SOURCE.read_text()
+    assert f'#define DEFAULT_SOCKET "{DEFAULT_SOCKET}"' in text
+    assert plugin.DEFAULT_SOCKET == DEFAULT_SOCKET
+    for name in ("IO_FAILURE", "INVALID_CONFIG", "TRY_AGAIN_LATER", "NOT_AVAILABLE", "INTERNAL"):
+        code = getattr(errors, name)
+        assert f'#define {name} "{code}"' in text
+        assert getattr(plugin, name, code) == code
+
+
+def test_the_program_needs_nothing_and_is_small(tmp_path: Path) -> None:
+    target = tmp_path / "cubelet-cni"
+    install.build_plugin(target)
+    assert target.stat().st_size < 1_000_000
+    root = tmp_path / "root"
+    root.mkdir()
+    os.link(target, root / "cubelet-cni")
+    done = subprocess.run(
+        [shutil.which("chroot") or "chroot", root, "/cubelet-cni"],
+        env={"CNI_COMMAND": "VERSION"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["supportedVersions"] == list(VERSIONS)
+
+
+SEEDS = (
+    '{"cniVersion": "1.1.0", "name": "n", "type": "t", "socket": "/nowhere", "x": [{"y": "\\""}]}',
+    '{"socket":"\\u002fx","cniVersion":"1.0.0"',
+    '{"a":{"b":[1,2,{"c":"d"}]},"socket":""}',
+    '[[[{"socket"',
+    "",
+)
+
+
+def test_damaged_input_never_crashes_the_program(checked: Agent) -> None:
+    """Always an error result, and nothing that the sanitizers object to."""
+    random = Random(1)
+    for number in range(150):
+        text = bytearray(SEEDS[number % len(SEEDS)].encode())
+        for _ in range(random.randrange(6)):
+            at = random.randrange(len(text) + 1)
+            text[at : at + random.randrange(3)] = random.choice(
+                (b"", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\0", b"\xff")
+            )
+        status, error = checked.run_alone(ADD, bytes(text[: random.randrange(len(text) + 1)]))
+        assert status == 1
+        assert error["code"] in (errors.TRY_AGAIN_LATER, errors.INVALID_CONFIG)
+
+
+REPLIES = (
+    b"",
+    b"\n",
+    b"{",
+    b'{"result":',
+    b'{"result":{"status":0',
+    b'{"result":{"output":{}}}',
+    b'{"error":{}}',
+    b'{"error":{"message":1}}',
+    b'{"error":{"message":"m","details":"',
+    b"x" * (plugin.MAX_SIZE + 5000),
+)
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: repr(reply[:40]))
+def test_a_damaged_reply_is_an_error_result(checked: Agent, reply: bytes) -> None:
+    checked.path.unlink(missing_ok=True)
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as request:
+            request.readline()
+            try:
+                connection.sendall(reply)
+            except ConnectionError:
+                assert len(reply) > plugin.MAX_SIZE
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(checked.path))
+        listener.listen()
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        status, error = checked.run_alone(ADD, config(checked))
+        thread.join()
+    checked.path.unlink()
+    assert status == 1
+    assert error["code"] in (errors.TRY_AGAIN_LATER, errors.INTERNAL)
+
+
+def test_the_script_imports_next_to_nothing() -> None:
     """It starts once per pod operation: what it imports, every pod pays for."""
     shown = "import sys, cubelet.cni.plugin; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", shown], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert {"msgspec", "structlog", "pyroute2", "asyncio", "cubelet_hooks"}.isdisjoint(loaded)
-    assert "cubelet.cni.request" in loaded
+    own = {name for name in loaded if name.partition(".")[0].startswith("cubelet")}
+    assert own == {"cubelet", "cubelet.cni", "cubelet.cni.plugin"}
+    assert {"msgspec", "structlog", "pyroute2", "asyncio"}.isdisjoint(loaded)
+
+
+def test_params_of_no_plugin_of_ours_are_refused() -> None:
+    async def serve(_: Mapping[str, Any]) -> dict[str, Any]:
+        raise CniError(errors.INTERNAL, "not to be reached")
+
+    with pytest.raises(AgentError, match="another version"):
+        asyncio.run(relay(serve, {"command": "ADD"}))

@@ -131,7 +131,7 @@ class Node:
         return self.pods.get(key)
 
     async def call(self, command: str, container: str = "c1", **more: Any) -> dict[str, Any]:
-        return await self.service.handle(params(command, container, **more))
+        return await self.service.serve(params(command, container, **more))
 
     def do(self, command: str, container: str = "c1", **more: Any) -> dict[str, Any]:
         return asyncio.run(self.call(command, container, **more))
@@ -500,7 +500,7 @@ def test_load_spares_a_pod_whose_record_is_lost(node: Node) -> None:
 def test_a_call_of_another_shape_is_refused(node: Node, change: dict[str, Any]) -> None:
     sent = {**params("ADD", "c1"), **change}
     with pytest.raises(CniError) as caught:
-        asyncio.run(node.service.handle(sent))
+        asyncio.run(node.service.serve(sent))
     assert caught.value.code == errors.INVALID_CONFIG
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any
 
+from cubelet.cni.install import PLUGIN
 from cubelet.lab import netns
 
 from .world import World
@@ -49,10 +49,11 @@ class Runtime:
         self, command: str, args: str = "", valid: list[dict[str, str]] | None = None, **config: Any
     ) -> Answer:
         """Call the plugin; `config` goes into the network configuration, `valid` are GC's."""
+        folder = self._world.layout.cni_bin(self._node)
         document = {
             "cniVersion": "1.1.0",
             "name": "cubelet",
-            "type": "cubelet-cni",
+            "type": PLUGIN,
             "socket": str(self._world.layout.socket(self._node)),
             **({} if valid is None else {"cni.dev/valid-attachments": valid}),
             **config,
@@ -62,13 +63,11 @@ class Runtime:
             "CNI_CONTAINERID": self.id,
             "CNI_NETNS": str(netns.path(self.netns)),
             "CNI_IFNAME": "eth0",
-            "CNI_PATH": os.path.dirname(sys.executable),
+            "CNI_PATH": str(folder),
             "CNI_ARGS": args,
         }
         done = subprocess.run(
-            netns.command(
-                self._world.at_node(self._node), [sys.executable, "-m", "cubelet.cni.plugin"]
-            ),
+            netns.command(self._world.at_node(self._node), [str(folder / PLUGIN)]),
             input=json.dumps(document),
             env={**os.environ, **environment},
             capture_output=True,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import itertools
 import json
 import socket
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
+from cubelet.cni import errors
+from cubelet.cni.errors import CniError
+from cubelet.cni.install import install_plugin
+from cubelet.cni.relay import relay
 from cubelet.lab import netns
 from cubelet.lab.layout import LabNode, LabSpec, Layout
 from cubelet.lab.store import Key, Store
-
-CNI_TRY_AGAIN = 11
 
 
 class StandInAgent:
@@ -36,6 +42,7 @@ class StandInAgent:
                 netns.ip(["route", "add", other.pod_cidr, "via", other.address], self._netns)
         path = layout.socket(node.name)
         path.parent.mkdir(parents=True)
+        install_plugin(layout.cni_bin(node.name))
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -68,18 +75,21 @@ class StandInAgent:
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["method"] != "cni":
             return {"result": {"ready": True}}
-        params = request["params"]
+        reply = asyncio.run(relay(self._cni, request["params"]))
+        return {"result": msgspec.to_builtins(reply)}
+
+    async def _cni(self, params: Mapping[str, Any]) -> dict[str, Any]:
         self.calls.append(params["command"])
         pod = Key("Pod", params["args"]["K8S_POD_NAMESPACE"], params["args"]["K8S_POD_NAME"])
         if params["command"] == "DEL":
-            return {"result": {}}
+            return {}
         annotations = (self._store.get(pod) or {})["metadata"].get("annotations") or {}
         if "test/refuse" in annotations:
-            return {"error": {"code": CNI_TRY_AGAIN, "message": "refused", "details": "by test"}}
+            raise CniError(errors.TRY_AGAIN_LATER, "refused", "by test")
         address = annotations.get("cubelet.io/ip") or next(self._free)
         self._attach(params["netns"].rpartition("/")[2], address)
         ip = {"address": f"{address}/{self._range.prefixlen}"}
-        return {"result": {"cniVersion": "1.1.0", "ips": [ip]}}
+        return {"cniVersion": "1.1.0", "ips": [ip]}
 
     def _attach(self, pod: str, address: str) -> None:
         device = f"v{address}"

@@ -1,73 +1,115 @@
-"""The executable `cubelet-cni`: relays one CNI call to the agent (CNI specification 1.1).
+"""The executable `cubelet-cni` where there is no C compiler: relays one CNI call to the agent.
 
-It starts once per pod operation, so it imports next to nothing and leaves the work to the agent.
+It does what `cubelet-cni.c` does, and says there how it speaks with the agent. Nothing is decided
+here but what must be told without an agent: VERSION's answer, and the error when none is there.
+
+A copy of this file is itself the plugin, run without any package (`python -I -S`), once per pod
+operation: it imports nothing of cubelet, and little else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import sys
-from typing import Any
 
-from cubelet.client import DEFAULT_SOCKET, AgentError, AgentUnreachableError, call
-from cubelet.cni import errors, request
-from cubelet.cni.errors import CniError
+TYPE_CHECKING = False  # as type checkers know it; importing it would take 3 ms
+if TYPE_CHECKING:
+    from typing import Any
 
-# Longer than the agent waits for its datapath; container runtimes give a call minutes.
+DEFAULT_SOCKET = "/run/cubelet/agent.sock"
+VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+# Of the configuration, and of the reply, in bytes.
+MAX_SIZE = 1 << 20
+# In seconds; longer than the agent waits for its datapath.
 TIMEOUT = 60.0
+
+# CNI's error codes; those from 100 on are cubelet's own (see `cubelet.cni.errors`).
+INVALID_CONFIG, TRY_AGAIN_LATER, NOT_AVAILABLE, INTERNAL = 7, 11, 50, 100
+
+_UNREADABLE = "cannot read the network configuration from stdin"
+_REMEDY = (
+    "; start it with `cubelet agent`, or name its socket in the network configuration if it "
+    "listens elsewhere"
+)
 
 
 def main() -> int:
     """Run the call described by the environment and stdin; the process's exit status."""
     config: dict[str, Any] = {}
     try:
-        command = request.read_command(os.environ)
-        text = sys.stdin.read()
-        # `VERSION` may come from a runtime too old to send a configuration with it.
-        config = request.read_config(text) if text.strip() or command != "VERSION" else {}
-        result = _version(config) if command == "VERSION" else _relay(command, config)
-    except AgentError as error:
-        return _fail(config, error)
+        text = sys.stdin.buffer.read(MAX_SIZE + 1)
+        if len(text) > MAX_SIZE:
+            return _fail(config, INVALID_CONFIG, _UNREADABLE, "it is longer than 1 MiB")
+        config = _peek(text)
+        command = os.environ.get("CNI_COMMAND")
+        if command == "VERSION":
+            _print({"cniVersion": _version(config), "supportedVersions": VERSIONS})
+            return 0
+        path = config.get("socket")
+        path = path if isinstance(path, str) and path else DEFAULT_SOCKET
+        try:
+            reply = _ask(path, text)
+        except OSError as error:
+            code = NOT_AVAILABLE if command == "STATUS" else TRY_AGAIN_LATER
+            return _fail(config, code, f"no cubelet agent answers on {path}", f"{error}{_REMEDY}")
+        return _answer(config, json.loads(reply))
     except Exception as error:  # a runtime understands nothing but error JSON
-        return _fail(config, CniError(errors.INTERNAL, "cubelet-cni failed", repr(error)))
-    if result:
-        _print(result)
-    return 0
+        return _fail(config, INTERNAL, "cubelet-cni failed", repr(error))
 
 
-def _relay(command: str, config: dict[str, Any]) -> Any:
-    request.require_version(config, command)
-    request.check_config(config)
-    params = request.read_params(os.environ, command, config)
+def _peek(text: bytes) -> dict[str, Any]:
+    """The configuration, for what is wanted of it here; the agent says what is wrong with it."""
     try:
-        return call(config.get("socket") or DEFAULT_SOCKET, "cni", params, TIMEOUT)
-    except AgentUnreachableError as error:
-        code = errors.NOT_AVAILABLE if command == "STATUS" else errors.TRY_AGAIN_LATER
-        raise CniError(code, error.message, error.details) from error
-    except AgentError as error:
-        # Codes of the transport are negative, those of CNI are not.
-        code = error.code if error.code > 0 else errors.INTERNAL
-        raise CniError(code, error.message, error.details) from error
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
-def _version(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "cniVersion": config.get("cniVersion", request.NEWEST),
-        "supportedVersions": list(request.VERSIONS),
-    }
+def _ask(path: str, text: bytes) -> bytes:
+    """The agent's reply. Raises OSError."""
+    env = {name: value for name, value in os.environ.items() if name.startswith("CNI_")}
+    params = {"env": env, "stdin": text.decode(errors="surrogateescape")}
+    request = json.dumps({"method": "cni", "params": params}).encode() + b"\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT)
+        connection.connect(path)
+        # An agent that refuses says why before it closes.
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(request)
+        reply = b""
+        # To the line's end: an agent that refused a request resets the connection after it.
+        while not reply.endswith(b"\n") and (part := connection.recv(1 << 16)):
+            reply += part
+            if len(reply) > MAX_SIZE:
+                raise OSError("its answer is longer than 1 MiB")
+    if not reply:
+        raise ConnectionError("it closed the connection without an answer")
+    return reply
 
 
-def _fail(config: dict[str, Any], error: AgentError) -> int:
+def _answer(config: dict[str, Any], reply: dict[str, Any]) -> int:
+    """Print what the agent's reply says; the exit status."""
+    if "error" in reply:  # its server did not take the request, or is of another version
+        error = reply["error"]
+        return _fail(config, INTERNAL, error["message"], error["details"])
+    result = reply["result"]
+    if result["output"] is not None:
+        _print(result["output"])
+    return int(result["status"])
+
+
+def _version(config: dict[str, Any]) -> str:
+    """The version that a result has: the configuration's if it is one of ours, else the newest."""
     version = config.get("cniVersion")
-    _print(
-        {
-            "cniVersion": version if version in request.VERSIONS else request.NEWEST,
-            "code": error.code,
-            "msg": error.message,
-            "details": error.details,
-        }
-    )
+    return version if version in VERSIONS else VERSIONS[-1]
+
+
+def _fail(config: dict[str, Any], code: int, message: str, details: str) -> int:
+    _print({"cniVersion": _version(config), "code": code, "msg": message, "details": details})
     return 1
 
 

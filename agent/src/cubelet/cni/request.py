@@ -1,4 +1,4 @@
-"""Reading a CNI call from its environment and standard input. Pure, and cheap to import."""
+"""Reading a CNI call from its environment and standard input. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from cubelet.cni import errors
 from cubelet.cni.errors import CniError
+from cubelet.cni.plugin import VERSIONS
 
-VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
 
 # The environment each command needs, and the first version of the specification that has it.
@@ -44,7 +44,7 @@ def read_config(text: str) -> dict[str, Any]:
     """The network configuration. Raises CniError: code 6 for no JSON, 7 for no object."""
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CniError(
             errors.DECODE_FAILURE, "network configuration on stdin is not JSON", str(error)
         ) from None
@@ -86,7 +86,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def read_params(env: Mapping[str, str], command: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is relayed to the agent. Raises CniError, code 4, for a malformed CNI_ARGS."""
+    """What `cubelet.cni.call` decodes. Raises CniError, code 4, for a malformed CNI_ARGS."""
     return {
         "command": command,
         "container_id": env.get("CNI_CONTAINERID", ""),

@@ -18,6 +18,7 @@ from cubelet.cni.errors import CniError
 from cubelet.cni.ipam import Ipam, Key
 from cubelet.cni.locks import KeyedLocks
 from cubelet.cni.protocols import CniSettings, Wiring
+from cubelet.cni.relay import Reply, relay
 from cubelet.cni.result import add_result
 from cubelet.net import NetError
 from cubelet.net.netns import NetnsGone
@@ -88,7 +89,11 @@ class CniService:
                 self._ipam.release(key)
         return [attachment.port for attachment in self._store]
 
-    async def handle(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    async def handle(self, params: Mapping[str, Any]) -> Reply:
+        """Answer the plugin (see `cubelet.cni.relay`), whose words `params` are."""
+        return await relay(self.serve, params)
+
+    async def serve(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Serve one call; the result to print, empty for all but ADD. Raises CniError.
 
         A call goes on when its caller goes away: whatever follows waits for it.

@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from cubelet.client import AgentUnreachableError, call
+from cubelet.cni.install import install_plugin
 from cubelet.lab import processes
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import LabNode, LabSpec, Layout
@@ -35,6 +36,7 @@ def settings(layout: Layout, spec: LabSpec, node: LabNode) -> dict[str, Any]:
         "socket": str(layout.socket(node.name)),
         "state_dir": str(layout.node(node.name) / "state"),
         "bpffs": str(layout.bpffs_of(node.name)),
+        "cni_bin": str(layout.cni_bin(node.name)),
         "cni_conf": str(layout.node(node.name) / "10-cubelet.conflist"),
     }
     return merge(own, spec.settings)
@@ -56,6 +58,7 @@ def start(layout: Layout, spec: LabSpec) -> None:
         config = layout.node(node.name) / "agent.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(settings(layout, spec, node), sort_keys=False))
+        install_plugin(layout.cni_bin(node.name))
         processes.spawn(
             layout,
             process(node),

@@ -10,9 +10,9 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from typing import Any, Final
 
+from cubelet.cni.install import PLUGIN
 from cubelet.lab import netns, processes
 from cubelet.lab.admission import container_ports
 from cubelet.lab.errors import LabError
@@ -89,7 +89,7 @@ class Kubelet:
             done = subprocess.run(
                 netns.command(
                     self._layout.node_netns(pod["spec"]["nodeName"]),
-                    [sys.executable, "-m", "cubelet.cni.plugin"],
+                    [str(self._layout.cni_bin(pod["spec"]["nodeName"]) / PLUGIN)],
                 ),
                 input=json.dumps(self._configuration(pod)),
                 env={**os.environ, **self._call(command, pod)},
@@ -124,7 +124,7 @@ class Kubelet:
             "CNI_CONTAINERID": sandbox,
             "CNI_NETNS": str(netns.path(self._netns(key))),
             "CNI_IFNAME": IFNAME,
-            "CNI_PATH": os.path.dirname(sys.executable),
+            "CNI_PATH": str(self._layout.cni_bin(pod["spec"]["nodeName"])),
             "CNI_ARGS": ";".join(f"{name}={value}" for name, value in arguments.items()),
         }
 
@@ -132,7 +132,7 @@ class Kubelet:
         return {
             "cniVersion": "1.1.0",
             "name": "cubelet",
-            "type": "cubelet-cni",
+            "type": PLUGIN,
             "socket": str(self._layout.socket(pod["spec"]["nodeName"])),
         }
 

@@ -1,0 +1,70 @@
+"""The agent's end of the plugin's relay: a runtime's words in, what the plugin prints out.
+
+The plugin hands on the environment and its standard input as they are. All decoding, validation
+and error results are here, so that both plugins (`cubelet-cni.c` and `plugin.py`) need neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from cubelet.client import INVALID_REQUEST, AgentError
+from cubelet.cni import errors, request
+from cubelet.cni.plugin import VERSIONS
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """The plugin's exit status, and what it prints; None: nothing."""
+
+    status: int
+    output: Mapping[str, Any] | None = None
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What a runtime said: the variables `CNI_*` of the environment, and the configuration."""
+
+    env: dict[str, str]
+    stdin: str
+
+
+Serve = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Serves one call as `request.read_params` gives it; its result is empty for all but ADD."""
+
+
+async def relay(serve: Serve, params: Mapping[str, Any]) -> Reply:
+    """What the plugin is to print for `params`, its environment and standard input.
+
+    CNI's errors are replies. Raises AgentError only for params that no plugin of ours sends.
+    """
+    try:
+        said = msgspec.convert(params, _Said)
+    except msgspec.ValidationError as error:
+        raise AgentError(
+            INVALID_REQUEST,
+            "the CNI plugin speaks another version of the agent's protocol",
+            f"{error}; the agent puts its own plugin in place when it starts",
+        ) from None
+    config: dict[str, Any] = {}
+    try:
+        command = request.read_command(said.env)
+        config = request.read_config(said.stdin)
+        request.require_version(config, command)
+        request.check_config(config)
+        result = await serve(request.read_params(said.env, command, config))
+    except AgentError as error:
+        return Reply(1, _error(config, error))
+    return Reply(0, result or None)
+
+
+def _error(config: Mapping[str, Any], error: AgentError) -> dict[str, Any]:
+    """An error result. Codes of the transport are negative, those of CNI are not."""
+    version = config.get("cniVersion")
+    return {
+        "cniVersion": version if version in VERSIONS else request.NEWEST,
+        "code": error.code if error.code > 0 else errors.INTERNAL,
+        "msg": error.message,
+        "details": error.details,
+    }
