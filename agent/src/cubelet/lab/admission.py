@@ -125,6 +125,11 @@ def owned_by(pod: Manifest, deployment: Key) -> bool:
     )
 
 
+def managed(manifest: Manifest) -> bool:
+    """Whether a controller made the object, and removes it with what it was made for."""
+    return "endpointslice.kubernetes.io/managed-by" in (manifest["metadata"].get("labels") or {})
+
+
 def bind(pod: Manifest, nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> Manifest:
     """A new Pod with a uid and a node: the one it names, or the least used that it selects.
 

@@ -12,8 +12,7 @@ from typing import Any, Final
 import yaml
 
 from cubelet.client import AgentUnreachableError, call
-from cubelet.cni.install import install_plugin
-from cubelet.lab import processes
+from cubelet.lab import api, processes
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import LabNode, LabSpec, Layout
 
@@ -32,11 +31,10 @@ def settings(layout: Layout, spec: LabSpec, node: LabNode) -> dict[str, Any]:
     """The settings of a node's agent: what the lab needs, then what its user set."""
     own: dict[str, Any] = {
         "node_name": node.name,
-        "manifests": str(layout.manifests),
+        **(api.settings(layout) if spec.api else {"manifests": str(layout.manifests)}),
         "socket": str(layout.socket(node.name)),
         "state_dir": str(layout.node(node.name) / "state"),
         "bpffs": str(layout.bpffs_of(node.name)),
-        "cni_bin": str(layout.cni_bin(node.name)),
         "cni_conf": str(layout.node(node.name) / "10-cubelet.conflist"),
     }
     return merge(own, spec.settings)
@@ -58,7 +56,6 @@ def start(layout: Layout, spec: LabSpec) -> None:
         config = layout.node(node.name) / "agent.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(settings(layout, spec, node), sort_keys=False))
-        install_plugin(layout.cni_bin(node.name))
         processes.spawn(
             layout,
             process(node),
@@ -102,7 +99,7 @@ class Symptoms:
 
 
 def sync(layout: Layout, spec: LabSpec) -> dict[str, list[str]]:
-    """Return once every agent has what is in the manifests folder now in force.
+    """Return once every agent has what is stored now in force.
 
     Returns the problems that it has, by node; only nodes with some. Raises LabError with the
     agent's log if one is gone, AgentError with what it says.

@@ -48,6 +48,14 @@ File = Annotated[
     typer.Option("--filename", "-f", help="A file of manifests, a folder of them, or - for stdin."),
 ]
 Mode = Annotated[Composition, typer.Option(help="How cubes are joined into programs.")]
+Api = Annotated[
+    bool,
+    typer.Option(
+        "--api",
+        help="Keep objects on an API server instead of in a folder: one of the lab's own, or the "
+        "one that KUBECONFIG names, where the lab removes afterwards what it made.",
+    ),
+]
 
 
 @app.command()
@@ -63,12 +71,13 @@ def up(
         list[str] | None,
         typer.Option("--set", help="A setting of the agents: KEY=VALUE, dots go deeper."),
     ] = None,
+    api: Api = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Build a cluster and wait until its agents are ready."""
     with explained(output):
         settings = parse_settings([f"composition={composition.value}", *(set_ or [])])
-        spec = LabSpec(name, plan_nodes(nodes, tuple(pod_cidr or ())), settings)
+        spec = LabSpec(name, plan_nodes(nodes, tuple(pod_cidr or ())), settings, api)
         cluster.up(Layout(name), spec, tell)
         keys = [Key("Lab", "", name), *(Key("Node", "", node.name) for node in spec.nodes)]
         _report([Outcome(key, "created") for key in keys], output)
@@ -158,13 +167,16 @@ def probe(output: Output = Format.TABLE, name: Name = "lab") -> None:
 
 @app.command()
 def demo(
-    name: Name = "demo", composition: Mode = Composition.FUSED, output: Output = Format.TABLE
+    name: Name = "demo",
+    composition: Mode = Composition.FUSED,
+    api: Api = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Build a cluster, show what it does to real traffic, and remove it."""
     from cubelet.lab.demo import run
 
     with explained(output):
-        report = run(Layout(name), composition.value, tell)
+        report = run(Layout(name), composition.value, tell, api=api)
         print_as(output, msgspec.to_builtins(report), report.text)
         if not report.ok:
             raise typer.Exit(1)

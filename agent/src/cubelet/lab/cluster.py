@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cubelet.lab import admission, agents, netns, processes, wire
+from cubelet.lab import admission, agents, api, netns, processes, wire
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import BPFFS_ROOT, RUN_ROOT, LabNode, LabSpec, Layout
 from cubelet.lab.store import Manifest, Store
@@ -54,10 +54,16 @@ def down(layout: Layout) -> bool:
 def tear_down(layout: Layout) -> None:
     """Remove processes, then pins, then namespaces, then files; each may be gone already.
 
-    Signals that would interrupt it wait until it is done.
+    Signals that would interrupt it wait until it is done. Raises LabError, after all of that, if
+    something of the lab is left on an API server that is not its own.
     """
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_INTERRUPTS})
+    left: LabError | None = None
     try:
+        try:
+            api.withdraw(layout)
+        except LabError as error:
+            left = error
         names = netns.matching(layout.netns_prefix)
         processes.end_all(layout)
         processes.end_pids(netns.inhabitants(names))  # such as a command run by `lab exec`
@@ -67,6 +73,8 @@ def tear_down(layout: Layout) -> None:
         shutil.rmtree(layout.root, ignore_errors=True)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    if left:
+        raise left
 
 
 @contextlib.contextmanager
@@ -124,12 +132,14 @@ def node_manifest(node: LabNode) -> Manifest:
 def _build(layout: Layout, spec: LabSpec, tell: Tell) -> None:
     layout.root.mkdir(parents=True)
     layout.spec.write_bytes(msgspec.json.encode(spec))
+    wire.build(layout, spec)
+    if spec.api:
+        tell(f"objects are kept by {api.start(layout, spec)}")
     store = Store(layout)
     for node in spec.nodes:
         store.put(node_manifest(node))
     store.put(admission.namespace("default"))
     layout.bpffs.mkdir(exist_ok=True)
-    wire.build(layout, spec)
     tell(f"{', '.join(node.name for node in spec.nodes)}: starting agents")
     agents.start(layout, spec)
     wire.serve_outside(layout)

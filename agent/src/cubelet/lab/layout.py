@@ -24,6 +24,7 @@ NETNS_ROOT: Final = Path("/run/netns")
 UNDERLAY: Final = ipaddress.IPv4Network("172.18.0.0/24")
 OUTSIDE_ADDRESS: Final = str(UNDERLAY[100])
 OUTSIDE_PORT: Final = 80
+API_PORT: Final = 6443  # of the lab's own API server, at OUTSIDE_ADDRESS
 FIRST_NODE: Final = 11  # host part of node1's address
 MAX_NODES: Final = 64
 
@@ -44,11 +45,15 @@ class LabNode(msgspec.Struct, frozen=True):
 
 
 class LabSpec(msgspec.Struct, frozen=True):
-    """What `lab up` was asked for; stored in the lab's folder as JSON."""
+    """What `lab up` was asked for; stored in the lab's folder as JSON.
+
+    With ``api`` objects are kept by an API server instead of a folder of manifests.
+    """
 
     name: str
     nodes: tuple[LabNode, ...]
     settings: dict[str, object]
+    api: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,16 @@ class Layout:
     def manifests(self) -> Path:
         """The folder of objects, one file each, that every agent of the lab watches."""
         return self.root / "manifests"
+
+    @property
+    def api(self) -> Path:
+        """How the lab's API server is reached; absent where objects are in `manifests`."""
+        return self.root / "api.json"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig for the lab's own API server."""
+        return self.root / "kubeconfig"
 
     @property
     def staging(self) -> Path:
@@ -109,10 +124,6 @@ class Layout:
     def socket(self, node: str) -> Path:
         """The Unix socket of the agent of `node`."""
         return self.node(node) / "agent.sock"
-
-    def cni_bin(self, node: str) -> Path:
-        """Where the container runtime of `node` finds the CNI plugin."""
-        return self.node(node) / "bin"
 
     def log(self, process: str) -> Path:
         """What a process of the lab writes to stderr."""

@@ -128,7 +128,8 @@ class Objects:
         if key.kind == "Namespace":
             for kind in KINDS:
                 if kind.namespaced:
-                    yield from (key_of(m) for m in self.store.list(kind.name, key.name))
+                    inside = self.store.list(kind.name, key.name)
+                    yield from (key_of(m) for m in inside if not admission.managed(m))
         yield key
 
     def _remove(self, key: Key) -> Outcome:
@@ -155,7 +156,7 @@ class Objects:
         old = self.store.get(key)
         if key.kind == "Node":
             manifest = _relabelled_node(old, manifest)
-        if key.kind == "Service":
+        if key.kind == "Service" and not self.store.allocates:
             manifest = admission.service(manifest, self.store.list("Service"), old)
         changed = self._store(document, manifest)
         return Outcome(key, "unchanged" if not changed else "configured" if old else "created")
@@ -215,7 +216,7 @@ class Objects:
     def _bind(self, pod: Document) -> Manifest:
         placed = admission.bind(pod.manifest, self.store.list("Node"), self.store.list("Pod"))
         self._store(pod, placed)
-        return placed
+        return self.store.get(key_of(placed)) or placed  # an API server gives it its uid
 
     def _start(self, pod: Manifest, done: str) -> Outcome:
         self.kubelet.start(pod)

@@ -46,7 +46,7 @@ def start_time(pid: int) -> int | None:
 def spawn(
     layout: Layout,
     name: str,
-    where: str,
+    where: str | None,
     argv: Sequence[str],
     *,
     environment: Mapping[str, str] | None = None,
@@ -54,14 +54,14 @@ def spawn(
 ) -> int:
     """Start `argv` in the namespace `where`, in a session of its own, and record it as `name`.
 
-    Returns its pid. It writes to the lab's log of that name, and its stdout to the descriptor
-    `stdout` if given. It outlives the caller.
+    Without `where` it is in the caller's namespace. Returns its pid. It writes to the lab's log of
+    that name, and its stdout to the descriptor `stdout` if given. It outlives the caller.
     """
     log = layout.log(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     layout.processes.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stderr:
-        command = netns.command(where, argv)
+        command = netns.command(where, argv) if where else [*argv]
         pid = os.posix_spawnp(
             command[0],
             command,

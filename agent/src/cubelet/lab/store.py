@@ -1,4 +1,4 @@
-"""The objects of a lab: Kubernetes manifests, one file each, in the folder that agents watch."""
+"""The objects of a lab: one file each in the folder that agents watch, or kept by an API server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import yaml
 
@@ -23,21 +23,31 @@ _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object that the lab keeps, and what it may be called on a command line."""
+    """A kind of object that the lab keeps, and what it may be called on a command line.
+
+    ``status`` says whether its status is a subresource of the API, changed on its own.
+    """
 
     name: str
     plural: str
     short: str
     namespaced: bool = True
+    group: str = ""
+    status: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """The ``apiVersion`` of its objects."""
+        return f"{self.group}/v1" if self.group else "v1"
 
 
 KINDS: Final = (
-    Kind("Node", "nodes", "no", namespaced=False),
+    Kind("Node", "nodes", "no", namespaced=False, status=True),
     Kind("Namespace", "namespaces", "ns", namespaced=False),
-    Kind("Pod", "pods", "po"),
-    Kind("Service", "services", "svc"),
-    Kind("EndpointSlice", "endpointslices", "eps"),
-    Kind("NetworkPolicy", "networkpolicies", "netpol"),
+    Kind("Pod", "pods", "po", status=True),
+    Kind("Service", "services", "svc", status=True),
+    Kind("EndpointSlice", "endpointslices", "eps", group="discovery.k8s.io"),
+    Kind("NetworkPolicy", "networkpolicies", "netpol", group="networking.k8s.io"),
     Kind("ConfigMap", "configmaps", "cm"),
 )
 
@@ -100,8 +110,66 @@ def file_name(key: Key) -> str:
     return f"{'.'.join(parts)}.yaml"
 
 
+class Keeper(Protocol):
+    """Where objects are kept."""
+
+    @property
+    def allocates(self) -> bool:
+        """Whether it gives Services their addresses and node ports."""
+
+    def get(self, key: Key) -> Manifest | None:
+        """The object of that key, None if there is none."""
+
+    def list(self, kind: str, namespace: str = "") -> list[Manifest]:
+        """All objects of a kind, of one namespace if given, by namespace and name."""
+
+    def put(self, manifest: Manifest) -> bool:
+        """Store an object; false if that changed nothing."""
+
+    def remove(self, key: Key) -> bool:
+        """Remove an object; false if it was not there."""
+
+
 class Store:
+    """A lab's objects, wherever they are kept. All methods raise LabError."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._keeper = _keeper(layout)
+
+    @property
+    def allocates(self) -> bool:
+        """Whether Services are given addresses and node ports when they are stored."""
+        return self._keeper.allocates
+
+    def get(self, key: Key) -> Manifest | None:
+        """The object of that key, None if there is none."""
+        return self._keeper.get(key)
+
+    def list(self, kind: str, namespace: str = "") -> list[Manifest]:
+        """All objects of a kind, of one namespace if given, by namespace and name."""
+        return self._keeper.list(kind, namespace)
+
+    def put(self, manifest: Manifest) -> bool:
+        """Store an object; false if it was there already, the same in every field."""
+        return self._keeper.put(manifest)
+
+    def remove(self, key: Key) -> bool:
+        """Remove an object; false if it was not there."""
+        return self._keeper.remove(key)
+
+
+def _keeper(layout: Layout) -> Keeper:
+    if not layout.api.exists():
+        return Folder(layout)
+    from cubelet.lab.api import objects_of
+
+    return objects_of(layout)
+
+
+class Folder:
     """The folder of objects; each write is one rename, so that no agent reads half an object."""
+
+    allocates: Final = False
 
     def __init__(self, layout: Layout) -> None:
         self._folder = layout.manifests

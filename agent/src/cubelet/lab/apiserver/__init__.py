@@ -5,7 +5,8 @@
 
 It speaks the protocol as a server of version 1.36 does, as far as clients that list, watch and
 change objects can tell: one increasing resourceVersion, pages from consistent snapshots, expiry.
-It has no defaulting, no admission, no controllers and no garbage collection.
+Of what stands behind a real server it has what a lab needs: Services get addresses and node ports,
+and EndpointSlices follow pods if asked for. It has no other defaults, admission or controllers.
 """
 
 from __future__ import annotations

@@ -45,11 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m cubelet.lab.apiserver")
     parser.add_argument("--listen", default="127.0.0.1:8001", metavar="ADDRESS:PORT")
     parser.add_argument("--state", type=Path, metavar="FILE", help="keep objects between runs")
+    parser.add_argument(
+        "--controllers", action="store_true", help="let EndpointSlices follow Services and pods"
+    )
     given = parser.parse_args(arguments)
     address, _, port = given.listen.rpartition(":")
     if not address or not port.isdigit():
         parser.error(f"--listen {given.listen}: ADDRESS:PORT is expected")
-    server = ApiServer()
+    server = ApiServer(controllers=given.controllers)
     if given.state and given.state.exists():
         read(given.state, server)
     asyncio.run(serve(server, address, int(port)))

@@ -69,7 +69,7 @@ class Subscription:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
-    async def get(self, seconds: float) -> Event | None:
+    async def get(self, seconds: float | None) -> Event | None:
         """The next event; None when the server ended the subscription. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             return await self._queue.get()

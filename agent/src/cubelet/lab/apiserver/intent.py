@@ -52,7 +52,7 @@ def place_of(request: kmock.Request) -> Place:
 
 
 def verb(request: kmock.Request) -> str:
-    """What Kubernetes calls the kind of request: get, list, watch, create, update, patch, delete."""
+    """The verb of a request: get, list, watch, create, update, patch or delete."""
     if request.action is not None and request.action.value in _VERBS:
         return _VERBS[request.action.value]
     return "update" if request.method.value == "PUT" else "patch"

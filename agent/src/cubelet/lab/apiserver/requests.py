@@ -6,10 +6,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from cubelet.lab.apiserver import errors, patches
+from cubelet.lab import admission
+from cubelet.lab.apiserver import errors, patches, serving
 from cubelet.lab.apiserver.history import Stored
 from cubelet.lab.apiserver.resources import Place, Resource, named
 from cubelet.lab.apiserver.store import Object, Store
+from cubelet.lab.errors import LabError
 
 _NAMESPACES: Final = named("namespaces")
 _GRACE: Final = 30  # seconds that a bound pod has to end in, unless it or the request says else
@@ -32,7 +34,8 @@ def create(store: Store, place: Place, manifest: object) -> Stored:
     for field in ("uid", "creationTimestamp", "deletionTimestamp"):
         metadata.pop(field, None)
     _begin(resource, sent)
-    return store.create(resource, sent)
+    with store.lock:
+        return store.create(resource, _allocated(store, resource, sent, None))
 
 
 def replace(store: Store, place: Place, manifest: object) -> Stored:
@@ -100,9 +103,20 @@ def _change(store: Store, place: Place, make: Callable[[Object], Object]) -> Sto
         if resource.status:
             new = {key: value for key, value in new.items() if key != "status"}
             new |= {} if status is None else {"status": status}
-        return new
+        return _allocated(store, resource, new, whole)
 
     return store.change(resource, (place.namespace, place.name), edit)
+
+
+def _allocated(store: Store, resource: Resource, new: Object, old: Object | None) -> Object:
+    """A Service with the addresses and node ports that servers give out; else ``new`` itself."""
+    if resource.kind != "Service":
+        return new
+    others = [serving.decode(each.body) for each in store.all(resource)]
+    try:
+        return admission.service(new, others, old)
+    except LabError as error:
+        raise errors.invalid(resource, new["metadata"]["name"], str(error)) from None
 
 
 def _preconditions(metadata: Mapping[str, Any]) -> dict[str, Any]:

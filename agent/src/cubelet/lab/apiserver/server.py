@@ -14,6 +14,7 @@ from cubelet.lab.apiserver import resources
 from cubelet.lab.apiserver.emulator import Access, Emulator
 from cubelet.lab.apiserver.faults import Faults
 from cubelet.lab.apiserver.history import Stored
+from cubelet.lab.apiserver.slices import SliceController
 from cubelet.lab.apiserver.store import Object, Store, key_of
 from cubelet.lab.apiserver.watching import Pace
 
@@ -24,6 +25,8 @@ _SHUTDOWN = 0.1  # seconds that running requests (watches) get to end
 
 class ApiServer:
     """A Kubernetes API server with nothing behind it: objects change by requests and calls only.
+
+    Except that with ``controllers`` EndpointSlices follow Services and pods while it serves.
 
     ``history`` is how many events of each resource watches can resume from, ``bookmarks`` and
     ``watch_life`` are seconds, ``tokens`` the bearer tokens that are accepted (None: all requests
@@ -38,7 +41,9 @@ class ApiServer:
         bookmarks: float = 60.0,
         watch_life: float = 1800.0,
         tokens: Iterable[str] | None = None,
+        controllers: bool = False,
     ) -> None:
+        self._controllers = controllers
         self.store = Store(history)
         self._emulator = Emulator(self.store, Pace(bookmarks, watch_life))
         self.tokens = None if tokens is None else set(tokens)
@@ -82,7 +87,7 @@ class ApiServer:
         runner = web.ServerRunner(
             web.Server(self._emulator, handler_cancellation=True), shutdown_timeout=_SHUTDOWN
         )
-        async with self._emulator:
+        async with self._emulator, self._controlled():
             await runner.setup()
             try:
                 site = web.TCPSite(runner, address, port)
@@ -90,6 +95,19 @@ class ApiServer:
                 yield f"http://{address}:{runner.addresses[0][1]}"
             finally:
                 await runner.cleanup()
+
+    @contextlib.asynccontextmanager
+    async def _controlled(self) -> AsyncIterator[None]:
+        if not self._controllers:
+            yield
+            return
+        task = asyncio.create_task(SliceController(self.store).run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     @contextlib.contextmanager
     def running(self, address: str = "127.0.0.1", port: int = 0) -> Iterator[str]:

@@ -54,10 +54,10 @@ class Report(msgspec.Struct, frozen=True):
         )
 
 
-def run(layout: Layout, mode: str, tell: Callable[[str], None]) -> Report:
+def run(layout: Layout, mode: str, tell: Callable[[str], None], *, api: bool = False) -> Report:
     """Build the demo's lab, run its checks and remove it, whatever happens."""
     began = time.monotonic()
-    spec = LabSpec(layout.name, plan_nodes(2, ()), {"composition": mode})
+    spec = LabSpec(layout.name, plan_nodes(2, ()), {"composition": mode}, api)
     with _running(layout, spec, tell):
         tell("creating pods, Services and policies")
         _apply(layout, spec)

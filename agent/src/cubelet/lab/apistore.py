@@ -1,0 +1,120 @@
+"""The objects of a lab, kept by an API server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from cubelet.lab.errors import LabError
+from cubelet.lab.store import Key, Kind, Manifest, key_of, kind_named
+from cubelet.lab.transport import Answer, Transport
+
+LABEL: Final = "cubelet.io/lab"
+"""On every object that a lab makes on a server that is not its own; the value is its name."""
+
+_SERVERS: Final = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields")
+
+
+class ApiObjects:
+    """What `cubelet.lab.store.Store` does, by requests.
+
+    With ``owner``, the name of a lab, the server is not its own: only objects that carry the lab's
+    label are seen, changed and removed, and all that are made get it.
+    """
+
+    allocates: Final = True
+
+    def __init__(self, transport: Transport, owner: str = "") -> None:
+        self._transport = transport
+        self._owner = owner
+
+    def get(self, key: Key) -> Manifest | None:
+        """The object of that key, None if there is none."""
+        found = self._read(key)
+        return found if found is not None and self._ours(found) else None
+
+    def list(self, kind: str, namespace: str = "") -> list[Manifest]:
+        """All objects of a kind, of one namespace if given, by namespace and name."""
+        known = kind_named(kind)
+        query = "?" + urlencode({"labelSelector": f"{LABEL}={self._owner}"}) if self._owner else ""
+        answer = self._call("GET", _path(known, namespace) + query)
+        head = {"apiVersion": known.api_version, "kind": known.name}
+        return sorted(({**head, **item} for item in answer.body["items"]), key=key_of)
+
+    def put(self, manifest: Manifest) -> bool:
+        """Store an object; false if nothing of it was changed by that."""
+        key = key_of(manifest)
+        old = self._read(key)
+        if old is None:
+            self._create(key, manifest)
+            return True
+        if not self._ours(old):
+            if key.kind == "Namespace":
+                return False  # the cluster's own, to be used with it
+            raise LabError(f"{key}: exists on the API server and is not this lab's")
+        # A version would make it a question of who was faster: the lab's word is the last.
+        metadata = {each: old["metadata"][each] for each in _SERVERS[2:] if each in old["metadata"]}
+        wanted = self._marked(manifest, metadata)
+        changed = self._call("PUT", _of(key), wanted).body
+        return self._put_status(key, manifest, changed) != _version(old)
+
+    def remove(self, key: Key) -> bool:
+        """Remove an object; false if it was not there (or is not the lab's)."""
+        if self._owner and self.get(key) is None:
+            return False
+        options = {"gracePeriodSeconds": 0} if key.kind == "Pod" else None
+        return self._call("DELETE", _of(key), options, missing=True).status != 404
+
+    def _create(self, key: Key, manifest: Manifest) -> None:
+        made = self._marked(manifest, {})
+        made["metadata"].pop("uid", None)  # the server gives it one
+        answer = self._call("POST", _path(kind_named(key.kind), key.namespace), made)
+        self._put_status(key, manifest, answer.body)
+
+    def _put_status(self, key: Key, manifest: Manifest, stored: Manifest) -> str:
+        """Store the status, where the kind has one of its own; the version afterwards."""
+        status = manifest.get("status")
+        if not kind_named(key.kind).status or status in (None, stored.get("status")):
+            return _version(stored)
+        return _version(self._call("PUT", f"{_of(key)}/status", {**stored, "status": status}).body)
+
+    def _marked(self, manifest: Manifest, metadata: Mapping[str, Any]) -> Manifest:
+        """The manifest as it is sent: complete, the lab's label on it, without a status."""
+        kind = kind_named(str(manifest["kind"]))
+        kept = {k: v for k, v in manifest["metadata"].items() if k not in _SERVERS[1:]}
+        labels = {**(kept.get("labels") or {}), **({LABEL: self._owner} if self._owner else {})}
+        head = {"apiVersion": kind.api_version, "metadata": {**metadata, **kept, "labels": labels}}
+        return {**{k: v for k, v in manifest.items() if k != "status"}, **head}
+
+    def _ours(self, manifest: Manifest) -> bool:
+        labels = manifest["metadata"].get("labels") or {}
+        return not self._owner or labels.get(LABEL) == self._owner
+
+    def _read(self, key: Key) -> Manifest | None:
+        answer = self._call("GET", _of(key), missing=True)
+        return None if answer.status == 404 else answer.body
+
+    def _call(
+        self, method: str, path: str, body: object = None, *, missing: bool = False
+    ) -> Answer:
+        """Make a request; 404 is an answer if the object may be ``missing``, else a LabError."""
+        answer = self._transport.call(method, path, body)
+        if answer.status >= 400 and not (missing and answer.status == 404):
+            said = answer.body.get("message") or answer.status
+            raise LabError(f"{method} {path.partition('?')[0]}: {said}")
+        return answer
+
+
+def _path(kind: Kind, namespace: str) -> str:
+    group = f"/apis/{kind.group}/v1" if kind.group else "/api/v1"
+    inside = f"/namespaces/{namespace}" if namespace else ""
+    return f"{group}{inside}/{kind.plural}"
+
+
+def _of(key: Key) -> str:
+    return f"{_path(kind_named(key.kind), key.namespace)}/{key.name}"
+
+
+def _version(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["resourceVersion"])
