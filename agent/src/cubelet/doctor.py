@@ -255,7 +255,7 @@ PROBES = (
     Probe(
         "privileges",
         capabilities,
-        "run as root (sudo); in a container, set securityContext.privileged: true",
+        f"run as root (sudo); in a container, add the capabilities {', '.join(_CAPABILITIES)}",
     ),
     Probe(
         "kernel",
