@@ -134,6 +134,7 @@ class Kubelet:
             "name": "cubelet",
             "type": PLUGIN,
             "socket": str(self._layout.socket(pod["spec"]["nodeName"])),
+            "runtimeConfig": {"portMappings": _port_mappings(pod)},
         }
 
     def _node_address(self, pod: Manifest) -> str:
@@ -156,6 +157,21 @@ class Kubelet:
 
 def _host_network(pod: Manifest) -> bool:
     return bool(pod["spec"].get("hostNetwork"))
+
+
+def _port_mappings(pod: Manifest) -> list[dict[str, Any]]:
+    """The containers' host ports, in the words in which runtimes pass them to plugins."""
+    return [
+        {
+            "hostPort": port["hostPort"],
+            "containerPort": port["containerPort"],
+            "protocol": (port.get("protocol") or "TCP").lower(),
+            "hostIP": port.get("hostIP") or "",
+        }
+        for container in pod["spec"].get("containers") or ()
+        for port in container.get("ports") or ()
+        if port.get("hostPort")
+    ]
 
 
 def _process(key: Key) -> str:
