@@ -178,22 +178,24 @@ def _lab(size: Fleet) -> Iterator[Server]:
         wire.build(_LAYOUT, spec)
         manifest = msgspec.json.encode(cluster.node_manifest(spec.nodes[0])).decode()
         arguments = [OUTSIDE_ADDRESS, str(_PORT), *map(str, size), manifest]
-        yield _serve([sys.executable, "-m", "bench.apiserver", *arguments])
+        with _serving([sys.executable, "-m", "bench.apiserver", *arguments]) as server:
+            yield server
     finally:
         cluster.tear_down(_LAYOUT)
 
 
-def _serve(command: Sequence[str]) -> Server:
-    """Start the server where the nodes' default gateway is; it ends with the lab."""
-    process = subprocess.Popen(
+@contextmanager
+def _serving(command: Sequence[str]) -> Iterator[Server]:
+    """The server, where the nodes' default gateway is; it ends when its input does."""
+    with subprocess.Popen(
         netns.command(_LAYOUT.outside_netns, command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    server = Server(process)
-    server.read()
-    return server
+    ) as process:
+        server = Server(process)
+        server.read()
+        yield server
 
 
 def _wait_ready() -> None:
