@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from cubelet_hooks.context import Context, Packet
 from cubelet_hooks.maps import Map
 from cubelet_hooks.objects import Change
 from cubelet_hooks.records import Family, Record
@@ -102,6 +103,9 @@ class Cube:
     specialised_by: ClassVar[frozenset[str] | None] = None
     """The kinds of objects that :meth:`defines` and :meth:`needed_on` look at; None: any. They are
     asked again only when one of these changes."""
+    essential: ClassVar[bool] = False
+    """Without it the node must not run. Any other cube that fails is quarantined with its reason,
+    and the rest runs without it; an essential one holds up what is new, and what ran runs on."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Kinds that must be in the composition for this one to work."""
     settings_type: ClassVar[type[Settings]] = Settings
@@ -112,6 +116,32 @@ class Cube:
     records :meth:`rows` makes the table of, such as ``{"routes": "routes"}``."""
     records: ClassVar[tuple[type[Record], ...]] = ()
     """Further structs the C source uses, beyond the maps' keys and values."""
+    flow_fields: ClassVar[type[Record] | None] = None
+    """What the cube keeps of each flow, in each of its two records: ``struct KIND_flow_fields``.
+    ``KIND_packet`` has those of the packet's direction by ``KIND_fields(flow)``. What
+    ``KIND_inward`` and ``KIND_outward`` write to ``KIND_new_fields(pkt)`` stands in both records
+    when they are made; while a known flow is judged again that is a copy, which is not kept. Fields
+    nobody has written are zero. All cubes share 64 bytes, of which each instance takes two more
+    than its record has, rounded up to eight."""
+    event: ClassVar[type[Record] | None] = None
+    """What the cube's C tells its Python: ``struct KIND_event``, sent by ``KIND_emit(&event)``, is
+    the argument of :meth:`on_event`. Initialise it whole, ``struct KIND_event event = {};``: its
+    padding is copied too."""
+    events_per_second: ClassVar[int | str] = 1_000
+    """How many events a CPU may send, or the name of the setting that says so; the others are
+    counted as lost."""
+    event_bytes: ClassVar[int | str] = 262_144
+    """How many bytes of events may wait for the agent, or the name of the setting that says so."""
+    punts: ClassVar[bool] = False
+    """The cube hands packets to its Python: ``return KIND_punt(skb, pkt);`` in ``KIND_inward`` or
+    ``KIND_outward`` ends the packet there and leads to :meth:`on_packet`. No flow is made of it.
+    Frames of over 2,048 bytes are dropped for ``core/punt_too_long``, those over the rate, or for
+    which there is no room, for ``core/rate_limited``."""
+    packets_per_second: ClassVar[int | str] = 100
+    """How many packets a CPU may hand over, or the name of the setting that says so."""
+    packet_bytes: ClassVar[int | str] = 262_144
+    """How many bytes of packets may wait for the agent (each takes 2,072 of them, whatever its
+    length), or the name of the setting that says so."""
 
     def __init__(self, instance: str, settings: Settings, family: Family = 4) -> None:
         self.instance = instance
@@ -130,9 +160,11 @@ class Cube:
 
     def size_of(self, declared: Map) -> int:
         """How many entries the map has under the instance's settings."""
-        if isinstance(declared.size, int):
-            return declared.size
-        return int(getattr(self.settings, declared.size))
+        return self.number(declared.size)
+
+    def number(self, value: int | str) -> int:
+        """A number, or that of the setting with this name."""
+        return value if isinstance(value, int) else int(getattr(self.settings, value))
 
     def defines(self, view: View) -> Mapping[str, int]:
         """Compile-time constants, names without the ``KIND_`` prefix: what specialises the C.
@@ -173,3 +205,17 @@ class Cube:
         number, and ``ifindex`` an interface's: the agent names both, and members of enums.
         """
         return read(self.shows[noun]).items()
+
+    def on_event(self, event: Any, context: Context) -> None:
+        """The C has sent an :attr:`event`; called for each, in the order of each CPU.
+
+        Must not block. What it raises is logged once and counted, and the next event comes. State
+        kept in ``self`` ends when the configuration changes: keep in a map what has to stay.
+        """
+
+    def on_packet(self, packet: Packet, context: Context) -> None:
+        """The C has handed over a packet (:attr:`punts`); called for each, under the same rules.
+
+        Answering a pod from Python, say, is
+        ``context.send(answer_to(packet.frame), packet.ifindex)``.
+        """

@@ -1,0 +1,104 @@
+"""What a cube's callbacks in the agent can reach: its own maps, the cluster, its ports, a log.
+
+The agent hands a :class:`Context` to ``Cube.on_event``, ``Cube.on_packet`` and whatever else it
+calls a running cube for. Callbacks run one at a time, in the agent's one thread for maps: they may
+touch maps freely, must not block, and are never run at the same time as a pass of the agent.
+
+A cube that blocks who scans ports: its C tells of refused packets, its Python counts and decides.
+
+    class Refused(Record):                       # in C: struct guard_event
+        source: Addr
+
+    class Blocked(Record):
+        until: U32
+
+    class Guard(Cube):
+        kind = "guard"
+        event = Refused
+        maps = (
+            Map("blocked", MapType.LRU_HASH, Refused, Blocked, 4096, planned=False,
+                concerns=lambda key, value: key.source),
+        )
+
+        def on_event(self, event: Refused, context: Context) -> None:
+            context.table("blocked")[event] = Blocked(until=...)
+            context.log.info("blocked", source=str(event.source))
+
+The write makes the cached verdicts of that source stale, because the map says whom it ``concerns``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cubelet_hooks.view import View
+
+
+class Logger(Protocol):
+    """The agent's structured log, bound to the instance: an event, and values by name."""
+
+    def debug(self, event: str, **values: Any) -> Any:
+        """Of use to who writes the cube."""
+
+    def info(self, event: str, **values: Any) -> Any:
+        """What an operator may want to know."""
+
+    def warning(self, event: str, **values: Any) -> Any:
+        """What an operator should know; the cube goes on."""
+
+    def error(self, event: str, **values: Any) -> Any:
+        """What the cube could not do."""
+
+
+@dataclass(frozen=True)
+class Packet:
+    """A frame that a cube's C handed to its Python (``KIND_punt``).
+
+    ``frame`` is whole, from the Ethernet header on, as it entered: a pod's checksums may be
+    unfinished, since its kernel leaves them to the device. It entered by the device ``ifindex`` of
+    ``port_class`` (``pod``, ``host``, ``overlay``, ``uplink``); ``instance`` handed it over.
+    """
+
+    frame: bytes
+    port_class: str
+    ifindex: int
+    instance: str
+
+
+class Context(Protocol):
+    """One instance's surroundings while its composition is in force.
+
+    Not to be kept: another composition brings another context, and the maps of this one close.
+    """
+
+    @property
+    def view(self) -> View:
+        """The state of the cluster as plans see it."""
+
+    @property
+    def log(self) -> Logger:
+        """The agent's log; lines carry the instance."""
+
+    def table(self, name: str) -> MutableMapping[Any, Any]:
+        """The cube's own map ``name`` in ``Cube.maps``: from key record to value record.
+
+        Reads see what the datapath has written until then; going through it reads it once. Numbers
+        kept per CPU are summed up. An array has the indexes that are not all zero; deleting one
+        writes zeros. What a write ``concerns`` is judged again.
+
+        Raises KeyError for a map that the cube does not declare, TypeError for a ring buffer, and
+        on writing TypeError for a planned map (the plan alone says what it holds: give it another
+        one), or for records of other types, and OSError for a full map.
+        """
+
+    def send(self, frame: bytes, ifindex: int) -> None:
+        """Put a whole Ethernet frame out of a port: a pod's, the host's or the uplink.
+
+        ``ifindex`` is that of :attr:`Packet.ifindex` or of a ``Port`` in the view. The frame goes
+        out as it is: no cube sees it, no checksum is filled in, no flow is made.
+
+        Raises ValueError for a frame without an Ethernet header and for the overlay, whose frames
+        need a tunnel's far end; OSError when the device is gone or the frame is too long for it.
+        """
