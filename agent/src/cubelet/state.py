@@ -12,6 +12,7 @@ from cubelet_hooks.objects import (
     Address,
     Change,
     ConfigMap,
+    Custom,
     EndpointSlice,
     LocalNode,
     Namespace,
@@ -51,6 +52,7 @@ class State:
             ConfigMap.kind: self._config_maps,
             Port.kind: self._ports,
         }
+        self._customs: dict[str, dict[str, Any]] = {}
         self._slices_by_service = Index[str, EndpointSlice](_service)
         self._pods_by_namespace = Index[str, Pod](_namespace)
         self._pods_by_node = Index[str, Pod](_node_name)
@@ -70,7 +72,9 @@ class State:
         """
         table = self._tables.get(change.kind)
         if table is None:
-            raise ValueError(f"unknown kind of object: {change.kind}")
+            if not isinstance(change.new or change.old, Custom):
+                raise ValueError(f"unknown kind of object: {change.kind}")
+            table = self._customs.setdefault(change.kind, {})
         old, new = table.get(change.key), change.new
         if old == new:
             return None
@@ -84,7 +88,8 @@ class State:
 
     def __iter__(self) -> Iterator[Object]:
         """All objects, kind by kind."""
-        return chain.from_iterable(table.values() for table in self._tables.values())
+        tables = (*self._tables.values(), *self._customs.values())
+        return chain.from_iterable(table.values() for table in tables)
 
     @property
     def local(self) -> LocalNode | None:
@@ -130,6 +135,10 @@ class State:
     def config_maps(self) -> Mapping[str, ConfigMap]:
         """The ConfigMaps that the source knows, by key; no cube plans from them."""
         return MappingProxyType(self._config_maps)
+
+    def custom(self, kind: str) -> Mapping[str, Custom]:
+        """All objects of a kind of a cube's own by key; none of a kind that is not watched."""
+        return MappingProxyType(self._customs.get(kind, {}))
 
     def slices_of(self, service_key: str) -> tuple[EndpointSlice, ...]:
         """The Service's EndpointSlices, ordered by key."""

@@ -9,10 +9,13 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from cubelet_hooks.command import UNKNOWN_METHOD, AgentError
 from cubelet_hooks.context import Context, Packet
 from cubelet_hooks.maps import Map
+from cubelet_hooks.metrics import Metric, Sample
 from cubelet_hooks.objects import Change
 from cubelet_hooks.records import Family, Record
+from cubelet_hooks.resources import Resource
 from cubelet_hooks.view import View
 
 ABI = 1
@@ -116,6 +119,37 @@ class Cube:
     records :meth:`rows` makes the table of, such as ``{"routes": "routes"}``."""
     records: ClassVar[tuple[type[Record], ...]] = ()
     """Further structs the C source uses, beyond the maps' keys and values."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """What :meth:`collect` gives, at the agent's ``/metrics``: see :mod:`cubelet_hooks.metrics`."""
+    commands: ClassVar[str] = ""
+    """A Typer application, ``"package.module:app"``: its commands are ``cubelet KIND ...``. Found
+    by the package's entry point, which must be called as the kind is, and imported when they are
+    asked for: see :mod:`cubelet_hooks.command`."""
+    watches: ClassVar[tuple[Resource, ...]] = ()
+    """Kinds of Kubernetes objects beyond the built-in ones that it plans from: see
+    :mod:`cubelet_hooks.resources`."""
+    annotations: ClassVar[tuple[str, ...]] = ()
+    """Annotations of Namespaces and Nodes that it reads, by key or (ending in ``/``) by prefix; of
+    those objects others are not kept. This node's pods have all of theirs. What a pod's or else
+    its namespace's annotation says is planned by a unit for each pod:
+
+        annotations = ("quota.example.com/",)
+
+        def units(self, change, view):
+            if change.kind == "Namespace":
+                return [("pod", port.key) for port in view.ports.values()
+                        if port.namespace == change.key]
+            return [("pod", change.key)] if change.kind in ("Pod", "Port") else ()
+
+        def plan(self, unit, view):
+            port, pod = view.ports.get(unit[1]), view.pods.get(unit[1])
+            if port is None or pod is None:
+                return
+            namespace = view.namespaces.get(pod.namespace)
+            given = {**(namespace.annotations if namespace else {}), **pod.annotations}
+            if (text := given.get("quota.example.com/bytes", "")).isdecimal():
+                yield Entry("budgets", Key(ifindex=port.ifindex), Budget(int(text)))
+    """
     flow_fields: ClassVar[type[Record] | None] = None
     """What the cube keeps of each flow, in each of its two records: ``struct KIND_flow_fields``.
     ``KIND_packet`` has those of the packet's direction by ``KIND_fields(flow)``. What
@@ -219,3 +253,17 @@ class Cube:
         Answering a pod from Python, say, is
         ``context.send(answer_to(packet.frame), packet.ifindex)``.
         """
+
+    def collect(self, read: Read, view: View) -> Iterable[Sample]:
+        """Samples of the :attr:`metrics` as they are now: be quick, it is asked every few seconds.
+
+        What it raises costs this instance its samples, this once.
+        """
+        return ()
+
+    def answer(self, method: str, params: Mapping[str, Any], context: Context) -> object:
+        """What ``cubelet_hooks.command.ask`` gives in the cube's commands: plain JSON values.
+
+        Runs in the agent, between its passes. Raise AgentError for what the caller got wrong.
+        """
+        raise AgentError(UNKNOWN_METHOD, f"{self.kind} has no method {method!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -48,7 +48,10 @@ class Namespaced(msgspec.Struct, frozen=True):
 
 
 class Node(Named, frozen=True):
-    """A node; its InternalIP addresses come before its ExternalIP ones."""
+    """A node; its InternalIP addresses come before its ExternalIP ones.
+
+    ``annotations`` are those that cubes declare in ``Cube.annotations``, and ``cubelet.io/`` ones.
+    """
 
     kind: ClassVar[str] = "Node"
 
@@ -59,11 +62,15 @@ class Node(Named, frozen=True):
 
 
 class Namespace(Named, frozen=True):
-    """A namespace; the label ``kubernetes.io/metadata.name`` is always there."""
+    """A namespace; the label ``kubernetes.io/metadata.name`` is always there.
+
+    ``annotations`` are those that cubes declare in ``Cube.annotations``.
+    """
 
     kind: ClassVar[str] = "Namespace"
 
     labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
 
 
 class ContainerPort(msgspec.Struct, frozen=True):
@@ -288,9 +295,45 @@ class LocalNode(Named, frozen=True):
     router_mac: str
 
 
+class Custom(msgspec.Struct, frozen=True):
+    """An object of a kind in some ``Cube.watches``; ``namespace`` is empty for one without.
+
+    ``spec`` is as in the manifest, nested mappings and tuples of plain values, all read-only.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    spec: Mapping[str, Any] = {}
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``, or the name alone."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
 Object = (
-    Node | Namespace | Pod | Service | EndpointSlice | NetworkPolicy | ConfigMap | Port | LocalNode
+    Node
+    | Namespace
+    | Pod
+    | Service
+    | EndpointSlice
+    | NetworkPolicy
+    | ConfigMap
+    | Port
+    | LocalNode
+    | Custom
 )
+BUILT_IN = frozenset(
+    each.kind
+    for each in (
+        *(Node, Namespace, Pod, Service, EndpointSlice, NetworkPolicy, ConfigMap),
+        *(Port, LocalNode),
+    )
+)
+"""The kinds that every cube sees, and that no cube can declare as its own."""
 
 
 class Change(msgspec.Struct, frozen=True):

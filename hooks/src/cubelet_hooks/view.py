@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cubelet_hooks.objects import (
     Address,
+    Custom,
     EndpointSlice,
     LocalNode,
     Namespace,
@@ -55,6 +56,9 @@ class View(Protocol):
     @property
     def ports(self) -> Mapping[str, Port]:
         """The pods attached on this node, by the pod's key."""
+
+    def custom(self, kind: str) -> Mapping[str, Custom]:
+        """All objects of a kind that a composed cube watches; none of any other."""
 
     def slices_of(self, service_key: str) -> tuple[EndpointSlice, ...]:
         """The Service's EndpointSlices, ordered by key."""
