@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from cubelet.lab import admission, agents, cluster, netns, processes, wire
+from cubelet.lab import agents, cluster, netns, processes
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
-from cubelet.lab.store import Key, Store
+from cubelet.lab.store import Key
 
 from .manifests import pod, service
+from .unstarted import build
 from .world import Space, World, eventually
 
 SYSCTLS = Path("/proc/sys/net")
@@ -44,15 +43,9 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tupl
     }
 
 
-def build(layout: Layout, spec: LabSpec) -> dict[str, Any]:
+def bare(layout: Layout, spec: LabSpec) -> dict[str, Any]:
     """A lab whose agents have not been started, and what its first node looks like."""
-    layout.root.mkdir(parents=True)
-    layout.spec.write_bytes(msgspec.json.encode(spec))
-    store = Store(layout)
-    store.put(cluster.node_manifest(spec.nodes[0]))
-    store.put(admission.namespace("default"))
-    layout.bpffs.mkdir()
-    wire.build(layout, spec)
+    build(layout, spec)
     place = layout.node_netns("node1")
     netns.run(place, (SYSCTLS / "ipv4/ip_forward").write_text, "0")
     eventually(lambda: "fe80::" in settled(place), 10)
@@ -83,7 +76,7 @@ def test_a_node_is_as_before(layout: Layout) -> None:
     node = layout.node("node1")
     own: dict[str, object] = {"cache_dir": str(node / "cache"), "cni_bin": str(node / "bin")}
     spec = LabSpec(layout.name, plan_nodes(1, ()), own)
-    before = build(layout, spec)
+    before = bare(layout, spec)
     agents.start(layout, spec)
     agents.wait_ready(layout, spec, lambda _: None)
     world = World(layout, spec)
