@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cubelet.lab import traffic
+from cubelet.lab import netns, traffic
+from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
 from cubelet.lab.store import Key, Manifest
+from cubelet.net.netns import enter, opened
 
 from .manifests import pod, service
 from .world import Space, World
@@ -83,6 +88,28 @@ def change_address(world: World, action: str, device: str) -> None:
     node["metadata"]["labels"]["test"] = action
     store.put(node)
     world.sync()
+
+
+def node_client(world: World, kind: socket.SocketKind, number: int) -> socket.socket:
+    """A client on node1 with this port, connected to the server outside."""
+
+    def make() -> socket.socket:
+        with opened(str(netns.path(world.at_node("node1")))) as descriptor:
+            enter(descriptor)
+        return socket.socket(socket.AF_INET, kind)
+
+    with ThreadPoolExecutor(1) as pool:  # a thread has a namespace of its own
+        client = pool.submit(make).result()
+    client.settimeout(2)
+    client.bind(("", number))
+    client.connect((OUTSIDE_ADDRESS, OUTSIDE_PORT))
+    return client
+
+
+def answer(client: socket.socket) -> str:
+    """Who answers on a connection."""
+    client.send(b"who\n")
+    return str(json.loads(client.recv(4096))["name"])
 
 
 @pytest.mark.parametrize("protocol", BOTH)
@@ -197,6 +224,20 @@ def test_the_second_pod_waits_until_the_first_one_goes(space: Space) -> None:
     space.delete("Pod", "b-first")
     assert space.who(world.outside, address, 5435, "UDP") == "a-second"
     assert world.call("node2", "status")["problems"] == []
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def test_a_connection_of_the_nodes_own_keeps_its_number(
+    space: Space, kind: socket.SocketKind
+) -> None:
+    """From a number that a pod asks for meanwhile: answers reach the node's client."""
+    world, address = space.world, space.world.node("node1").address
+    with node_client(world, kind, 5436) as client:
+        assert answer(client) == "outside"
+        space.apply(hosting("pod", ("TCP", 80, 5436, ""), ("UDP", 80, 5436, "")))
+        protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
+        assert space.who(world.at_node("node2"), address, 5436, protocol) == "pod"
+        assert answer(client) == "outside"
 
 
 def test_a_node_port_goes_first(space: Space) -> None:

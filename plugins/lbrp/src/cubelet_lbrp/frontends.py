@@ -39,6 +39,8 @@ class Place:
     port: int
     scope: Scope
     local: bool
+    shared: bool = False
+    """A host port's number, which the node may use for its own connections."""
 
 
 def programmed(service: Service) -> bool:
@@ -85,7 +87,7 @@ def _places(service: Service, port: ServicePort, own: tuple[Address, ...]) -> It
 def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> Entry:
     """What sends a place's packets to a set of backends."""
     key = FrontendKey(place.address, place.port, PROTOCOLS[protocol], place.scope)
-    value = Frontend(backends.id, len(backends.chosen), int(backends.elsewhere))
+    value = Frontend(backends.id, len(backends.chosen), int(backends.elsewhere), int(place.shared))
     return Entry("services", key, value)
 
 

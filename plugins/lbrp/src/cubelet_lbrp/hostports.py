@@ -53,7 +53,7 @@ def entries(port: Port, local: LocalNode, family: Family) -> Iterator[Entry]:
             candidate = Candidate(address, wanted.container_port, Condition.READY, local.name)
             backends = BackendSet(chosen=(candidate,), kept=())
             for scope in Scope:
-                place = Place(asked, number, scope, local=False)
+                place = Place(asked, number, scope, local=False, shared=True)
                 yield frontend_entry(place, protocol, backends)
             yield from backend_entries(backends)
 

@@ -31,12 +31,14 @@ class FrontendKey(Record):
 class Frontend(Record):
     """Which backends serve it: numbers 0 to ``count`` - 1 of the set.
 
-    ``elsewhere`` is 1 if there are none only because the traffic policy is Local.
+    ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is 1
+    for a host port, whose number may belong to a client of the node's, too.
     """
 
     set_id: U64
     count: U32
     elsewhere: U8
+    shared: U8 = 0
 
 
 class BackendKey(Record):
