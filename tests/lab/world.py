@@ -87,7 +87,8 @@ class World:
     def start(self, *nodes: str, **settings: Any) -> None:
         """Start nodes' agents, with further settings, and wait until they are ready."""
         merged = agents.merge(self.spec.settings, settings)
-        spec = LabSpec(self.layout.name, tuple(map(self.node, nodes)), merged)
+        some = tuple(map(self.node, nodes))
+        spec = msgspec.structs.replace(self.spec, nodes=some, settings=merged)
         agents.start(self.layout, spec)
         agents.wait_ready(self.layout, spec, lambda _: None)
 

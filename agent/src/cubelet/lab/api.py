@@ -37,6 +37,8 @@ def start(layout: Layout, spec: LabSpec) -> str:
     The wire must be there. Raises LabError.
     """
     given = os.environ.get("KUBECONFIG", "")
+    if os.pathsep in given:
+        raise LabError(f"KUBECONFIG={given}: a lab takes one file")
     record = Record(str(Path(given).absolute()) if given else str(layout.kubeconfig), bool(given))
     layout.api.write_bytes(msgspec.json.encode(record))
     if given:
@@ -100,7 +102,7 @@ def _open_way(layout: Layout, spec: LabSpec, record: Record) -> None:
     Its certificate is for that address: so a relay listens there, in the nodes if it is a loopback
     address, otherwise in the outside, through which all other addresses are reached.
     """
-    address, port = _endpoint(record)
+    address, port = endpoint(record)
     if address.is_loopback:
         places = [layout.node_netns(node.name) for node in spec.nodes]
     else:
@@ -110,7 +112,7 @@ def _open_way(layout: Layout, spec: LabSpec, record: Record) -> None:
     processes.spawn(layout, SERVER, None, argv)
 
 
-def _endpoint(record: Record) -> tuple[ipaddress.IPv4Address, int]:
+def endpoint(record: Record) -> tuple[ipaddress.IPv4Address, int]:
     """Where a foreign server listens. Raises LabError for what cannot be reached from a lab."""
     transport = KubeconfigTransport(Path(record.kubeconfig))
     url = urlsplit(transport.server)

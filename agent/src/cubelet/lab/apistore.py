@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from cubelet.lab.errors import LabError
-from cubelet.lab.store import Key, Kind, Manifest, key_of, kind_named
+from cubelet.lab.store import Key, Kind, Manifest, file_name, key_of, kind_named
 from cubelet.lab.transport import Answer, Transport
 
 LABEL: Final = "cubelet.io/lab"
 """On every object that a lab makes on a server that is not its own; the value is its name."""
 
+_ACCOUNT_LIMIT: Final = 10.0  # seconds until a new namespace has its default service account
 _SERVERS: Final = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields")
 
 
@@ -69,8 +71,18 @@ class ApiObjects:
     def _create(self, key: Key, manifest: Manifest) -> None:
         made = self._marked(manifest, {})
         made["metadata"].pop("uid", None)  # the server gives it one
-        answer = self._call("POST", _path(kind_named(key.kind), key.namespace), made)
-        self._put_status(key, manifest, answer.body)
+        path = _path(kind_named(key.kind), key.namespace)
+        deadline = time.monotonic() + _ACCOUNT_LIMIT
+        while True:
+            try:
+                stored = self._call("POST", path, made).body
+                break
+            except LabError as error:
+                # Where pods need a service account, a new namespace has none in the beginning.
+                if "serviceaccount" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        self._put_status(key, manifest, stored)
 
     def _put_status(self, key: Key, manifest: Manifest, stored: Manifest) -> str:
         """Store the status, where the kind has one of its own; the version afterwards."""
@@ -113,6 +125,7 @@ def _path(kind: Kind, namespace: str) -> str:
 
 
 def _of(key: Key) -> str:
+    file_name(key)  # raises LabError for a name that would lead to another path
     return f"{_path(kind_named(key.kind), key.namespace)}/{key.name}"
 
 

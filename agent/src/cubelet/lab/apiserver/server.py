@@ -150,6 +150,11 @@ class ApiServer:
         """An object. Raises ApiError (404)."""
         return self.store.read(resources.named(resource), (namespace, name))
 
+    def names(self, resource: str, namespace: str = "") -> list[str]:
+        """The names of the objects there are, of one namespace if given, in the order of lists."""
+        found = self.store.all(resources.named(resource))
+        return [each.name for each in found if not namespace or each.namespace == namespace]
+
     def load(self, resource: str, manifests: Iterable[Object]) -> int:
         """Put many objects in place at once, before anybody watches; returns how many."""
         return self.store.load(resources.named(resource), manifests)
