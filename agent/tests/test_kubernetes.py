@@ -110,10 +110,10 @@ async def test_a_node_is_untainted_once_pods_are_served(tmp_path):
     server.put(TAINTED)
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
-        running.feed.passed(False, "")
+        running.feed.passed(False, "", {})
         await asyncio.sleep(0.2)
         assert TAINT in str(node(server))
-        running.feed.passed(True, "")
+        running.feed.passed(True, "", {})
         await until(lambda: TAINT not in str(node(server)))
         assert node(server)["spec"]["taints"] == [OTHER_TAINT]
         assert conditions(server) == {CONDITION: "False", "Ready": "True"}
@@ -131,7 +131,7 @@ async def test_a_node_that_is_in_order_is_not_written_to(tmp_path):
     server.put({**TAINTED, "spec": {"taints": [OTHER_TAINT]}, "status": status})
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
-        running.feed.passed(True, "")
+        running.feed.passed(True, "", {})
         await until(lambda: any(a.path.endswith(f"/nodes/{NODE}") for a in server.log))
         await asyncio.sleep(0.1)
         assert not [access for access in server.log if access.method == "PATCH"]
@@ -166,12 +166,27 @@ async def test_a_refused_configuration_gets_an_event(tmp_path):
         await running.feed.begun()
         assert "kube-system/cubelet" in running.state.config_maps
         for _ in range(3):
-            running.feed.passed(True, "no is unknown")
+            running.feed.passed(True, "no is unknown", {})
         await until(lambda: stored_events(server))
         (event,) = stored_events(server)
     assert event["message"] == "no is unknown"
     found = server.get("configmaps", "cubelet", "kube-system")
     assert event["involvedObject"]["uid"] == found["metadata"]["uid"]
+
+
+@in_loop
+async def test_a_quarantined_cube_is_an_event_of_the_node(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    async with server.serving() as url, Running(server, url, tmp_path).following() as running:
+        await running.feed.begun()
+        for _ in range(2):
+            running.feed.passed(True, "", {"rate": "ImportError: no scapy"})
+        await until(lambda: stored_events(server))
+        (event,) = stored_events(server)
+    assert event["message"] == "cube rate: ImportError: no scapy"
+    assert event["involvedObject"]["kind"] == "Node"
+    assert event["involvedObject"]["uid"] == NODE
 
 
 @in_loop
@@ -182,7 +197,7 @@ async def test_without_a_server_a_node_begins_with_what_it_remembers(tmp_path):
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
         running.memory.remember_node(running.state.nodes[NODE])
-        running.feed.passed(True, "")
+        running.feed.passed(True, "", {})
     again = Running(server, url, tmp_path, patience=0.2)
     async with again.following():
         async with asyncio.timeout(5):

@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cubelet.lab import agents, netns, processes, traffic
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
 
+from .foreign import NODE, QUIET_C, QUIET_CUBE, command, install, plugins, spawn, start
 from .manifests import pod, service
 from .world import Space, World, eventually
-
-NODE = "node1"
-HIDING = """
-import sys
-from importlib import metadata
-real = metadata.entry_points
-def entry_points(**params):
-    return [point for point in real(**params) if point.name not in {hidden!r}]
-metadata.entry_points = entry_points
-from cubelet.cli import main
-main()
-"""
-"""The command `cubelet` as it is when packages are not installed."""
-
-QUIET_CUBE = '''
-from cubelet_hooks.cube import Cube
-from cubelet_hooks.hookspecs import hookimpl
-
-class Quiet(Cube):
-    """Lets everything through."""
-    kind = "quiet"
-    inward = frozenset({"pod"})
-
-@hookimpl
-def cubelet_cubes():
-    return [Quiet]
-'''
-QUIET_C = """
-#include "cubelet.h"
-
-static __always_inline int quiet_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
-{
-	return cubelet_next(pkt);
-}
-"""
 
 
 @pytest.fixture
@@ -63,58 +26,14 @@ def node(small: World, small_space: Space) -> Iterator[World]:
     assert small.call(NODE, "status")["problems"] == []
 
 
-def command(world: World, *hidden: str) -> list[str]:
-    """The agent's command line where the cubes of these kinds are not installed."""
-    config = world.layout.node(NODE) / "agent.yaml"
-    config.write_text(yaml.safe_dump(agents.settings(world.layout, world.spec, world.node(NODE))))
-    return [sys.executable, "-c", HIDING.format(hidden=hidden), "agent", "--config", str(config)]
-
-
-def spawn(world: World, argv: list[str], path: Path | None = None) -> None:
-    """Start an agent by hand, with packages from a further folder if given."""
-    found = os.pathsep.join(filter(None, (str(path or ""), os.environ.get("PYTHONPATH"))))
-    processes.spawn(
-        world.layout,
-        agents.process(world.node(NODE)),
-        world.at_node(NODE),
-        argv,
-        environment={"PYTHONPATH": found} if found else None,
-    )
-
-
-def start(world: World, argv: list[str], path: Path | None = None) -> None:
-    """The same, and wait until it is ready."""
-    spawn(world, argv, path)
-    agents.wait_ready(world.layout, world.spec, lambda _: None)
-
-
-def install(folder: Path, name: str, code: str) -> None:
-    """What pip leaves of a package `cubelet-NAME` that offers cubes in `cubelet_NAME`."""
-    package = folder / f"cubelet_{name}"
-    package.mkdir()
-    (package / "__init__.py").write_text(code)
-    info = folder / f"cubelet_{name}-0.3.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: cubelet-{name}\nVersion: 0.3\n")
-    (info / "entry_points.txt").write_text(f"[cubelet.cubes]\n{name} = cubelet_{name}\n")
-
-
-def plugins(world: World) -> dict[str, dict[str, object]]:
-    return {row["kind"]: row for row in world.call(NODE, "plugins")}
-
-
 def test_without_nat_the_rest_works(node: World, small_space: Space) -> None:
     start(node, command(node, "nat"))
     found = plugins(node)
     assert "nat" not in found
-    assert {row["state"] for row in found.values()} == {"active"}
+    assert {row["state"] for kind, row in found.items() if kind != "firewall"} == {"active"}
     stacks = node.call(NODE, "status")["composition"]["stacks"]
-    assert stacks == {
-        "pod": ["lbrp", "firewall"],
-        "host": ["lbrp"],
-        "overlay": [],
-        "uplink": ["lbrp"],
-    }
+    assert "nat" not in str(stacks)
+    assert stacks["pod"] == ["lbrp"]
     small_space.apply(
         pod("a"), pod("b", ("TCP", 7)), pod("c", ("TCP", 7)), service("b", "b", ("TCP", 80, 7))
     )
@@ -164,42 +83,54 @@ def test_a_broken_package_of_somebody_else_is_quarantined(
     assert "no_such_module" in str(found["broken"]["reason"])
     assert found["broken"]["distribution"] == "cubelet-broken"
     assert found["broken"]["version"] == "0.3"
-    others = {row["state"] for kind, row in found.items() if kind != "broken"}
+    others = {row["state"] for kind, row in found.items() if kind not in ("broken", "firewall")}
     assert others == {"active"}
     small_space.apply(pod("a"), pod("b", ("TCP", 7)))
     assert small_space.who(small_space.at("a"), small_space.ip("b"), 7) == "b"
-    assert node.call(NODE, "status")["problems"] == []
+    (problem,) = node.call(NODE, "status")["problems"]
+    assert problem.startswith("cube broken is quarantined: ModuleNotFoundError")
 
 
 def test_a_cube_of_somebody_else_is_inactive_until_it_is_placed(
     node: World, small_space: Space, tmp_path: Path
 ) -> None:
-    install(tmp_path, "quiet", QUIET_CUBE)
-    (tmp_path / "cubelet_quiet" / "bpf").mkdir()
-    source = tmp_path / "cubelet_quiet" / "bpf" / "quiet.bpf.c"
-    source.write_text(QUIET_C)
+    source = install(tmp_path, "quiet", QUIET_CUBE, QUIET_C)
     start(node, command(node), tmp_path)
     assert plugins(node)["quiet"]["state"] == "inactive"
     small_space.apply(pod("a"), pod("b", ("TCP", 7)))
     node.stop(NODE)
 
-    config = node.layout.node(NODE) / "agent.yaml"
-    argv = command(node)
     chain = {
         "core": ["bridge", "router"],
         "stacks": {"pod": ["quiet", "lbrp", "nat", "firewall"], "host": ["lbrp", "nat"]},
     }
-    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "chain": chain}))
-    start(node, argv, tmp_path)
+    start(node, command(node, chain=chain), tmp_path)
     assert plugins(node)["quiet"]["state"] == "active"
     assert small_space.who(small_space.at("a"), small_space.ip("b"), 7) == "b"
 
-    # What it gets wrong is told at its own line, and what runs goes on.
-    node.sync()
-    identity = node.call(NODE, "status")["composition"]["identity"]
+    # What it gets wrong is told at its own line, and the rest runs without it.
     node.stop(NODE)
     source.write_text(QUIET_C.replace("cubelet_next(pkt)", "no_such_function(pkt)"))
-    spawn(node, argv, tmp_path)
+    start(node, command(node, chain=chain), tmp_path)
+    found = plugins(node)["quiet"]
+    assert found["state"] == "quarantined"
+    assert "quiet.bpf.c:6" in str(found["reason"])
+    status = node.call(NODE, "status")
+    assert status["composition"]["stacks"]["pod"] == ["lbrp", "nat"]
+    assert "cube quiet is quarantined: cube quiet: quiet.bpf.c:6" in " ".join(status["problems"])
+    assert small_space.who(small_space.at("a"), small_space.ip("b"), 7) == "b"
+
+
+def test_what_ran_runs_on_when_an_essential_cube_is_broken(
+    node: World, small_space: Space, tmp_path: Path
+) -> None:
+    small_space.apply(pod("a"), pod("b", ("TCP", 7)))
+    identity = node.call(NODE, "status")["composition"]["identity"]
+    essential = QUIET_CUBE.replace("kind =", "essential = True\n    kind =")
+    install(tmp_path, "quiet", essential, QUIET_C.replace("(pkt);", "(none);"))
+    chain = {"core": ["bridge", "router"], "stacks": {"pod": ["quiet", "lbrp", "nat"]}}
+    node.stop(NODE)
+    spawn(node, command(node, chain=chain), tmp_path)
     eventually(lambda: "quiet.bpf.c:6" in tail(node), 20)
     status = node.call(NODE, "status")
     assert not status["ready"]

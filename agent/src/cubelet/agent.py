@@ -166,9 +166,22 @@ class Agent:
             names = [cube.instance for cube in composition.cubes]
             self._observe("cubelet_composed", mode=composition.mode, instances=names)
         self._configuration.settle(self.reconciler.refused)
-        self._feed.passed(self.ready, self._configuration.problem)
+        self._quarantine()
+        quarantined = self.discovery.quarantined()
+        self._feed.passed(self.ready, self._configuration.problem, quarantined)
         for change in changes:
             self._observe("cubelet_changed", change=change)
+
+    def _quarantine(self) -> None:
+        """Go on without cubes that fail while they run, or that keep the node from starting."""
+        faults, self.reconciler.faults = self.reconciler.faults, {}
+        fresh = {k: v for k, v in faults.items() if k not in self.discovery.faults}
+        if not fresh or (self.reconciler.in_force and self.reconciler.refused):
+            return
+        for kind, reason in fresh.items():
+            log.error("cube quarantined", cube=kind, reason=reason)
+        self._configuration.go_on_without(fresh)
+        self._wake.set()
 
     def _observe(self, hook: str, **arguments: Any) -> None:
         try:
@@ -234,6 +247,8 @@ class Agent:
 
     def _problems(self) -> list[str]:
         refused = [self._configuration.problem] if self._configuration.problem else []
+        quarantined = self.discovery.quarantined().items()
+        refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]
         found = [*self.reconciler.problems.values(), *self.reconciler.contests]
         return [*map(str, self._feed.problems), *refused, *found]
 

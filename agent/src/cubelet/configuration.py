@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -38,6 +38,7 @@ class Configuration:
         self._propose = propose
         self._config_map: ConfigMap | None = None
         self._begun = False
+        self._config = self._candidate = ClusterConfig()
         self._pending = False
         self.problem = ""
         make_setup(settings, ClusterConfig(), discovery)
@@ -54,8 +55,11 @@ class Configuration:
             self._take_up()
 
     def _take_up(self) -> None:
+        self._discovery.faults.clear()  # what has changed may have mended them
         try:
-            self._propose(self._setup(read_config(self._config_map)))
+            config = read_config(self._config_map)
+            self._propose(self._setup(config))
+            self._candidate = config
             self._pending = True
         except (SettingsError, CompositionError) as error:
             self.problem = str(error)
@@ -70,13 +74,25 @@ class Configuration:
         """After a restart the configuration that was in force counts until a good one comes."""
         text = self._memory.known.config
         try:
-            config = ClusterConfig() if text is None else parse_config(text)
-            self._propose(self._setup(config))
+            self._config = ClusterConfig() if text is None else parse_config(text)
+            self._propose(self._setup(self._config, lenient=True))
         except (SettingsError, CompositionError) as error:
             self.problem += f"; nor can the last one be used: {error}"
 
-    def _setup(self, config: ClusterConfig) -> Setup:
-        return make_setup(self._settings, config, self._discovery, self._memory.known.reasons)
+    def go_on_without(self, faults: Mapping[str, str]) -> None:
+        """Quarantine kinds that are in force, or stand in the way of the first setup."""
+        self._discovery.faults.update(faults)
+        config = self._candidate if self._pending else self._config
+        try:
+            self._propose(self._setup(config, lenient=True))
+        except (SettingsError, CompositionError) as error:
+            self.problem = str(error)
+
+    def _setup(self, config: ClusterConfig, lenient: bool = False) -> Setup:
+        known = self._memory.known
+        return make_setup(
+            self._settings, config, self._discovery, known.reasons, lenient, known.slots
+        )
 
     def settle(self, refused: str | None) -> None:
         """A pass has ended: ``refused`` is why what was proposed is not in force, '' if it is.
@@ -88,5 +104,6 @@ class Configuration:
         self._pending = False
         self.problem = refused
         if not refused:
+            self._config = self._candidate
             found = self._config_map
             self._memory.remember(config=found.data[KEY] if found else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -46,8 +46,9 @@ class Feed(Protocol):
     async def find_pod(self, key: str) -> Pod | None:
         """A pod that CNI asks for. Raises AgentError when it must not be served unknown."""
 
-    def passed(self, ready: bool, refused: str) -> None:
-        """A pass has ended: whether pods are served, and why the configuration was refused."""
+    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
+        """A pass has ended: whether pods are served, why the configuration was refused, and why
+        which cubes are quarantined."""
 
 
 def open_feed(
@@ -100,7 +101,7 @@ class FolderFeed:
         """The pod, if a manifest has it."""
         return self._state.pods.get(key)
 
-    def passed(self, ready: bool, refused: str) -> None:
+    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
         """Nobody is told."""
 
     def _derive(self, change: Change) -> None:

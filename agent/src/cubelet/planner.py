@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -29,6 +31,8 @@ class Planner:
     def __init__(self, cubes: Sequence[Cube]) -> None:
         self.cubes = {cube.instance: cube for cube in cubes}
         self.failures: dict[Owned, str] = {}
+        self.seconds: dict[str, float] = defaultdict(float)
+        """How long each instance has taken since this was cleared."""
         self._wanted: dict[str, dict[bytes, dict[Owned, bytes]]] = defaultdict(dict)
         self._unasked: list[tuple[Cube, Change]] = []
         self._keys: dict[Owned, set[tuple[str, bytes]]] = {}
@@ -52,7 +56,8 @@ class Planner:
     def _units(self, cube: Cube, change: Change, view: View) -> Iterable[Unit]:
         owned = (cube.instance, ("units", change.kind, change.key))
         try:
-            units = tuple(cube.units(change, view))
+            with self._timed(cube.instance):
+                units = tuple(cube.units(change, view))
         except Exception as error:  # a cube's bug must not stop the others
             self._failed(owned, error)
             self._unasked.append((cube, change))
@@ -68,13 +73,22 @@ class Planner:
         delta: Delta = defaultdict(dict)
         for owned in sorted(units):
             try:
-                entries = self._plan(owned, view)
+                with self._timed(owned[0]):
+                    entries = self._plan(owned, view)
             except Exception as error:  # a cube's bug must not stop the others
                 self._failed(owned, error)
                 continue
             self.failures.pop(owned, None)
             self._replace(owned, entries, delta)
         return dict(delta)
+
+    @contextmanager
+    def _timed(self, instance: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[instance] += time.perf_counter() - began
 
     def contents(self) -> Mapping[str, Mapping[bytes, bytes]]:
         """The wanted contents of every planned map, empty ones too."""

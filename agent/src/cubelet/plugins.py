@@ -15,9 +15,11 @@ from typing import Literal
 import pluggy
 import structlog
 
+from cubelet.offers import exposed_name, problems_of
 from cubelet_hooks import hookspecs
 from cubelet_hooks.cube import ABI, PORT_CLASSES, Cube
 from cubelet_hooks.reasons import REASONS_PER_CUBE
+from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
 KIND = re.compile(r"[a-z][a-z0-9]*")
@@ -53,25 +55,58 @@ class Discovery:
     plugins: tuple[Plugin, ...]
     manager: pluggy.PluginManager
     cubes: Mapping[str, type[Cube]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    """Kinds that were found to be unusable since, each with the reason: also quarantined."""
+
+    @property
+    def usable(self) -> Mapping[str, type[Cube]]:
+        """The cubes by kind without those that are quarantined."""
+        return {kind: cube for kind, cube in self.cubes.items() if kind not in self.faults}
+
+    def quarantined(self) -> Mapping[str, str]:
+        """Why what is installed cannot be used, by kind, or by the plugin's name."""
+        return {p.name: p.reason for p in self.plugins if p.quarantined} | self.faults
 
     def rows(self, active: Iterable[str] = ()) -> list[dict[str, object]]:
         """One row per cube, as `cubelet plugins` prints it; ``active`` kinds are composed."""
         running = set(active)
         return [
-            _row(plugin, kind, "active" if kind in running else "inactive")
+            _row(plugin, kind, "active" if kind in running else "inactive", self.faults.get(kind))
+            | _offers(self.cubes.get(kind))
             for plugin in self.plugins
             for kind in ([cube.kind for cube in plugin.cubes] or [plugin.name])
         ]
 
+    @property
+    def watches(self) -> Mapping[str, Resource]:
+        """The kinds of objects that cubes add, composed or not."""
+        return {each.kind: each for cube in self.cubes.values() for each in cube.watches}
 
-def _row(plugin: Plugin, kind: str, state: PluginState) -> dict[str, object]:
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        """The annotations that cubes read, by key or (ending in ``/``) by prefix."""
+        return tuple(sorted({each for cube in self.cubes.values() for each in cube.annotations}))
+
+
+def _row(plugin: Plugin, kind: str, state: PluginState, fault: str | None) -> dict[str, object]:
+    reason = fault or plugin.reason
     return {
         "kind": kind,
         "distribution": plugin.distribution,
         "version": plugin.version,
         "hooks": list(plugin.hooks),
-        "state": "quarantined" if plugin.quarantined else state,
-        "reason": plugin.reason,
+        "state": "quarantined" if reason else state,
+        "reason": reason,
+    }
+
+
+def _offers(cube: type[Cube] | None) -> dict[str, object]:
+    """What a cube has for people beyond packets and tables."""
+    names = [exposed_name(cube.kind, metric) for metric in cube.metrics] if cube else []
+    return {
+        "metrics": names,
+        "commands": f"cubelet {cube.kind}" if cube and cube.commands else "",
+        "watches": [resource.definition for resource in cube.watches] if cube else [],
     }
 
 
@@ -102,8 +137,9 @@ def _load(
         callers = manager.get_hookcallers(module) or []
         hooks = tuple(sorted(caller.name for caller in callers))
         offered = _offered(manager, module)
-        for cube in offered:
-            check_cube(cube, known)
+        for number, cube in enumerate(offered):
+            check_cube(cube, {**known, **{each.kind: each for each in offered[:number]}})
+            _check_entry_point(cube, point)
     except (Exception, SystemExit) as error:  # what a package does wrong stays its own affair
         if manager.has_plugin(point.name):
             manager.unregister(name=point.name)
@@ -115,6 +151,15 @@ def _offered(manager: pluggy.PluginManager, module: object) -> tuple[type[Cube],
     others = [plugin for plugin in manager.get_plugins() if plugin is not module]
     caller = manager.subset_hook_caller("cubelet_cubes", others)
     return tuple(cube for offered in caller() for cube in offered)
+
+
+def _check_entry_point(cube: type[Cube], point: EntryPoint) -> None:
+    """A kind's commands are looked for by its name alone, so that nothing else is imported."""
+    if cube.commands and cube.kind != point.name:
+        raise BadCubeError(
+            f"{cube.kind} has commands, but its entry point is called {point.name}; "
+            f"remedy: call it {cube.kind}, or leave the commands out"
+        )
 
 
 class BadCubeError(Exception):
@@ -151,3 +196,6 @@ def check_cube(cube: type[Cube], known: Mapping[str, type[Cube]] | None = None) 
         )
     if not cube.source().is_file():
         raise BadCubeError(f"{cube.kind}: its C source {cube.source()} is missing")
+    others = [other for kind, other in (known or {}).items() if kind != cube.kind]
+    for problem in problems_of(cube, others):
+        raise BadCubeError(f"{cube.kind}: {problem}")

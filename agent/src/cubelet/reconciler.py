@@ -31,10 +31,13 @@ from cubelet.planner import Planner
 from cubelet.settings import Settings
 from cubelet.setup import Setup
 from cubelet.state import State
+from cubelet_hooks.cube import Cube
 from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Service
 
 log = structlog.get_logger()
+_PLAN_LIMIT = 5.0
+"""Seconds that one cube's planning may take in a pass."""
 _NODE_KINDS = frozenset({Node.kind, Service.kind, LocalNode.kind})
 """Kinds whose changes may alter devices or routes."""
 
@@ -80,6 +83,8 @@ class Reconciler:
         self.complete = True
         """Whether the source could read everything; if not, nothing old is removed at a start."""
         self._kept_unknown = False
+        self.faults: dict[str, str] = {}
+        """Kinds that are not essential and were found to be unusable, each with the reason."""
         self.refused: str | None = None
         """Why the setup proposed last was not put in force: '' if it was, None before that."""
         self.problems: dict[str, str] = {}
@@ -100,6 +105,7 @@ class Reconciler:
         """Let the next pass put another setup in force, as a whole or not at all."""
         self._proposed = setup
         self.refused = None
+        self.faults = {}
 
     def run(self, changes: Sequence[Change]) -> None:
         """One pass. What goes wrong is in ``problems`` afterwards, by its place; nothing raises.
@@ -146,7 +152,9 @@ class Reconciler:
         self, plan: _Plan, taken: Sequence[Change], local: LocalNode | None, everything: bool
     ) -> None:
         """Bring maps and composition up to what has changed."""
+        plan.planner.seconds.clear()
         delta = plan.planner.replan(plan.planner.units(taken, self._state), self._state)
+        self._find_faults(plan.planner)
         self._note("plans", "; ".join(f"{o}: {e}" for o, e in plan.planner.failures.items()))
         self.contests = plan.planner.contests()
         if local is None:
@@ -208,6 +216,8 @@ class Reconciler:
         assert self._proposed is not None
         assert local is not None
         plan = _Plan.of(self._proposed, self._state)
+        if self._plan is None:
+            self._find_faults(plan.planner)
         switched = self._recompose(plan, local)
         problem = self.problems.get("composition", "")
         if problem and self._plan is None:
@@ -243,7 +253,9 @@ class Reconciler:
         try:
             prepared = self.datapath.prepare(composition, plan.setup.core, local)
         except (CompileError, BpfError) as error:
-            self._refused = wanted if isinstance(error, CompileError) else None
+            if isinstance(error, CompileError):
+                self._refused = wanted
+                self._blame(composition.cubes, error.cube, str(error))
             self._note("composition", str(error))
             return False
         if prepared is not None:
@@ -251,8 +263,25 @@ class Reconciler:
         self.datapath.attach_node(local)
         self._note("composition", "")
         self._composed, self._refused = wanted, None
-        self._memory.remember(facts=facts, reasons=composition.reasons)
+        self._memory.remember(
+            facts=facts, reasons=composition.reasons, slots=composition.slots
+        )
         return prepared is not None
+
+    def _find_faults(self, planner: Planner) -> None:
+        """Blame cubes whose plans raise, or take so long that all others have to wait."""
+        cubes = planner.cubes
+        for (instance, unit), error in planner.failures.items():
+            kind = cubes[instance].kind
+            self._blame(cubes.values(), kind, f"planning {' '.join(unit)} failed: {error}")
+        for instance, seconds in planner.seconds.items():
+            if seconds > _PLAN_LIMIT:
+                kind = cubes[instance].kind
+                self._blame(cubes.values(), kind, f"planning took {seconds:.1f} s")
+
+    def _blame(self, cubes: Iterable[Cube], kind: str, reason: str) -> None:
+        if any(cube.kind == kind and not cube.essential for cube in cubes):
+            self.faults.setdefault(kind, reason)
 
     def _learn(self, composition: Composition, changed: Collection[str] | None) -> Facts:
         """What is compiled in; what the last run compiled in too while not all is known."""

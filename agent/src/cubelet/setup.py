@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -19,6 +19,7 @@ from cubelet.composer.composition import (
 )
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.placement import Insertion, insert
+from cubelet.composer.slots import Slots
 from cubelet.config import ClusterConfig, Insert
 from cubelet.plugins import Discovery
 from cubelet.settings import Settings, SettingsError
@@ -42,13 +43,20 @@ def make_setup(
     config: ClusterConfig,
     discovery: Discovery,
     reasons: Mapping[str, int] | None = None,
+    lenient: bool = False,
+    slots: Slots | None = None,
 ) -> Setup:
     """Check everything and put it together; nothing is touched.
 
-    ``reasons`` are the places that kinds' drop reasons have had so far. Raises SettingsError for
+    ``reasons`` are the places that kinds' drop reasons have had so far, ``slots`` those of
+    instances' flow fields. ``lenient`` leaves out
+    inserted cubes that are not there or quarantined, for a configuration that was in force when
+    they were: a node has to be served all the same. Raises SettingsError for
     what is wrong with a value, CompositionError for cubes that cannot stand like this.
     """
     chain = settings.chain or default_chain()
+    if lenient:
+        config = _usable_part(config, discovery)
     wanted = {*chain.names(), *(each.cube for each in config.insert)} - set(config.exclude)
     broken = [p for p in discovery.plugins if p.quarantined and p.name in wanted]
     if broken:
@@ -57,12 +65,13 @@ def make_setup(
             + "; remedy: repair or uninstall it; what runs on the node is left as it is"
         )
     composition = compose(
-        _chain(chain, config, discovery),
-        discovery.cubes,
+        _chain(chain, config, discovery, lenient),
+        discovery.usable,
         _cube_settings(settings, config, discovery),
         config.composition or settings.composition,
-        () if settings.chain else OPTIONAL,
+        (*(() if settings.chain else OPTIONAL), *discovery.faults),
         reasons,
+        slots,
     )
     cidrs = settings.service_cidrs if config.service_cidrs is None else config.service_cidrs
     return Setup(composition, _core(settings, config), cidrs)
@@ -76,12 +85,22 @@ def _core(settings: Settings, config: ClusterConfig) -> Core:
         raise SettingsError(f"core: {error}") from error
 
 
-def _chain(chain: Chain, config: ClusterConfig, discovery: Discovery) -> Chain:
+def _usable_part(config: ClusterConfig, discovery: Discovery) -> ClusterConfig:
+    found = discovery.usable
+    inserted = tuple(each for each in config.insert if each.cube in found)
+    cubes = {name: v for name, v in config.cubes.items() if kind_of(name, found) in found}
+    return msgspec.structs.replace(config, insert=inserted, cubes=cubes)
+
+
+def _chain(chain: Chain, config: ClusterConfig, discovery: Discovery, lenient: bool) -> Chain:
     """The chain without what is excluded, with what is inserted and what inserts itself."""
     chain = _without(chain, config.exclude, discovery)
     placed = [kind_of(name, discovery.cubes) for name in chain.names()]
     taken = {*placed, *config.exclude, *(each.cube for each in config.insert)}
-    insertions = [*_configured(config.insert, discovery), *_own_wishes(discovery, taken)]
+    configured = _configured(config.insert, discovery)
+    if lenient:
+        configured = (replace(each, strict=False) for each in configured)
+    insertions = [*configured, *_own_wishes(discovery, taken)]
     return insert(chain, insertions)
 
 
@@ -101,9 +120,9 @@ def _without(chain: Chain, excluded: Iterable[str], discovery: Discovery) -> Cha
 def _configured(wanted: Iterable[Insert], discovery: Discovery) -> Iterator[Insertion]:
     for number, each in enumerate(wanted):
         origin = f"insert[{number}] ({each.instance})"
-        cube = discovery.cubes.get(each.cube)
+        cube = discovery.usable.get(each.cube)
         if cube is None:
-            known = ", ".join(sorted(discovery.cubes))
+            known = ", ".join(sorted(discovery.usable))
             raise CompositionError(
                 f"{origin}: no installed cube is called {each.cube}; there are {known}; "
                 f"remedy: pip install cubelet-{each.cube}"
@@ -126,7 +145,7 @@ def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _own_wishes(discovery: Discovery, taken: set[str]) -> Iterator[Insertion]:
     """The places that installed cubes ask for themselves, in the order of their kinds."""
-    for kind, cube in sorted(discovery.cubes.items()):
+    for kind, cube in sorted(discovery.usable.items()):
         for place in cube.placement if kind not in taken else ():
             yield Insertion(f"{kind}0", place, f"the placement of {kind}", strict=False)
 

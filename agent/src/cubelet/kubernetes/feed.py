@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -54,6 +54,7 @@ class ApiFeed:
         self._degraded = False
         self._policies_changed = False
         self._refused = ""
+        self._quarantined: dict[str, str] = {}
         self.problems: list[Problem] = []
 
     @property
@@ -106,8 +107,8 @@ class ApiFeed:
                 ) from error
             return None
 
-    def passed(self, ready: bool, refused: str) -> None:
-        """Tell the server that pods are served, and of a configuration that was refused."""
+    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
+        """Tell the server that pods are served, and of what was refused or quarantined."""
         if ready:
             self._keeper.serve()
         if self._policies_changed and self._source.has_synced:
@@ -119,6 +120,12 @@ class ApiFeed:
             about = Reference("v1", ConfigMap.kind, namespace or "default", name)
             self._events.warn(about, "ConfigurationRefused", refused)
         self._refused = refused
+        # Nodes have no uid of their own in Events: kubelets and kubectl use their name.
+        node = Reference("v1", Node.kind, "", self._name, self._name)
+        for kind, reason in quarantined.items():
+            if self._quarantined.get(kind) != reason:
+                self._events.warn(node, "CubeQuarantined", f"cube {kind}: {reason}")
+        self._quarantined = dict(quarantined)
 
     def _emit(self, change: Change) -> None:
         if change.kind == Node.kind and change.key == self._name:

@@ -60,6 +60,7 @@ class Bridge(Cube):
     """Forwards frames between the ports of a segment; frames for the router's MAC it leaves."""
 
     kind: ClassVar[str] = "bridge"
+    essential: ClassVar[bool] = True
     core: ClassVar[bool] = True
     inward: ClassVar[frozenset[str]] = frozenset({"pod", "host"})
     outward: ClassVar[frozenset[str]] = frozenset({"pod"})

@@ -36,6 +36,7 @@ class Firewall(Cube):
     """Lets a flow begin only if the policies of its sender and of its receiver allow it."""
 
     kind: ClassVar[str] = "firewall"
+    essential: ClassVar[bool] = True
     inward: ClassVar[frozenset[str]] = frozenset({"pod"})
     outward: ClassVar[frozenset[str]] = frozenset({"pod"})
     admits: ClassVar[bool] = True

@@ -65,6 +65,7 @@ class Lbrp(Cube):
     """Sends what opens a flow to a Service or to a host port on to a backend."""
 
     kind: ClassVar[str] = "lbrp"
+    essential: ClassVar[bool] = True
     inward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "uplink"})
     settings_type: ClassVar[type[cube.Settings]] = Settings
     reasons: ClassVar[tuple[Reason, ...]] = (

@@ -37,6 +37,7 @@ class Nat(Cube):
     """Gives a new flow the source address that its replies can find their way back to."""
 
     kind: ClassVar[str] = "nat"
+    essential: ClassVar[bool] = True
     outward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "overlay", "uplink"})
     settings_type: ClassVar[type[cube.Settings]] = Settings
     settings: Settings

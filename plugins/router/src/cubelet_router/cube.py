@@ -48,6 +48,7 @@ class Router(Cube):
     """Decides where a packet leaves the node and by which next hop."""
 
     kind: ClassVar[str] = "router"
+    essential: ClassVar[bool] = True
     core: ClassVar[bool] = True
     inward: ClassVar[frozenset[str]] = frozenset(PORT_CLASSES)
     requires: ClassVar[tuple[str, ...]] = ("bridge",)
