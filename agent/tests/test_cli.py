@@ -78,6 +78,9 @@ PLUGIN: dict[str, Any] = {
     "hooks": ["cubelet_cubes"],
     "state": "active",
     "reason": "",
+    "metrics": [],
+    "commands": "",
+    "watches": ["budgets.example.com"],
 }
 
 
@@ -293,6 +296,9 @@ def test_plugins_come_from_the_agent_which_knows_what_is_active(agent: Agent) ->
         "router   cubelet-router   0.1.0     cubelet_cubes   active",
     ]
     assert json.loads(cubelet("plugins", "-o", "json").stdout) == [PLUGIN]
+    wide = cubelet("plugins", "-o", "wide").stdout.splitlines()
+    assert wide[0].split()[-3:] == ["METRICS", "COMMANDS", "WATCHES"]
+    assert wide[1].split()[-2:] == ["<none>", "budgets.example.com"]
 
 
 def test_plugins_are_found_without_an_agent(nobody: None) -> None:

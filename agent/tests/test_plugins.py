@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,9 @@ from cubelet.plugins import BadCubeError, check_cube, discover
 from cubelet_hooks.cube import Cube, Reason
 from cubelet_hooks.hookspecs import ENTRY_POINT_GROUP
 from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.metrics import Metric
 from cubelet_hooks.records import U32, Record
+from cubelet_hooks.resources import Resource
 
 BUILT_IN = {"bridge", "firewall", "lbrp", "nat", "router"}
 PLUGIN = """
@@ -63,6 +67,9 @@ def test_the_built_in_cubes_are_found_like_any_others():
         "hooks": ["cubelet_cubes"],
         "state": "active",
         "reason": "",
+        "metrics": [],
+        "commands": "",
+        "watches": [],
     }
 
 
@@ -115,3 +122,99 @@ def test_a_class_that_breaks_the_contract_is_told_how(attributes, message):
     with pytest.raises(BadCubeError) as caught:
         check_cube(broken)
     assert message in str(caught.value)
+
+
+BUDGET = Resource("Budget", "example.com/v1", "budgets")
+LEFT = Metric("left_bytes", "gauge", "Bytes left.", ("pod",))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"metrics": (replace(LEFT, name="Left"),)}, "its name must be lower-case words"),
+        ({"metrics": (replace(LEFT, name="left_total"),)}, "leave _total out"),
+        (
+            {"metrics": (replace(LEFT, kind="histogram"),)},  # type: ignore[arg-type]
+            "'histogram', none of counter, gauge",
+        ),
+        ({"metrics": (replace(LEFT, help=""),)}, "it has no help"),
+        ({"metrics": (replace(LEFT, labels=("po-d",)),)}, "its label 'po-d' must be"),
+        ({"metrics": (replace(LEFT, labels=("instance",)),)}, "its label 'instance' is taken"),
+        ({"metrics": (replace(LEFT, labels=("a", "a")),)}, "one label twice"),
+        ({"metrics": (LEFT, replace(LEFT, labels=()))}, "'left_bytes' is declared twice"),
+        ({"metrics": (LEFT,), "kind": "map"}, "cubelet_map_... is the agent's own"),
+        ({"commands": "odd.commands"}, "'package.module:app' is expected"),
+        ({"commands": "odd:app", "kind": "status"}, "`cubelet status` is cubelet's own"),
+        ({"watches": (replace(BUDGET, kind="Pod"),)}, "every cube sees objects of this kind"),
+        ({"watches": (replace(BUDGET, kind="budget"),)}, "must be in CamelCase"),
+        ({"watches": (replace(BUDGET, kind="BudgetList"),)}, "not end in List"),
+        ({"watches": (replace(BUDGET, api_version="v1"),)}, "is 'v1', not such as"),
+        ({"watches": (replace(BUDGET, plural="Budgets"),)}, "its plural is 'Budgets'"),
+        (
+            {"watches": (BUDGET, replace(BUDGET, plural="b"))},
+            "clashes with its own Budget (budgets.example.com, example.com/v1)",
+        ),
+        ({"annotations": ("example.com",)}, "'example.com/' for all of a domain"),
+        ({"annotations": ("",)}, "'example.com/key'"),
+    ],
+)
+def test_what_a_cube_offers_is_checked(attributes, message):
+    sound = {"metrics": (LEFT,), "watches": (BUDGET,), "annotations": ("example.com/",)}
+    source = classmethod(lambda cls: Path(__file__))
+    check_cube(type("Odd", (Cube,), {"kind": "odd", "source": source, **sound}))
+    broken = type("Odd", (Cube,), {"kind": "odd", "source": source, **attributes})
+    with pytest.raises(BadCubeError) as caught:
+        check_cube(broken)
+    assert message in str(caught.value)
+
+
+OFFERING = """
+from pathlib import Path
+from cubelet_hooks.cube import Cube
+from cubelet_hooks.hookspecs import hookimpl
+from cubelet_hooks.metrics import Metric
+from cubelet_hooks.resources import Resource
+
+class {name}(Cube):
+    kind = "{kind}"
+    commands = "no_such_module:app"
+    metrics = (Metric("seen", "counter", "Packets seen."),)
+    watches = (Resource("Budget", "{group}/v1", "budgets"),)
+
+    @classmethod
+    def source(cls):
+        return Path(__file__)
+
+@hookimpl
+def cubelet_cubes():
+    return [{name}]
+"""
+
+
+def offering(kind, group="example.com"):
+    return OFFERING.format(name=kind.title(), kind=kind, group=group)
+
+
+def test_two_cubes_may_watch_one_kind_if_they_mean_the_same(plugin):
+    points = [
+        plugin("one", offering("one")),
+        plugin("same", offering("same")),
+        plugin("two", offering("two", "example.org")),
+    ]
+    found = discover(points)
+    assert set(found.cubes) == {"one", "same"}
+    assert found.watches == {"Budget": BUDGET}
+    rows = {row["kind"]: row for row in found.rows()}
+    assert "clashes with the cube one's Budget" in str(rows["two"]["reason"])
+    assert (rows["one"]["metrics"], rows["one"]["commands"], rows["one"]["watches"]) == (
+        ["cubelet_one_seen_total"],
+        "cubelet one",
+        ["budgets.example.com"],
+    )
+    assert rows["two"]["metrics"] == []
+
+
+def test_a_cube_with_commands_is_found_by_its_kind(plugin):
+    found = discover([plugin("other", offering("one"))])
+    assert found.cubes == {}
+    assert "its entry point is called other" in found.plugins[0].reason

@@ -113,8 +113,7 @@ def plugins(output: Output = Format.TABLE, socket: Socket = DEFAULT_SOCKET) -> N
             found = call(socket, "plugins")
         except AgentUnreachableError:
             found = _discovered()
-        columns = views.fields("kind", "distribution", "version", "hooks", "state", "reason")
-        print_as(output, found, lambda: views.in_columns(columns, found))
+        print_as(output, found, lambda: views.rows("plugins", found, output))
 
 
 @app.command()

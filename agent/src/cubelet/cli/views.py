@@ -54,7 +54,9 @@ _FLOWS: Columns = {
     "DIRECTION": _field("direction"),
     "IDLE": lambda row: f"{row['idle']:.0f}s",
 }
+_PLUGINS = fields("kind", "distribution", "version", "hooks", "state", "reason")
 _NARROW: Mapping[str, Columns] = {
+    "plugins": _PLUGINS,
     "flows": _FLOWS,
     "cubes": fields("name", "kind", "place", "inward", "outward"),
     "ports": fields("class", "name", "device", "addresses", "flows"),
@@ -69,6 +71,7 @@ _WIDE: Mapping[str, Columns] = {
         "PACKETS": _field("packets"),
         "BYTES": _field("bytes"),
     },
+    "plugins": {**_PLUGINS, **fields("metrics", "commands", "watches")},
 }
 
 
