@@ -124,6 +124,7 @@ def test_a_cube_of_somebody_else_is_inactive_until_it_is_placed(
 def test_what_ran_runs_on_when_an_essential_cube_is_broken(
     node: World, small_space: Space, tmp_path: Path
 ) -> None:
+    node.start(NODE)
     small_space.apply(pod("a"), pod("b", ("TCP", 7)))
     identity = node.call(NODE, "status")["composition"]["identity"]
     essential = QUIET_CUBE.replace("kind =", "essential = True\n    kind =")
