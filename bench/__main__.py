@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from bench import chain, sync
+from bench import chain, cni, sync
 from bench.stats import Row
 from bench.table import table
 
 BENCHMARKS: dict[str, tuple[Callable[[int], list[Row]], str]] = {
     "chain": (chain.run, "ns per packet: fused, tailcall and monolith; established, first packet"),
+    "cni": (cni.run, "ms until a pod has its network: CNI ADD and DEL, both plugins, 110 pods"),
     "sync": (sync.run, "an agent and 10,000 Services: first sync, memory, CPU, change to map"),
 }
 

@@ -143,7 +143,8 @@ class Agent:
                 await asyncio.wait_for(self._wake.wait(), _RETRY if undone else _REVIEW)
             except TimeoutError:
                 self.reconciler.distrust()
-            await asyncio.sleep(_COALESCE)
+            if not self._waiters:  # a pod that waits is served at once, bursts while a pass runs
+                await asyncio.sleep(_COALESCE)
             self._wake.clear()
             changes, self._queue = self._queue, []
             waiters, self._waiters = self._waiters, []

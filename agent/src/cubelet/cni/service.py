@@ -221,12 +221,17 @@ class CniService:
     async def _remove(self, key: Key) -> None:
         """Detach what is there of it; the record goes last, so that a failure can be repeated."""
         attachment = self._store.get(key)
+        # The device first: the kernel takes its program off with it, in a fraction of the time.
+        await asyncio.to_thread(self._wiring.unwire, host_ifname(*key))
         if attachment is not None:
             await self._detached(attachment.port)
-        await asyncio.to_thread(self._clear, key)
+        await asyncio.to_thread(self._forget, key)
 
     def _clear(self, key: Key) -> None:
         self._wiring.unwire(host_ifname(*key))
+        self._forget(key)
+
+    def _forget(self, key: Key) -> None:
         self._ipam.release(key)
         self._store.forget(key)
 

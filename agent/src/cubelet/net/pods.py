@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _HOST_IFNAME = re.compile(r"cbl[a-z2-7]{12}")
 _IFF_UP = 1
 _MAIN_TABLE = 254
+_LOOPBACK = 1  # the index of "lo" in every network namespace (LOOPBACK_IFINDEX)
 
 # The node's stack takes no part in pod traffic: packets that eBPF leaves to it are not answered.
 _HOST_SYSCTLS = {
@@ -90,7 +91,7 @@ def wire(link: PodLink) -> int:
             try:
                 netns.run_in(pod, lambda: _configure_pod(link))
                 _isolate_host_side(link.host_ifname)
-                return int(_get(ipr, link.host_ifname)["index"])
+                return _index(ipr, link.host_ifname)
             except BaseException:
                 _delete(ipr, link.host_ifname)
                 raise
@@ -99,7 +100,7 @@ def wire(link: PodLink) -> int:
 def bring_up(host_ifname: str) -> None:
     """Set the host side up: only now can the pod send and receive."""
     with rtnl.session() as ipr:
-        _set_up(ipr, host_ifname)
+        _set_up(ipr, host_ifname, _index(ipr, host_ifname))
 
 
 def unwire(host_ifname: str) -> bool:
@@ -163,27 +164,30 @@ def _get(ipr: IPRoute, name: str) -> Any:
         return ipr.link("get", ifname=name)[0]
 
 
-def _set_up(ipr: IPRoute, name: str) -> None:
-    index = _get(ipr, name)["index"]
+def _index(ipr: IPRoute, name: str) -> int:
+    return int(_get(ipr, name)["index"])
+
+
+def _set_up(ipr: IPRoute, name: str, index: int) -> None:
     with rtnl.attempt(f"set {name} up"):
         ipr.link("set", index=index, state="up")
 
 
 def _configure_pod(link: PodLink) -> None:
     with rtnl.session() as ipr:
-        _set_up(ipr, "lo")
-        _add_address(ipr, link)
-        _set_up(ipr, link.ifname)
-        _add_default_route(ipr, link)
+        index = _index(ipr, link.ifname)
+        _set_up(ipr, "lo", _LOOPBACK)
+        _add_address(ipr, link, index)
+        _set_up(ipr, link.ifname, index)
+        _add_default_route(ipr, link, index)
 
 
-def _add_address(ipr: IPRoute, link: PodLink) -> None:
-    index = _get(ipr, link.ifname)["index"]
+def _add_address(ipr: IPRoute, link: PodLink, index: int) -> None:
     with rtnl.attempt(f"add {link.address} to {link.ifname}"):
         ipr.addr("add", index=index, address=link.address, prefixlen=link.prefix_length)
 
 
-def _add_default_route(ipr: IPRoute, link: PodLink) -> None:
+def _add_default_route(ipr: IPRoute, link: PodLink, index: int) -> None:
     """The route's MTU limits what leaves the node: pods of this node see the device's."""
     with rtnl.attempt(f"add the default route through {link.gateway}"):
         ipr.route(
@@ -191,7 +195,7 @@ def _add_default_route(ipr: IPRoute, link: PodLink) -> None:
             family=_family(link),
             dst="default",
             gateway=link.gateway,
-            oif=_get(ipr, link.ifname)["index"],
+            oif=index,
             metrics={"mtu": link.route_mtu},
         )
 
