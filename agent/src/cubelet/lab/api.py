@@ -6,6 +6,7 @@ import ipaddress
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -78,6 +79,8 @@ def withdraw(layout: Layout) -> None:
 
 
 def _start_own(layout: Layout) -> None:
+    if find_spec("kmock") is None:  # told here, where its user sees it
+        raise LabError("the lab's API server needs kmock: pip install 'cubelet[lab-api]'")
     user = {"name": "lab", "user": {}}
     cluster = {"name": "lab", "cluster": {"server": f"http://{OUTSIDE_ADDRESS}:{API_PORT}"}}
     context = {"name": "lab", "context": {"cluster": "lab", "user": "lab"}}
