@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from cubelet.cli import config, logs, views
-from cubelet.cli.lazy import LabGroup
+from cubelet.cli.lazy import LabGroup, RootGroup
 from cubelet.client import DEFAULT_SOCKET, AgentUnreachableError, call, stream
 from cubelet.output import CommandError, Format, print_as, tell, told
 
 app = typer.Typer(
+    cls=RootGroup,
     help="A Kubernetes network provider made of cubes: small eBPF network functions.",
     no_args_is_help=True,
     rich_markup_mode=None,
