@@ -15,6 +15,7 @@ import structlog
 
 from cubelet.cni.files import write_atomic
 from cubelet.composer.composition import Facts
+from cubelet.composer.slots import Slots
 from cubelet_hooks.objects import Node
 
 log = structlog.get_logger()
@@ -23,13 +24,15 @@ log = structlog.get_logger()
 class Remembered(msgspec.Struct, frozen=True):
     """``config`` is the configuration that was put in force last, None if it was the default.
 
-    ``reasons`` are the places of kinds' drop reasons; ``addresses`` and ``pod_cidrs`` are the
-    node's; ``policed`` the namespaces that had NetworkPolicies.
+    ``reasons`` are the places of kinds' drop reasons, ``slots`` those of instances' flow fields;
+    ``addresses`` and ``pod_cidrs`` are the node's; ``policed`` the namespaces that had
+    NetworkPolicies.
     """
 
     config: str | None = None
     reasons: Mapping[str, int] = {}
     facts: Facts = Facts()
+    slots: Slots = Slots()
     addresses: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
     policed: tuple[str, ...] = ()
@@ -70,7 +73,7 @@ def _read(path: Path) -> Remembered:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Remembered)
     except FileNotFoundError:
-        return Remembered()
+        return Remembered(slots=Slots.forgotten())
     except (OSError, msgspec.DecodeError) as error:
         log.error("cannot read what the last run remembered", path=str(path), error=str(error))
-        return Remembered()
+        return Remembered(slots=Slots.forgotten())

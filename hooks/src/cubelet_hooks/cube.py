@@ -174,7 +174,7 @@ class Cube:
     packets_per_second: ClassVar[int | str] = 100
     """How many packets a CPU may hand over, or the name of the setting that says so."""
     packet_bytes: ClassVar[int | str] = 262_144
-    """How many bytes of packets may wait for the agent (each takes 2,072 of them, whatever its
+    """How many bytes of packets may wait for the agent (each takes 2,064 of them, whatever its
     length), or the name of the setting that says so."""
 
     def __init__(self, instance: str, settings: Settings, family: Family = 4) -> None:

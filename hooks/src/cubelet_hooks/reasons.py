@@ -22,11 +22,12 @@ CORE_REASONS = (
     Reason("flow_table", "the flow's record could not be written"),
     Reason("unrelated", "an ICMP error that belongs to no known flow"),
     Reason("jump", "a tail call failed: the composition is being replaced or is broken"),
-    Reason("rate_limited", "an ICMP error or reset over its rate"),
+    Reason("rate_limited", "an ICMP error, a reset or a packet for Python over its rate"),
     Reason("helper", "a kernel helper refused the packet"),
     Reason("unsupported", "a protocol that this port class does not carry"),
     Reason("no_flow", "a SYN-ACK or reset that belongs to no known flow, and cannot open one"),
     Reason("untranslated", "no cube is left at the flow's port that would translate it"),
+    Reason("punt_too_long", "for a cube's Python, which takes frames of up to 2,048 bytes"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from cubelet.composer.provided import provided_maps
 from cubelet.composer.reasons import allot
+from cubelet.composer.slots import Slots, allot_slots
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction, Settings
 from cubelet_hooks.view import View
 
@@ -90,7 +92,8 @@ class Facts(msgspec.Struct, frozen=True):
 class Composition:
     """A validated chain of cube instances, of which each sees what ``facts`` say.
 
-    ``reasons`` gives each kind the place of its drop reasons.
+    ``reasons`` gives each kind the place of its drop reasons, ``slots`` each instance the place of
+    its flow fields.
     """
 
     mode: Mode
@@ -100,6 +103,7 @@ class Composition:
     directions: Mapping[str, Mapping[str, Direction]] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
+    slots: Slots = field(default_factory=Slots)
 
     def facts_of(
         self, view: View, before: Facts | None = None, changed: Collection[str] = ()
@@ -222,12 +226,14 @@ def compose(
     mode: Mode = "fused",
     optional: Iterable[str] = (),
     reasons: Mapping[str, int] | None = None,
+    slots: Slots | None = None,
 ) -> Composition:
     """Instantiate a chain. Kinds in ``optional`` are left out when their package is missing.
 
     ``settings`` are by kind or by instance, whose own count before its kind's. ``reasons`` are the
-    places of drop reasons that kinds have had so far. Raises CompositionError for a missing cube,
-    an unmet requirement, a misplaced cube, or bad settings, naming each.
+    places of drop reasons that kinds have had so far, ``slots`` those of instances' flow fields.
+    Raises CompositionError for a missing cube, an unmet requirement, a misplaced cube, flow fields
+    without room, or bad settings, naming each.
     """
     names = {name: kind_of(name, found) for name in chain.names()}
     missing = [kind for kind in dict.fromkeys(names.values()) if kind not in found]
@@ -256,8 +262,21 @@ def compose(
     core = tuple(cubes[name] for name in chain.core if name in cubes)
     _check_places(core, stacks)
     return Composition(
-        mode, tuple(by_instance.values()), core, stacks, chain.directions, allot(kinds, reasons)
+        mode,
+        tuple(by_instance.values()),
+        core,
+        stacks,
+        chain.directions,
+        allot(kinds, reasons),
+        slots=_slots(by_instance.values(), slots),
     )
+
+
+def _slots(cubes: Iterable[Cube], known: Slots | None) -> Slots:
+    try:
+        return allot_slots(cubes, known or Slots())
+    except ValueError as error:
+        raise CompositionError(str(error)) from error
 
 
 def _missing_text(kinds: Sequence[str]) -> str:
@@ -271,9 +290,14 @@ def _instance(
     name = instance if instance in settings else cube_type.kind
     try:
         values: Settings = msgspec.convert(dict(settings.get(name, {})), cube_type.settings_type)
-        return cube_type(instance, values)
+        cube = cube_type(instance, values)
     except (msgspec.ValidationError, ValueError) as error:
         raise CompositionError(f"settings of {name}: {error}") from error
+    try:
+        provided_maps(cube)
+    except (ValueError, AttributeError) as error:
+        raise CompositionError(str(error)) from error
+    return cube
 
 
 def _check_places(core: Sequence[Cube], stacks: Mapping[str, Sequence[Cube]]) -> None:

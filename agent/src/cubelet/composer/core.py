@@ -31,6 +31,22 @@ class Bucket(Record):
     used: U32
 
 
+class Rate(Record):
+    """A rate limit of something that is counted where it was too much: see :class:`Bucket`."""
+
+    since: U32
+    used: U32
+    lost: U64
+
+
+class PuntedHead(Record):
+    """Stands before a frame that is handed to Python: where it entered, and its bytes."""
+
+    ifindex: U32
+    length: U16
+    entered: U8
+
+
 class ExposedKey(Record):
     """An address that outside clients may send to."""
 
@@ -55,8 +71,8 @@ class PortBits(Record):
 class Trace(Record):
     """Where a packet went, written by programs that are composed with tracing.
 
-    ``sent`` says that it left by ``hop`` (1) or went back unchanged in direction (2); otherwise
-    ``reason`` says why not, and ``stage`` which cube spoke last.
+    ``sent`` says that it left by ``hop`` (1), went back unchanged in direction (2), or to a cube's
+    Python (3); otherwise ``reason`` says why not, and ``stage`` which cube spoke last.
     """
 
     hop: flows.Hop
@@ -141,6 +157,8 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     flows.Count,
     flows.Index,
     Bucket,
+    Rate,
+    PuntedHead,
     ExposedKey,
     ExposedAddress,
     PortBits,

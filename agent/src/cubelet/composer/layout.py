@@ -10,6 +10,7 @@ from cubelet.bpf.constants import MapFlags
 from cubelet.bpf.constants import MapType as KernelType
 from cubelet.bpf.layout import MapLayout
 from cubelet.composer.core import JUMPS, SCRATCH, SCRATCH_BYTES, VALUE_MAPS, Core
+from cubelet.composer.provided import provided_maps
 from cubelet_hooks.cube import Cube
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.records import Family
@@ -56,7 +57,7 @@ def map_specs(core: Core, cubes: Iterable[Cube]) -> list[MapSpec]:
     for cube in (core, *cubes):
         specs += [
             _declared(cube.instance, declared, cube.size_of(declared), cube.family)
-            for declared in cube.maps
+            for declared in (*cube.maps, *provided_maps(cube))
         ]
     return specs
 

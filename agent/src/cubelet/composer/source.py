@@ -12,6 +12,12 @@ from cubelet.composer.chain import chain_links, chain_programs, chain_slots
 from cubelet.composer.composition import Composition, Stage
 from cubelet.composer.core import CORE_RECORDS, Core, CoreSettings
 from cubelet.composer.layout import MapSpec, map_specs
+from cubelet.composer.provided import (
+    PUNT_BYTES,
+    area_used,
+    provided_functions,
+    provided_structs,
+)
 from cubelet.composer.reasons import first_reason
 from cubelet.composer.rename import rename
 from cubelet_hooks.cube import PORT_CLASSES, Cube
@@ -34,6 +40,8 @@ _CORE_SETTINGS = {
     "errors_per_second": "ERRORS_PER_SECOND",
     "tunnel_id": "TUNNEL_ID",
 }
+
+_PROVIDED = "cubelet/provided.h"
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,18 @@ def write_source(
             "#pragma once",
             *_structs("cubelet", CORE_RECORDS, family),
             *_core_constants(local, core.settings, hz, trial),
+            _define("CUBELET_AREA_USED", area_used(composition.cubes, composition.slots)),
+            _define("CUBELET_PUNT_BYTES", PUNT_BYTES),
             *_cube_definitions(composition),
             *_map_constants(specs),
             *_stages(composition),
             "",
         ]
     )
+    provided = provided_functions(composition.cubes, composition.slots)
     text = "\n".join(
         [
+            *([f'#include "{_PROVIDED}"'] if provided else []),
             *(f'#include "{_cube_path(cube)}"' for cube in composition.cubes),
             *(_core_text(f"{name}.bpf.c") for name in ("programs", composition.mode)),
             *(chain_programs(composition) if composition.mode == "tailcall" else ()),
@@ -92,6 +104,8 @@ def write_source(
     entries = tuple(f"cubelet_{name}" for name in PORT_CLASSES)
     files = {_cube_path(cube): _cube_text(cube) for cube in composition.cubes}
     files["cubelet/generated.h"] = generated
+    if provided:
+        files[_PROVIDED] = "\n".join(['#include "provide.h"', *provided, ""])
     return Source(text, files, _include_folders(), specs, (*entries, *jumps), jumps, family)
 
 
@@ -117,11 +131,13 @@ def _core_text(name: str) -> str:
 
 
 def _structs(prefix: str, records: Iterable[type[Record]], family: Family) -> list[str]:
-    lines = []
-    for record in dict.fromkeys(records):
-        members = "".join(f"\t{member}\n" for member in record.layout(family).c_members())
-        lines.append(f"struct {prefix}_{record.c_name()} {{\n{members}}};")
-    return lines
+    found = dict.fromkeys(records)
+    return [_struct(f"{prefix}_{record.c_name()}", record, family) for record in found]
+
+
+def _struct(name: str, record: type[Record], family: Family) -> str:
+    members = "".join(f"\t{member}\n" for member in record.layout(family).c_members())
+    return f"struct {name} {{\n{members}}};"
 
 
 def _define(name: str, value: object) -> str:
@@ -166,8 +182,11 @@ def _cube_definitions(composition: Composition) -> list[str]:
     lines = []
     for cube in composition.cubes:
         prefix = cube.instance.upper()
-        records = [r for m in cube.maps for r in (m.key, m.value)]
-        lines += _structs(cube.instance, [*cube.records, *records], cube.family)
+        provided = tuple(provided_structs(cube))
+        records = [*cube.records, *(r for m in cube.maps for r in (m.key, m.value))]
+        others = [record for record in records if (record.c_name(), record) not in provided]
+        lines += _structs(cube.instance, others, cube.family)
+        lines += [_struct(f"{cube.instance}_{n}", record, cube.family) for n, record in provided]
         defines = composition.facts.defines.get(cube.instance, {})
         lines += [_define(f"{prefix}_{name}", value) for name, value in defines.items()]
         first = first_reason(composition.reasons[cube.kind])

@@ -13,16 +13,20 @@ import msgspec
 
 from cubelet.applier import Applier, Epochs, Outcome
 from cubelet.bpf.jiffies import Clock
+from cubelet.bpf.ringbuf import RingBuffer
 from cubelet.bpf.testrun import skb_context
 from cubelet.composer.compiler import compile_source
 from cubelet.composer.composition import Chain, Composition, Mode, compose
 from cubelet.composer.core import TRACE, Core, CoreSettings, Trace
 from cubelet.composer.loader import load_programs
+from cubelet.composer.provided import EVENT_RING, PACKET_RING, split_punted
 from cubelet.composer.reasons import number_reasons
+from cubelet.composer.slots import read_fields
 from cubelet.composer.source import write_source
 from cubelet.mapstore import close_maps, open_maps
 from cubelet.planner import Planner
 from cubelet.state import State
+from cubelet_hooks.context import Packet as Punted
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.flows import Flow, Hop, Tuple
 from cubelet_hooks.objects import Change, Node, Object
@@ -33,6 +37,8 @@ from cubelet_hooks.testing.outlet import Outlet
 if TYPE_CHECKING:
     from scapy.packet import Packet
 
+_SENT, _ANSWERED, _PUNTED = 1, 2, 3
+"""How a packet left, in ``Trace.sent``."""
 VERDICTS = {-1: "pass", 0: "ok", 2: "drop", 7: "redirect"}
 CACHE = Path(tempfile.gettempdir()) / "cubelet-testkit"
 
@@ -41,7 +47,8 @@ CACHE = Path(tempfile.gettempdir()) / "cubelet-testkit"
 class Result:
     """What became of a packet.
 
-    ``verdict`` is ``redirect``, ``drop``, or ``pass`` (left to the node's stack untouched);
+    ``verdict`` is ``redirect``, ``drop``, ``pass`` (left to the node's stack untouched) or
+    ``punt`` (handed to a cube's Python: see :meth:`Datapath.punted`);
     ``reason`` is ``cube/name`` of why it was dropped or refused (``core/none`` else); ``hop`` is
     where it was sent; ``answered`` says that an answer went back to where it came from.
     """
@@ -63,13 +70,15 @@ class Datapath:
     """Cubes composed for trial runs: objects in, map contents planned, packets through.
 
     ``stacks`` gives the cubes of each port class from the port inward; ``core`` the forwarding
-    ones (default: an :class:`Outlet`, whose settings say where everything leaves).
+    ones (default: an :class:`Outlet`, whose settings say where everything leaves). A further
+    instance of a kind is given by its name, ``{"pod": [Meter, "meter1"]}``, which then also has
+    settings of its own; where a method wants a ``cube``, its kind stands for the first instance.
     """
 
     def __init__(
         self,
         network: TestNetwork,
-        stacks: Mapping[str, Sequence[type[Cube]]] | None = None,
+        stacks: Mapping[str, Sequence[type[Cube] | str]] | None = None,
         core: Sequence[type[Cube]] = (Outlet,),
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         mode: Mode = "fused",
@@ -147,11 +156,11 @@ class Datapath:
         verdict = run.retval - (1 << 32) if run.retval >> 31 else run.retval
         reason = self.reasons[seen.reason]
         return Result(
-            VERDICTS[verdict],
+            "punt" if seen.sent == _PUNTED else VERDICTS[verdict],
             Ether(run.packet),
             f"{reason.cube}/{reason.name}",
-            seen.hop if seen.sent else None,
-            seen.sent == 2,
+            seen.hop if seen.sent in (_SENT, _ANSWERED) else None,
+            seen.sent == _ANSWERED,
             run.duration_ns,
         )
 
@@ -167,8 +176,8 @@ class Datapath:
 
     def table(self, cube: str, name: str) -> dict[Any, Any]:
         """A map's contents as records: ``table("lbrp", "services")``; ``cubelet`` is the core."""
-        instance = "cubelet" if cube == "cubelet" else f"{cube}0"
-        spec = next(s for s in self.specs if s.c_name == f"{instance}_{name}")
+        wanted = f"{self._instance(cube)}_{name}"
+        spec = next(s for s in self.specs if s.c_name == wanted)
         if spec.declared is None:
             raise KeyError(f"{spec.c_name} holds no records")
         key_type, value_type = spec.declared.key, spec.declared.value
@@ -180,8 +189,50 @@ class Datapath:
 
     def put(self, cube: str, name: str, key: Record, value: Record) -> None:
         """Write one record, for tests of what only the datapath writes."""
-        instance = "cubelet" if cube == "cubelet" else f"{cube}0"
-        self.maps[f"{instance}_{name}"].update(key.pack(), value.pack())
+        self.maps[f"{self._instance(cube)}_{name}"].update(key.pack(), value.pack())
+
+    def _instance(self, cube: str) -> str:
+        known = {"cubelet", *(each.instance for each in self.composition.cubes)}
+        return cube if cube in known else f"{cube}0"
+
+    def _cube(self, cube: str) -> Cube:
+        instance = self._instance(cube)
+        return next(each for each in self.composition.cubes if each.instance == instance)
+
+    def events(self, cube: str) -> list[Any]:
+        """The events that the cube's C has sent since they were asked for last, oldest first."""
+        asked = self._cube(cube)
+        if asked.event is None:
+            raise KeyError(f"{cube} sends no events: Cube.event is None")
+        unpack, family = asked.event.unpack, asked.family
+        return [unpack(raw, family) for raw in self._drained(asked, EVENT_RING)]
+
+    def punted(self, cube: str) -> list[Punted]:
+        """The packets that the cube's C has handed over since they were asked for last."""
+        asked = self._cube(cube)
+        if not asked.punts:
+            raise KeyError(f"{cube} hands no packets over: Cube.punts is False")
+        found = map(split_punted, self._drained(asked, PACKET_RING))
+        return [
+            Punted(frame, PORT_CLASSES[head.entered], head.ifindex, asked.instance)
+            for head, frame in found
+        ]
+
+    def _drained(self, cube: Cube, ring: str) -> list[bytes]:
+        with RingBuffer(self.maps[f"{cube.instance}_{ring}"]) as opened:
+            return list(opened.records())
+
+    def fields(self, cube: str, packets: Tuple) -> Any:
+        """The cube's fields in the record of the flow whose ``packets`` have this tuple.
+
+        They are as its C sees them: all zero if it has written none. Raises KeyError if no flow
+        has such packets.
+        """
+        asked = self._cube(cube)
+        if asked.flow_fields is None:
+            raise KeyError(f"{cube} keeps nothing of flows: Cube.flow_fields is None")
+        area = self.flows()[packets].area
+        return read_fields(asked, self.composition.slots.held[asked.instance], area)
 
     def flows(self) -> dict[Tuple, Flow]:
         """All flow records, pending and replied."""
@@ -205,16 +256,20 @@ def _own_node(network: TestNetwork) -> Node:
 
 
 def _composition(
-    stacks: Mapping[str, Sequence[type[Cube]]],
+    stacks: Mapping[str, Sequence[type[Cube] | str]],
     core: Sequence[type[Cube]],
     settings: Mapping[str, Mapping[str, Any]],
     mode: Mode,
 ) -> Composition:
     chain = Chain(
         core=tuple(c.kind for c in core),
-        stacks={name: tuple(c.kind for c in cubes) for name, cubes in stacks.items()},
+        stacks={
+            name: tuple(c if isinstance(c, str) else c.kind for c in cubes)
+            for name, cubes in stacks.items()
+        },
     )
-    found = {c.kind: c for cubes in (core, *stacks.values()) for c in cubes}
+    given = (each for cubes in (core, *stacks.values()) for each in cubes)
+    found = {each.kind: each for each in given if not isinstance(each, str)}
     return compose(chain, found, settings, mode)
 
 

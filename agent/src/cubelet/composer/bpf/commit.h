@@ -78,6 +78,7 @@ CUBELET_INLINE void cubelet_build(struct __sk_buff *skb, struct cubelet_scratch 
 	f->timeout = CUBELET_TIMEOUT_PENDING;
 	if (pkt->flags & CUBELET_ROUTED)
 		f->flags = CUBELET_FLOW_ROUTED;
+	cubelet_area_store(f, pkt);
 	cubelet_rewrite_prepare(f, &pkt->orig);
 	cubelet_invert_flow(&s->reply, &pkt->orig, f);
 	if (pkt->reply) {
@@ -87,6 +88,24 @@ CUBELET_INLINE void cubelet_build(struct __sk_buff *skb, struct cubelet_scratch 
 		f->packets = 1;
 		f->bytes = skb->len;
 	}
+}
+
+/*
+ * What sends the packet that opened a flow: what the records were made from, which costs no
+ * lookup. Cubes that see each packet, though, may write to the fields, and must write to the
+ * record itself.
+ */
+CUBELET_INLINE struct cubelet_flow *cubelet_created(struct cubelet_scratch *s)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+#if CUBELET_AREA_USED
+	struct cubelet_flow *made =
+		cubelet_lookup(cubelet_pending, pkt->reply ? &s->key : &pkt->orig);
+
+	if (made)
+		return made;
+#endif
+	return pkt->reply ? &s->reply : &s->forward;
 }
 
 /*
@@ -110,7 +129,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_create(struct __sk_buff *skb, struct
 	     cubelet_update(cubelet_pending, &s->key, &s->reply, BPF_EXIST)))
 		goto failed; /* another flow has taken the key since it was looked for */
 	if (!cubelet_update(cubelet_pending, &pkt->orig, &s->forward, BPF_NOEXIST))
-		return pkt->reply ? &s->reply : &s->forward;
+		return cubelet_created(s);
 	winner = cubelet_find(&pkt->orig);
 	if (winner) {
 		if (!cubelet_tuple_equal(&winner->to, &s->forward.to))
@@ -185,6 +204,7 @@ CUBELET_INLINE int cubelet_second_reading(struct __sk_buff *skb, struct cubelet_
 	pkt->mode = CUBELET_FIND_ORIGIN;
 	pkt->first_reason = pkt->reason;
 	pkt->flags = 0;
+	cubelet_area_clear(pkt);
 	pkt->cur = pkt->orig;
 	cubelet_jump(skb, CUBELET_JUMP_SLOW);
 	return 1;
@@ -195,6 +215,7 @@ CUBELET_INLINE void cubelet_judge_as_reply(struct __sk_buff *skb, struct cubelet
 	pkt->mode = CUBELET_AS_REPLY;
 	pkt->reply = 1;
 	pkt->flags = 0;
+	cubelet_area_clear(pkt);
 	pkt->in = pkt->out;
 	pkt->out.remote = 0;
 	cubelet_tuple_invert(&pkt->orig, &pkt->hdr.tuple);
@@ -300,6 +321,9 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 		break;
 	case CUBELET_ANSWER:
 		return cubelet_send_back(skb, pkt);
+	case CUBELET_PUNT:
+		cubelet_trace_sent(&pkt->in, 3);
+		return TC_ACT_SHOT;
 	case CUBELET_FLOOD:
 		cubelet_jump(skb, CUBELET_JUMP_FLOOD);
 		return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);

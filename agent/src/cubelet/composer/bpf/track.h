@@ -60,6 +60,9 @@ CUBELET_INLINE void cubelet_invert_flow(struct cubelet_flow *other, const struct
 	other->timeout = f->timeout;
 	other->state = f->state;
 	other->flags = f->flags ^ CUBELET_FLOW_REPLY;
+#if CUBELET_AREA_USED /* what judging wrote is in both; what else, nobody can give back */
+	__builtin_memcpy(other->area, f->area, CUBELET_AREA_USED);
+#endif
 	cubelet_rewrite_invert(other, f);
 }
 
@@ -481,8 +484,10 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 	}
 	cubelet_refresh(skb, h, f, partner);
 	cubelet_track_tcp(skb, h, f, partner);
-	if (!current)
+	if (!current) {
+		cubelet_area_load(pkt, f->flags & CUBELET_FLOW_REPLY && partner ? partner : f);
 		return cubelet_track_rejudge(pkt, f);
+	}
 	if (cubelet_answered(skb, h, f, partner))
 		f = cubelet_promote(s, f, partner);
 	f->packets++;
@@ -502,6 +507,7 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 	pkt->reason = 0;
 	pkt->out.port_class = 0;
 	pkt->out.remote = 0;
+	cubelet_area_clear(pkt);
 	if (!pkt->hdr.ip) {
 		if (pkt->entered != CUBELET_POD && pkt->entered != CUBELET_HOST)
 			return cubelet_track_drop(pkt, CUBELET_REASON_UNSUPPORTED);

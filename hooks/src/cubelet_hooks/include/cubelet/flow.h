@@ -68,6 +68,31 @@ CUBELET_INLINE __u16 cubelet_flow_timeout(__u8 protocol, __u8 state)
 	return CUBELET_TIMEOUT_OTHER;
 }
 
+/*
+ * Cubes' fields of a flow. While cubes judge, they are in the packet's metadata: zero for
+ * a new flow. All of it is compiled out where no cube has any.
+ */
+CUBELET_INLINE void cubelet_area_clear(struct cubelet_pkt *pkt)
+{
+#if CUBELET_AREA_USED
+	__builtin_memset(pkt->area, 0, sizeof(pkt->area));
+#endif
+}
+
+CUBELET_INLINE void cubelet_area_load(struct cubelet_pkt *pkt, const struct cubelet_flow *f)
+{
+#if CUBELET_AREA_USED
+	__builtin_memcpy(pkt->area, f->area, sizeof(pkt->area));
+#endif
+}
+
+CUBELET_INLINE void cubelet_area_store(struct cubelet_flow *f, const struct cubelet_pkt *pkt)
+{
+#if CUBELET_AREA_USED
+	__builtin_memcpy(f->area, pkt->area, sizeof(pkt->area));
+#endif
+}
+
 /* Is a cached verdict still the one that today's configuration gives? */
 CUBELET_INLINE int cubelet_flow_current(const struct cubelet_flow *f)
 {

@@ -62,6 +62,7 @@ enum cubelet_verdict {
 	CUBELET_ANSWER,
 	CUBELET_FLOOD,
 	CUBELET_RESTART,
+	CUBELET_PUNT, /* in user space by now: made by KIND_punt() alone */
 };
 
 enum cubelet_packet_flag {
@@ -96,4 +97,7 @@ struct cubelet_pkt {
 	__u8 reply; /* the frame in hand is of the reply direction */
 	__u8 own_mac; /* the frame's source is the MAC of the pod behind the port */
 	__u8 missed; /* the table of replied flows has been asked, in vain */
+#if CUBELET_AREA_USED
+	__u8 area[CUBELET_AREA_USED] CUBELET_ALIGNED; /* of the flow's records: see flow fields */
+#endif
 };

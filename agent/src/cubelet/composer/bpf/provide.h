@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the composer gives a cube beside its maps: its fields of a flow, events
+ * and packets for its Python. The composer defines the structs KIND_flow_fields
+ * and KIND_event and the maps KIND_event_ring, KIND_event_rate, KIND_packet_ring
+ * and KIND_packet_rate, and has each instance's functions made here.
+ */
+#pragma once
+
+#include "state.h"
+
+/* One of `limit` things that a CPU may do in a second; what it may not is counted as lost. */
+CUBELET_INLINE int cubelet_rate_take(struct cubelet_rate *rate, __u32 limit)
+{
+	__u32 now = bpf_jiffies64();
+
+	if (now - rate->since >= CUBELET_HZ) {
+		rate->since = now;
+		rate->used = 0;
+	}
+	if (rate->used >= limit) {
+		rate->lost++;
+		return 0;
+	}
+	rate->used++;
+	return 1;
+}
+
+/*
+ * Fields behind which another generation stands are somebody else's, or of another layout: they
+ * begin at zero. A new record's generation is 0, which is nobody's.
+ */
+#define cubelet_provide_fields(instance, offset, current)                                          \
+	struct instance##_flow_slot {                                                              \
+		struct instance##_flow_fields fields;                                              \
+		__u16 generation;                                                                  \
+	};                                                                                         \
+	CUBELET_INLINE struct instance##_flow_fields *instance##_at(void *area)                    \
+	{                                                                                          \
+		struct instance##_flow_slot *slot = area + (offset);                               \
+                                                                                                   \
+		if (slot->generation != (current)) {                                               \
+			__builtin_memset(&slot->fields, 0, sizeof(slot->fields));                  \
+			slot->generation = (current);                                              \
+		}                                                                                  \
+		return &slot->fields;                                                              \
+	}                                                                                          \
+	CUBELET_INLINE struct instance##_flow_fields *instance##_fields(struct cubelet_flow *flow) \
+	{                                                                                          \
+		return instance##_at(flow->area);                                                  \
+	}                                                                                          \
+	CUBELET_INLINE struct instance##_flow_fields *instance##_new_fields(                       \
+		struct cubelet_pkt *pkt)                                                           \
+	{                                                                                          \
+		return instance##_at(pkt->area);                                                   \
+	}
+
+#define cubelet_provide_events(instance, limit)                                                  \
+	CUBELET_INLINE void instance##_emit(const struct instance##_event *event)                \
+	{                                                                                        \
+		__u32 zero = 0;                                                                  \
+		struct cubelet_rate *rate = cubelet_lookup(instance##_event_rate, &zero);        \
+                                                                                                 \
+		if (!rate || !cubelet_rate_take(rate, (limit)))                                  \
+			return;                                                                  \
+		if (bpf_ringbuf_output(instance##_event_ring, (void *)event, sizeof(*event), 0)) \
+			rate->lost++;                                                            \
+	}
+
+/* A whole frame on its way to the agent; see PuntedHead in composer/core.py. */
+struct cubelet_punted {
+	struct cubelet_punted_head head;
+	__u8 frame[CUBELET_PUNT_BYTES];
+};
+
+CUBELET_INLINE long cubelet_punt_copy(struct __sk_buff *skb, __u8 *frame, __u64 length)
+{
+	if (length < ETH_HLEN)
+		return -1;
+	/* apart, or the compiler makes one comparison of both, which the verifier does not see */
+	asm volatile("" : "+r"(length));
+	if (length > CUBELET_PUNT_BYTES)
+		return -1;
+	return bpf_skb_load_bytes(skb, 0, frame, length);
+}
+
+/* Hands the frame over. 0, or the reason to drop it for. */
+CUBELET_INLINE __u16 cubelet_punt_to(struct __sk_buff *skb, const struct cubelet_pkt *pkt,
+				     void *ring, struct cubelet_rate *rate, __u32 limit)
+{
+	struct cubelet_punted *punted;
+	__u64 length = skb->len;
+
+	if (skb->len > CUBELET_PUNT_BYTES)
+		return CUBELET_REASON_PUNT_TOO_LONG;
+	if (!rate || !cubelet_rate_take(rate, limit))
+		return CUBELET_REASON_RATE_LIMITED;
+	punted = bpf_ringbuf_reserve(ring, sizeof(*punted), 0);
+	if (!punted) {
+		rate->lost++;
+		return CUBELET_REASON_RATE_LIMITED;
+	}
+	if (cubelet_punt_copy(skb, punted->frame, length)) {
+		bpf_ringbuf_discard(punted, 0);
+		return CUBELET_REASON_HELPER;
+	}
+	punted->head.ifindex = pkt->ifindex;
+	punted->head.length = length;
+	punted->head.entered = pkt->entered;
+	bpf_ringbuf_submit(punted, 0);
+	return 0;
+}
+
+#define cubelet_provide_packets(instance, limit)                                                 \
+	CUBELET_INLINE int instance##_punt(struct __sk_buff *skb, struct cubelet_pkt *pkt)       \
+	{                                                                                        \
+		__u32 zero = 0;                                                                  \
+		__u16 reason =                                                                   \
+			cubelet_punt_to(skb, pkt, instance##_packet_ring,                        \
+					cubelet_lookup(instance##_packet_rate, &zero), (limit)); \
+                                                                                                 \
+		return reason ? cubelet_drop(pkt, reason) : CUBELET_PUNT;                        \
+	}

@@ -1,0 +1,86 @@
+"""What the composer gives a cube beside its own maps: flow fields, events, packets for Python.
+
+The C of it is in ``bpf/provide.h``; here stand the maps and structs it needs, and the lines that
+make an instance's functions of it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+
+from cubelet.composer.core import PuntedHead, Rate
+from cubelet.composer.slots import Slots
+from cubelet_hooks.cube import Cube
+from cubelet_hooks.flows import Index
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.records import Record
+
+PUNT_BYTES = 2_048
+"""The longest frame that is handed to Python."""
+EVENT_RING, EVENT_RATE = "event_ring", "event_rate"
+PACKET_RING, PACKET_RATE = "packet_ring", "packet_rate"
+FIELDS, EVENT = "flow_fields", "event"
+"""Names of structs, whatever the records are called in Python."""
+
+
+def provided_maps(cube: Cube) -> tuple[Map, ...]:
+    """The maps of an instance that the composer adds; their names are taken.
+
+    Raises ValueError for a cube that has declared one of these names itself.
+    """
+    maps: list[Map] = []
+    if cube.event is not None:
+        maps += _ring(EVENT_RING, EVENT_RATE, cube.number(cube.event_bytes))
+    if cube.punts:
+        maps += _ring(PACKET_RING, PACKET_RATE, cube.number(cube.packet_bytes))
+    taken = {each.name for each in maps} & {each.name for each in cube.maps}
+    if taken:
+        name = min(taken)
+        raise ValueError(f"cube {cube.kind}: {name} is a map of the composer's; remedy: rename it")
+    return tuple(maps)
+
+
+def _ring(ring: str, rate: str, size: int) -> Iterator[Map]:
+    # The kernel wants whole pages, and a power of two of them.
+    rounded = mmap.PAGESIZE
+    while rounded < size:
+        rounded *= 2
+    yield Map(ring, MapType.RINGBUF, Index, Index, rounded, planned=False)
+    yield Map(rate, MapType.PERCPU_ARRAY, Index, Rate, 1, planned=False)
+
+
+def provided_structs(cube: Cube) -> Iterator[tuple[str, type[Record]]]:
+    """The C structs, by their names without the instance's prefix."""
+    if cube.flow_fields is not None:
+        yield FIELDS, cube.flow_fields
+    if cube.event is not None:
+        yield EVENT, cube.event
+
+
+def provided_functions(cubes: Iterable[Cube], slots: Slots) -> list[str]:
+    """The lines that make the instances' C functions; none if no cube asks for any."""
+    lines = []
+    for cube in cubes:
+        name = cube.instance
+        if cube.flow_fields is not None:
+            slot = slots.held[name]
+            lines.append(f"cubelet_provide_fields({name}, {slot.offset}, {slot.generation})")
+        if cube.event is not None:
+            lines.append(f"cubelet_provide_events({name}, {cube.number(cube.events_per_second)})")
+        if cube.punts:
+            limit = cube.number(cube.packets_per_second)
+            lines.append(f"cubelet_provide_packets({name}, {limit})")
+    return lines
+
+
+def area_used(cubes: Iterable[Cube], slots: Slots) -> int:
+    """Bytes of a flow's area, from its start, that these cubes' fields lie in."""
+    return max((slots.held[c.instance].end for c in cubes if c.flow_fields is not None), default=0)
+
+
+def split_punted(raw: bytes) -> tuple[PuntedHead, bytes]:
+    """A record of the ring of packets: what is said of the frame, and the frame."""
+    head = PuntedHead.unpack(raw)
+    start = PuntedHead.layout().size
+    return head, raw[start : start + head.length]

@@ -1,0 +1,150 @@
+"""Where in a flow's 64 bytes for cubes each instance keeps its fields.
+
+A slot outlives compositions, and so do the flows whose records hold bytes in it. Each slot has a
+generation, which stands behind the fields in every record that they were written to: bytes of
+another generation are another instance's, or of another layout, and count as zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from cubelet_hooks.cube import Cube
+from cubelet_hooks.records import Record
+
+AREA = 64
+"""Bytes in a flow record that cubes share (``area`` in cubelet_hooks/flows.py)."""
+GENERATION_BYTES = 2
+_LAST = (1 << 8 * GENERATION_BYTES) - 1
+_ALIGNMENT = 8
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """Bytes ``offset`` to ``offset + size`` of the area; ``layout`` hashes the fields in them."""
+
+    offset: int
+    size: int
+    layout: str
+    generation: int
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.size
+
+
+class Slots(msgspec.Struct, frozen=True):
+    """Slots by instance, those of instances that are gone too; ``generation`` was given last."""
+
+    held: Mapping[str, Slot] = {}
+    generation: int = 0
+
+    @classmethod
+    def forgotten(cls) -> Slots:
+        """None, where some may have been given out of which nothing is known any more.
+
+        Generations go on from a random one, so that what flows still hold is not taken for ours.
+        """
+        return cls(generation=secrets.randbelow(_LAST))
+
+
+def allot_slots(cubes: Iterable[Cube], known: Slots) -> Slots:
+    """A slot for each instance that has flow fields, those in ``known`` as they are.
+
+    The slot of an instance that is gone, or of fields that have changed, goes to others when there
+    is no other room. Where room is left in pieces only, all get new ones. Raises ValueError naming
+    the instances and their sizes when there is not enough room.
+    """
+    wanted = {c.instance: c for c in cubes if c.flow_fields is not None}
+    sizes = {name: _size(cube) for name, cube in wanted.items()}
+    if sum(sizes.values()) > AREA:
+        raise ValueError(_no_room(sizes))
+    layouts = {name: _layout(cube) for name, cube in wanted.items()}
+    held = {
+        name: slot
+        for name, slot in known.held.items()
+        if name not in wanted or slot.layout == layouts[name]
+    }
+    generation = known.generation
+    for name in sorted(wanted.keys() - held.keys(), key=lambda each: (-sizes[each], each)):
+        offset = _make_room(held, wanted, sizes[name])
+        if offset is None:
+            return _afresh(sizes, layouts, generation)
+        generation = _next(generation, held)
+        held[name] = Slot(offset, sizes[name], layouts[name], generation)
+    return Slots(held, generation)
+
+
+def read_fields(cube: Cube, slot: Slot, area: bytes) -> Record:
+    """The instance's fields in a record's ``area``: zero if nobody has written them."""
+    fields = _fields(cube)
+    size = fields.layout(cube.family).size
+    at = slot.offset + size + size % GENERATION_BYTES
+    written = area[at : at + GENERATION_BYTES] == slot.generation.to_bytes(2, "little")
+    return fields.unpack(area[slot.offset :] if written else bytes(size), cube.family)
+
+
+def _size(cube: Cube) -> int:
+    """Bytes that the C struct of the fields and their generation takes, rounded up to eight."""
+    size = _fields(cube).layout(cube.family).size
+    return -(-(size + size % GENERATION_BYTES + GENERATION_BYTES) // _ALIGNMENT) * _ALIGNMENT
+
+
+def _layout(cube: Cube) -> str:
+    members = "\n".join(_fields(cube).layout(cube.family).c_members())
+    return hashlib.sha256(members.encode()).hexdigest()[:12]
+
+
+def _fields(cube: Cube) -> type[Record]:
+    assert cube.flow_fields is not None
+    return cube.flow_fields
+
+
+def _no_room(sizes: Mapping[str, int]) -> str:
+    each = ", ".join(f"{name} ({size} bytes)" for name, size in sorted(sizes.items()))
+    return (
+        f"flow fields: {each} need {sum(sizes.values())} bytes, and a flow's record has {AREA} "
+        "for all cubes; remedy: leave one of them out, or keep less in Cube.flow_fields"
+    )
+
+
+def _make_room(held: dict[str, Slot], wanted: Mapping[str, Cube], size: int) -> int | None:
+    """The first free place of a size, taken from instances that are gone if need be; None: none."""
+    while (offset := _first_free(held.values(), size)) is None:
+        stranger = next((name for name in held if name not in wanted), None)
+        if stranger is None:
+            return None
+        del held[stranger]
+    return offset
+
+
+def _first_free(slots: Iterable[Slot], size: int) -> int | None:
+    start = 0
+    for slot in sorted(slots, key=lambda each: each.offset):
+        if slot.offset - start >= size:
+            break
+        start = slot.end
+    return start if start + size <= AREA else None
+
+
+def _next(generation: int, held: Mapping[str, Slot]) -> int:
+    """Another generation than any slot's; never 0, which is that of a new record."""
+    taken = {slot.generation for slot in held.values()}
+    generation = generation % _LAST + 1
+    while generation in taken:
+        generation = generation % _LAST + 1
+    return generation
+
+
+def _afresh(sizes: Mapping[str, int], layouts: Mapping[str, str], generation: int) -> Slots:
+    held: dict[str, Slot] = {}
+    offset = 0
+    for name in sorted(sizes):
+        generation = _next(generation, held)
+        held[name] = Slot(offset, sizes[name], layouts[name], generation)
+        offset += sizes[name]
+    return Slots(held, generation)
