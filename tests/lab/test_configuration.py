@@ -10,7 +10,7 @@ import pytest
 from cubelet.lab.store import Key
 
 from .load import connections, datagrams, loads, stream
-from .manifests import pod, policy
+from .manifests import pod, policy, service
 from .world import Space, World
 
 ECHO = 7
@@ -84,6 +84,26 @@ def test_what_was_allowed_without_a_firewall_ends_with_the_first_policy(
     assert pair.who(pair.at("client"), pair.ip("server"), ECHO) == "timeout"
     pair.delete("NetworkPolicy", "deny")
     assert pair.who(pair.at("client"), pair.ip("server"), ECHO) == "server"
+
+
+def test_what_outsiders_had_opened_ends_with_the_last_exposed_service(
+    world: World, pair: Space
+) -> None:
+    assert "lbrp" not in stack(world, "uplink")
+    exposed = service("server", "server", ("UDP", 80, ECHO), type="NodePort")
+    pair.apply(exposed)
+    assert "lbrp" in stack(world, "uplink")
+    port = pair.node_port("server", "UDP")
+    with loads() as running:
+        address = world.node(NODE).address
+        running.add("UDP from outside", world.outside, datagrams, address, port, 50)
+        time.sleep(0.5)
+        pair.apply(service("server", "server", ("UDP", 80, ECHO)))
+        assert "lbrp" not in stack(world, "uplink")
+        time.sleep(1)
+    report = running["UDP from outside"]
+    lost = len(report.lost) / report.sent
+    assert 0.4 < lost < 0.9, report  # all before was answered, nothing after
 
 
 def test_a_configuration_is_applied_live_and_loses_nothing(

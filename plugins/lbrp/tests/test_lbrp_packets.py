@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
@@ -340,21 +340,6 @@ def test_a_set_that_is_not_there_is_a_reason_of_its_own(path: Datapath) -> None:
     assert (result.verdict, result.reason) == ("drop", "lbrp/no_backend")
 
 
-def test_without_an_exposed_service_the_uplink_is_not_looked_at(
-    cubelet_network: network.TestNetwork,
-) -> None:
-    made = Datapath(
-        cubelet_network,
-        stacks={"uplink": [Lbrp]},
-        settings={"outlet": {"leaves": "uplink"}},
-        objects=OBJECTS[:2],
-    )
-    made.apply(*OBJECTS[3:])
-    sent = frame(syn(1021, 30080), NODE, OUTSIDER, "uplink")
-    assert_sent(made.send(sent, enters="uplink"), sent)
-    made.close()
-
-
 def with_host_ports(
     path: Datapath, pod: str, *host_ports: HostPort, ifindex: int | None = None
 ) -> Port:
@@ -472,3 +457,37 @@ def test_a_host_port_alone_is_looked_for_on_the_uplink(
     result = made.send(frame(syn(1038, 80), NODE, OUTSIDER, "uplink"), enters="uplink")
     assert backend(result) == ("10.1.0.3", 8080)
     made.close()
+
+
+def test_only_the_source_ranges_may_ask_a_load_balancers_address(path: Datapath) -> None:
+    """Flows that were open end too; the node is known by its own address, not the gateway's."""
+    balanced = "203.0.113.30"
+    open_to_all = service("ranged", "10.96.0.15", load_balancer_ips=(ip_address(balanced),))
+    path.apply(open_to_all, slice_of("ranged", ready("10.1.7.15")))
+    clients = {"pod": POD, "host": "10.1.0.1", "uplink": OUTSIDER}
+    served = ("10.1.7.15", 8080)
+
+    def ask(enters: str, transport: Packet, dst: str = balanced) -> Result:
+        return path.send(frame(transport, dst, clients[enters], enters), enters=enters)
+
+    for enters in clients:
+        assert backend(ask(enters, syn(1040, 80))) == served
+    for allowed, permitted in (
+        ("198.51.100.0/24", "uplink"),
+        ("10.1.0.2/32", "pod"),
+        ("172.18.0.2/32", "host"),
+    ):
+        ranges = (ip_network(allowed), ip_network("192.0.2.0/24"))
+        path.apply(msgspec.structs.replace(open_to_all, source_ranges=ranges))
+        for enters in clients:
+            for transport in (syn(1041, 80), data(1040, 80)):
+                result = ask(enters, transport)
+                if enters == permitted:
+                    assert backend(result) == served
+                else:
+                    assert (result.verdict, result.reason) == ("drop", "lbrp/source_range")
+            if enters != "uplink":
+                assert backend(ask(enters, syn(1042, 80), "10.96.0.15")) == served
+    path.apply(open_to_all)
+    for enters in clients:
+        assert backend(ask(enters, data(1040, 80))) == served

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 import msgspec
@@ -38,6 +38,7 @@ from cubelet_lbrp.records import (
     NodeKey,
     Present,
     Scope,
+    SourceKey,
 )
 
 VIP = ip_address("10.96.0.10")
@@ -334,24 +335,25 @@ def test_a_changed_entry_concerns_the_services_address() -> None:
 @pytest.mark.parametrize(
     ("fields", "exposed"),
     [
-        ({}, 0),
-        ({"ports": (ServicePort("http", "TCP", 80, 8080, 30080),)}, 1),
-        ({"external_ips": (EXTERNAL,)}, 1),
-        ({"load_balancer_ips": (BALANCED,)}, 1),
-        ({"external_ips": (EXTERNAL,), "type": "ExternalName"}, 0),
+        ({}, False),
+        ({"ports": (ServicePort("http", "TCP", 80, 8080, 30080),)}, True),
+        ({"external_ips": (EXTERNAL,)}, True),
+        ({"load_balancer_ips": (BALANCED,)}, True),
+        ({"external_ips": (EXTERNAL,), "type": "ExternalName"}, False),
     ],
 )
 def test_the_uplink_is_looked_at_only_while_a_service_is_exposed(
-    fields: dict[str, Any], exposed: int
+    fields: dict[str, Any], exposed: bool
 ) -> None:
-    defines = Lbrp("lbrp0", Settings()).defines(state_of(service(**fields)))
-    assert defines == {"INSIDE": 0, "OUTSIDE": 1, "EXPOSED": exposed}
+    needed = set(Lbrp("lbrp0", Settings()).needed_on(state_of(service(**fields))))
+    assert needed == {"pod", "host"} | ({"uplink"} if exposed else set())
 
 
 def test_sizes_are_settings() -> None:
-    cube = Lbrp("lbrp0", Settings(max_frontends=1, max_backends=2, max_node_addresses=3))
+    settings = Settings(max_frontends=1, max_backends=2, max_node_addresses=3, max_source_ranges=4)
+    cube = Lbrp("lbrp0", settings)
     sizes = {each.name: cube.size_of(each) for each in cube.maps}
-    assert sizes == {"backends": 2, "members": 2, "nodes": 3, "services": 1}
+    assert sizes == {"backends": 2, "members": 2, "sources": 4, "nodes": 3, "services": 1}
     with pytest.raises(msgspec.ValidationError, match="max_backends must be at least 1, not 0"):
         msgspec.convert({"max_backends": 0}, Settings)
     with pytest.raises(msgspec.ValidationError, match="max_servces"):
@@ -503,5 +505,33 @@ def test_host_ports_follow_the_nodes_addresses() -> None:
 
 def test_a_host_port_alone_exposes_the_node() -> None:
     cube = Lbrp("lbrp0", Settings())
-    assert cube.defines(state_of(LOCAL, pod("a", 7)))["EXPOSED"] == 0
-    assert cube.defines(state_of(LOCAL, pod("a", 7, HostPort(80, 1))))["EXPOSED"] == 1
+    assert "uplink" not in cube.needed_on(state_of(LOCAL, pod("a", 7)))
+    assert "uplink" in cube.needed_on(state_of(LOCAL, pod("a", 7, HostPort(80, 1))))
+
+
+def test_source_ranges_bind_the_load_balancers_addresses_alone() -> None:
+    port = ServicePort("http", "TCP", 80, 8080, node_port=30080)
+    ranges = (IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::/64"), IPv4Network("0.0.0.0/1"))
+    web = service(
+        ports=(port,), external_ips=(EXTERNAL,), load_balancer_ips=(BALANCED,), source_ranges=ranges
+    )
+    entries = plan(LOCAL, web, SLICE)
+    bound = {
+        (key.address, key.scope): value.ranges
+        for key, value in wanted(entries, "services").items()
+        if value.ranges
+    }
+    assert set(bound) == {(BALANCED, Scope.INSIDE), (BALANCED, Scope.OUTSIDE)}
+    [number] = set(bound.values())
+    # 32 bits of padding and 64 of the number stand before the address
+    assert wanted(entries, "sources") == {
+        SourceKey(96 + 24, number, ip_address("192.0.2.0")): Present(1),
+        SourceKey(96 + 1, number, ip_address("0.0.0.0")): Present(1),
+    }
+
+
+def test_source_ranges_of_another_family_let_nobody_in() -> None:
+    web = service(load_balancer_ips=(BALANCED,), source_ranges=(IPv6Network("2001:db8::/64"),))
+    entries = plan(LOCAL, web, SLICE)
+    assert wanted(entries, "sources") == {}
+    assert wanted(entries, "services")[FrontendKey(BALANCED, 80, TCP, Scope.OUTSIDE)].ranges

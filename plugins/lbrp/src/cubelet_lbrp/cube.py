@@ -6,7 +6,7 @@ are switched to it by one write each, and the set they left is removed after.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from cubelet_hooks import cube
@@ -18,7 +18,7 @@ from cubelet_hooks.records import Record
 from cubelet_hooks.view import View
 from cubelet_lbrp import hostports
 from cubelet_lbrp.display import contest_text, service_rows
-from cubelet_lbrp.frontends import entries, exposed, programmed
+from cubelet_lbrp.frontends import entries, exposed, hinted, programmed, zone_of
 from cubelet_lbrp.records import (
     Backend,
     BackendKey,
@@ -29,6 +29,7 @@ from cubelet_lbrp.records import (
     NodeKey,
     Present,
     Scope,
+    SourceKey,
 )
 
 
@@ -45,10 +46,13 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_backends: int = 262144
     """Endpoints, counted once per set of backends they are in; the size of two maps."""
     max_node_addresses: int = 16384
+    max_source_ranges: int = 16384
+    """Networks of loadBalancerSourceRanges, those of equal lists counted once."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a size that no map can have."""
-        for name in ("max_frontends", "max_backends", "max_node_addresses"):
+        names = ("max_frontends", "max_backends", "max_node_addresses", "max_source_ranges")
+        for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -67,6 +71,7 @@ class Lbrp(Cube):
     kind: ClassVar[str] = "lbrp"
     essential: ClassVar[bool] = True
     inward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "uplink"})
+    specialised_by: ClassVar[frozenset[str] | None] = frozenset({Service.kind, Port.kind})
     settings_type: ClassVar[type[cube.Settings]] = Settings
     reasons: ClassVar[tuple[Reason, ...]] = (
         Reason("no_service", "a Service's address, but none of its ports"),
@@ -75,10 +80,12 @@ class Lbrp(Cube):
         Reason("no_backend", "the Service's backends were being replaced"),
         Reason("backend_gone", "the flow's backend no longer serves the Service"),
         Reason("service_gone", "the flow's Service no longer exists"),
+        Reason("source_range", "the client is in none of the Service's loadBalancerSourceRanges"),
     )
     maps: ClassVar[tuple[Map, ...]] = (
         Map("backends", MapType.HASH, BackendKey, Backend, "max_backends"),
         Map("members", MapType.HASH, MemberKey, Member, "max_backends"),
+        Map("sources", MapType.LPM_TRIE, SourceKey, Present, "max_source_ranges"),
         Map(
             "nodes",
             MapType.HASH,
@@ -99,15 +106,19 @@ class Lbrp(Cube):
     shows: ClassVar[Mapping[str, str]] = {"services": "services"}
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """``EXPOSED`` is 0 while nothing can be asked for from outside: no code on the uplink."""
+        """Whose packets a frontend is for, and how many bits find a client among sources."""
         return {
             "INSIDE": Scope.INSIDE,
             "OUTSIDE": Scope.OUTSIDE,
-            "EXPOSED": int(
-                any(port.host_ports for port in view.ports.values())
-                or any(exposed(service) for service in view.services.values())
-            ),
+            "SOURCE_BITS": SourceKey.bits(self.family, 32 if self.family == 4 else 128),
         }
+
+    def needed_on(self, view: View) -> Collection[str]:
+        """Pods' and the host's ports, and the uplink while something can be asked for there."""
+        outside = any(port.host_ports for port in view.ports.values()) or any(
+            exposed(service) for service in view.services.values()
+        )
+        return self.inward if outside else self.inward - {"uplink"}
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """One unit per Service, per node and per pod with host ports; this node's: ``("local",)``.
@@ -119,7 +130,7 @@ class Lbrp(Cube):
         if change.kind == EndpointSlice.kind:
             return sorted(_services_of(change))
         if change.kind == Node.kind:
-            return [("node", change.key)]
+            return [("node", change.key), *_after_move(change, view)]
         if change.kind == Port.kind:
             return hostports.units_of((change.old, change.new))
         if change.kind == LocalNode.kind:
@@ -159,11 +170,22 @@ def _services_of(change: Change) -> set[Unit]:
     return {("service", item.service_key) for item in slices if item.service}
 
 
+def _after_move(change: Change, view: View) -> Iterator[Unit]:
+    """Units of the Services with hints, if it is this node that has come to another zone."""
+    if view.local is None or change.key != view.local.name:
+        return
+    if zone_of(change.old) != zone_of(change.new):
+        for service in view.services.values():
+            if hinted(service, view):
+                yield ("service", service.key)
+
+
 def _tied_to_this_node(view: View) -> Iterator[Unit]:
     """Units of the Services whose entries name this node's addresses or its endpoints."""
     for service in view.services.values():
         policies = (service.internal_traffic_policy, service.external_traffic_policy)
-        if "Local" in policies or any(port.node_port for port in service.ports):
+        exposes = any(port.node_port for port in service.ports)
+        if "Local" in policies or exposes or hinted(service, view):
             yield ("service", service.key)
     yield from hostports.units_of(view.ports.values())
 

@@ -1,6 +1,7 @@
 """Which endpoints serve a Service's port: the selection of backends, as pure functions.
 
-Ready endpoints take new connections. Where a scope has none, those that still serve while they
+Ready endpoints take new connections, of them those that hints keep for this node or its zone
+(KEP-2433, KEP-3015). Where a scope has none that is ready, those that still serve while they
 terminate do (KEP-1669). All others that the slices name only keep the connections they have.
 """
 
@@ -31,6 +32,16 @@ class Candidate:
     port: int
     condition: Condition
     node_name: str
+    hint_zones: tuple[str, ...] = ()
+    hint_nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Here:
+    """The node whose clients choose, and its zone; empty where that is not known."""
+
+    node: str = ""
+    zone: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,14 @@ def _of_slice(item: EndpointSlice, numbers: Iterable[int]) -> Iterable[Candidate
         for endpoint in item.endpoints:
             # An endpoint's addresses all lead to the same pod: consumers use the first.
             for address in endpoint.addresses[:1]:
-                yield Candidate(address, number, _condition(endpoint), endpoint.node_name)
+                yield Candidate(
+                    address,
+                    number,
+                    _condition(endpoint),
+                    endpoint.node_name,
+                    endpoint.hint_zones,
+                    endpoint.hint_nodes,
+                )
 
 
 def _condition(endpoint: Endpoint) -> Condition:
@@ -89,16 +107,34 @@ def _condition(endpoint: Endpoint) -> Condition:
     return Condition.DRAINING if draining else Condition.PRESENT
 
 
-def select(found: tuple[Candidate, ...], node_name: str | None = None) -> BackendSet:
+def select(
+    found: tuple[Candidate, ...], node_name: str | None = None, here: Here | None = None
+) -> BackendSet:
     """The backends of the whole cluster or, under a Local policy, of the node ``node_name``.
 
-    Connections are kept by any endpoint there is: a policy that turns Local breaks none.
+    Of the cluster's ready ones hints decide which are for ``here``, if it is given. Connections are kept by any endpoint there is: a policy that turns Local breaks none.
     """
     scope = [c for c in found if node_name is None or c.node_name == node_name]
     best = max((c.condition for c in scope), default=Condition.PRESENT)
     chosen = tuple(c for c in scope if c.condition == best > Condition.PRESENT)
+    if here is not None and node_name is None and best is Condition.READY:
+        chosen = _near(chosen, here)
     return BackendSet(
         chosen=chosen,
         kept=tuple(c for c in found if c not in chosen),
         elsewhere=not chosen and any(c.condition > Condition.PRESENT for c in found),
     )
+
+
+def _near(ready: tuple[Candidate, ...], here: Here) -> tuple[Candidate, ...]:
+    """Those for the node, else those for its zone; hints count only when all have them.
+
+    Where none is for here all are, as if there were no hints.
+    """
+    if all(c.hint_nodes for c in ready):
+        own = tuple(c for c in ready if here.node in c.hint_nodes)
+        if own:
+            return own
+    if all(c.hint_zones for c in ready):
+        return tuple(c for c in ready if here.zone in c.hint_zones) or ready
+    return ready

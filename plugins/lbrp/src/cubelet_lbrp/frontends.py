@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cubelet_hooks.cube import Entry
-from cubelet_hooks.objects import Protocol, Service, ServicePort
+from cubelet_hooks.objects import Network, Node, Protocol, Service, ServicePort
 from cubelet_hooks.records import Address, Family
 from cubelet_hooks.view import View
-from cubelet_lbrp.endpoints import BackendSet, candidates, select
+from cubelet_lbrp.endpoints import BackendSet, Here, candidates, select
 from cubelet_lbrp.records import (
     Backend,
     BackendKey,
@@ -18,7 +19,9 @@ from cubelet_lbrp.records import (
     FrontendKey,
     Member,
     MemberKey,
+    Present,
     Scope,
+    SourceKey,
 )
 
 PROTOCOLS: dict[Protocol, int] = {
@@ -28,6 +31,7 @@ PROTOCOLS: dict[Protocol, int] = {
 }
 FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
+ZONE = "topology.kubernetes.io/zone"
 _VIRTUAL = Frontend(set_id=0, count=0, elsewhere=0)
 
 
@@ -41,6 +45,8 @@ class Place:
     local: bool
     shared: bool = False
     """A host port's number, which the node may use for its own connections."""
+    sources: tuple[Network, ...] = ()
+    """Whose clients are served; none: everyone's."""
 
 
 def programmed(service: Service) -> bool:
@@ -63,31 +69,63 @@ def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
     for port in service.ports:
         found = candidates(slices, port, family)
         # An empty name is no node's: without a node of ours nothing is local.
-        sets = {False: select(found), True: select(found, local.name if local else "")}
+        sets = {
+            False: select(found, here=here_of(view)),
+            True: select(found, local.name if local else ""),
+        }
         for place in _places(service, port, own):
             if place.address.version == family:
                 yield frontend_entry(place, port.protocol, sets[place.local])
                 yield from backend_entries(sets[place.local])
     yield from _virtual_addresses(service, family)
+    yield from _sources(service.source_ranges, family)
+
+
+def here_of(view: View) -> Here:
+    """This node, and its zone by the label that Kubernetes knows zones by."""
+    if view.local is None:
+        return Here()
+    node = view.nodes.get(view.local.name)
+    return Here(view.local.name, zone_of(node))
+
+
+def zone_of(node: object) -> str:
+    """A node's zone; empty for none, and for what is no node."""
+    return node.labels.get(ZONE, "") if isinstance(node, Node) else ""
+
+
+def hinted(service: Service, view: View) -> bool:
+    """Whether some endpoint of the Service's has hints, so that its backends depend on the node."""
+    endpoints = (each for item in view.slices_of(service.key) for each in item.endpoints)
+    return any(each.hint_zones or each.hint_nodes for each in endpoints)
 
 
 def _places(service: Service, port: ServicePort, own: tuple[Address, ...]) -> Iterator[Place]:
     for address in service.cluster_ips:
         local = service.internal_traffic_policy == "Local"
         yield Place(address, port.port, Scope.INSIDE, local)
-    external = [(a, port.port) for a in service.external_ips + service.load_balancer_ips]
+    external: list[tuple[Address, int, tuple[Network, ...]]] = [
+        *((address, port.port, ()) for address in service.external_ips),
+        *((address, port.port, service.source_ranges) for address in service.load_balancer_ips),
+    ]
     if port.node_port:
-        external += [(address, port.node_port) for address in own]
-    for address, number in external:
-        yield Place(address, number, Scope.INSIDE, local=False)
+        external += [(address, port.node_port, ()) for address in own]
+    for address, number, sources in external:
+        yield Place(address, number, Scope.INSIDE, local=False, sources=sources)
         local = service.external_traffic_policy == "Local"
-        yield Place(address, number, Scope.OUTSIDE, local)
+        yield Place(address, number, Scope.OUTSIDE, local, sources=sources)
 
 
 def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> Entry:
     """What sends a place's packets to a set of backends."""
     key = FrontendKey(place.address, place.port, PROTOCOLS[protocol], place.scope)
-    value = Frontend(backends.id, len(backends.chosen), int(backends.elsewhere), int(place.shared))
+    value = Frontend(
+        backends.id,
+        len(backends.chosen),
+        int(backends.elsewhere),
+        int(place.shared),
+        _number_of(place.sources),
+    )
     return Entry("services", key, value)
 
 
@@ -101,6 +139,23 @@ def backend_entries(backends: BackendSet) -> Iterator[Entry]:
         yield Entry("members", MemberKey(set_id, found.address, found.port), Member(chosen=1))
     for found in backends.kept:
         yield Entry("members", MemberKey(set_id, found.address, found.port), Member(chosen=0))
+
+
+def _sources(networks: tuple[Network, ...], family: Family) -> Iterator[Entry]:
+    """The networks that may ask. Of a family that none is of, no client is served."""
+    number = _number_of(networks)
+    for network in networks:
+        if network.version == family:
+            bits = SourceKey.bits(family, network.prefixlen)
+            yield Entry("sources", SourceKey(bits, number, network.network_address), Present(1))
+
+
+def _number_of(networks: tuple[Network, ...]) -> int:
+    """64 bits made of the networks, 0 for none: Services with the same ones share their entries."""
+    if not networks:
+        return 0
+    text = " ".join(sorted(map(str, networks)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _virtual_addresses(service: Service, family: Family) -> Iterator[Entry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from cubelet_hooks.records import U8, U32, U64, Addr, Be16, Record
+from cubelet_hooks.records import U8, U32, U64, Addr, Be16, Family, Record
 
 
 class Scope(enum.IntEnum):
@@ -32,13 +32,15 @@ class Frontend(Record):
     """Which backends serve it: numbers 0 to ``count`` - 1 of the set.
 
     ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is 1
-    for a host port, whose number may belong to a client of the node's, too.
+    for a host port, whose number may belong to a client of the node's, too. ``ranges`` is the
+    number of the networks whose clients alone are served, 0: all are.
     """
 
     set_id: U64
     count: U32
     elsewhere: U8
     shared: U8 = 0
+    ranges: U64 = 0
 
 
 class BackendKey(Record):
@@ -67,6 +69,21 @@ class Member(Record):
     """``chosen`` 1: takes new connections; 0: only keeps those it has."""
 
     chosen: U8
+
+
+class SourceKey(Record):
+    """A network of those that may ask; ``prefixlen`` counts the bits from ``ranges`` on, too."""
+
+    prefixlen: U32
+    ranges: U64
+    network: Addr
+
+    @classmethod
+    def bits(cls, family: Family, prefixlen: int) -> int:
+        """What ``prefixlen`` is for a network's, padding before ``ranges`` included."""
+        layout = cls.layout(family)
+        length, *_, network = layout.fields
+        return 8 * (network.offset - length.scalar.size) + prefixlen
 
 
 class NodeKey(Record):

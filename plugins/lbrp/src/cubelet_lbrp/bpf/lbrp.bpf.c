@@ -7,6 +7,7 @@
  * {0x5e7, 1} -> 10.244.1.4:5353; lbrp_members finds it by address, {0x5e7,
  * 10.244.1.4, 5353} -> chosen, and has those too that only keep connections.
  * Port 0 of protocol 0 marks a virtual address; lbrp_nodes are real ones.
+ * lbrp_sources has the networks that may ask: {0x7a9, 192.0.2.0/24} -> present.
  *
  * A set never changes: other backends are another set, written before the
  * service is switched to it. Who finds its set removed under it reads again.
@@ -42,6 +43,23 @@ CUBELET_INLINE int lbrp_virtual(const struct cubelet_pkt *pkt)
 		return 0;
 	node.address = pkt->orig.dst;
 	return !cubelet_lookup(lbrp_nodes, &node);
+}
+
+/*
+ * Is the client among those whom a load balancer's address serves? The node is
+ * known by its own address, whatever its stack sends from.
+ */
+CUBELET_INLINE int lbrp_may_ask(const struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
+{
+	const struct cubelet_addr node = CUBELET_NODE_ADDRESS;
+	struct lbrp_source_key key = {};
+
+	if (!frontend->ranges)
+		return 1;
+	key.prefixlen = LBRP_SOURCE_BITS;
+	key.ranges = frontend->ranges;
+	key.network = pkt->in.port_class == CUBELET_HOST ? node : pkt->orig.src;
+	return !!cubelet_lookup(lbrp_sources, &key);
 }
 
 /* One round of murmur3's mixing, which is enough between words. */
@@ -182,10 +200,9 @@ static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt
 {
 	struct lbrp_frontend *frontend;
 
-	/* A flow from when something was exposed is still to end with its service. */
-	if (!LBRP_EXPOSED && pkt->in.port_class == CUBELET_UPLINK && !cubelet_dst_translated(pkt))
-		return cubelet_next(pkt);
 	frontend = lbrp_frontend(pkt);
+	if (frontend && !lbrp_may_ask(pkt, frontend))
+		return cubelet_drop(pkt, LBRP_REASON_SOURCE_RANGE);
 	if (frontend && cubelet_rejudging(pkt))
 		return lbrp_recheck(pkt, frontend);
 	if (frontend && frontend->shared && pkt->in.port_class == CUBELET_UPLINK &&
