@@ -101,6 +101,8 @@ class AttachmentStore:
         self._directory = directory
         self._unreadable: set[str] = set()
         self._attachments: dict[Key, Attachment] = {}
+        for path in directory.glob(f".*{files.TEMPORARY_SUFFIX}"):
+            path.unlink()  # a write that a crash cut short; its container may never come again
         for path in sorted(directory.glob("*.json")):
             self._read(path)
 
