@@ -296,6 +296,24 @@ def test_load_balancer_addresses_without_proxied_ones() -> None:
     assert service.health_check_node_port == 32000
 
 
+def test_source_ranges_are_a_load_balancers() -> None:
+    document = changed(SERVICE, "spec/loadBalancerSourceRanges", ["192.0.2.7/24", "2001:db8::/64"])
+    assert one(document).source_ranges == ()
+    assert one(changed(document, "spec/type", "LoadBalancer")).source_ranges == (
+        ip_network("192.0.2.0/24"),
+        ip_network("2001:db8::/64"),
+    )
+
+
+def test_hints_of_an_endpoint() -> None:
+    endpoint = {
+        "addresses": ["10.1.1.2"],
+        "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n1"}]},
+    }
+    [found] = one(changed(SLICE, "endpoints", [endpoint])).endpoints
+    assert (found.hint_zones, found.hint_nodes) == (("a", "b"), ("n1",))
+
+
 def test_endpoint_slice() -> None:
     assert one(SLICE) == EndpointSlice(
         namespace="shop",

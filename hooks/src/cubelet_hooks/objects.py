@@ -125,8 +125,9 @@ class ServicePort(msgspec.Struct, frozen=True):
 class Service(Namespaced, frozen=True):
     """A Service. ``selector`` None: its EndpointSlices are somebody else's business.
 
-    ``load_balancer_ips`` are the load balancer's addresses of ``ipMode: VIP`` alone;
-    ``affinity_timeout`` is in seconds and counts with ``session_affinity`` ClientIP only.
+    ``load_balancer_ips`` are the load balancer's addresses of ``ipMode: VIP`` alone, and
+    ``source_ranges`` (none: all) who may ask there. ``affinity_timeout`` is in seconds and counts
+    with ``session_affinity`` ClientIP only.
     """
 
     kind: ClassVar[str] = "Service"
@@ -145,6 +146,7 @@ class Service(Namespaced, frozen=True):
     external_traffic_policy: TrafficPolicy = "Cluster"
     publish_not_ready: bool = False
     health_check_node_port: int = 0
+    source_ranges: tuple[Network, ...] = ()
 
     @property
     def headless(self) -> bool:
@@ -153,7 +155,10 @@ class Service(Namespaced, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One backend. ``target`` is the pod's key, empty when it is no pod."""
+    """One backend. ``target`` is the pod's key, empty when it is no pod.
+
+    Its hints name the zones and the nodes whose traffic it is for.
+    """
 
     addresses: tuple[Address, ...]
     ready: bool = True
@@ -162,6 +167,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     node_name: str = ""
     target: str = ""
     zone: str = ""
+    hint_zones: tuple[str, ...] = ()
+    hint_nodes: tuple[str, ...] = ()
 
 
 class EndpointPort(msgspec.Struct, frozen=True):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 
 from cubelet_hooks.objects import Endpoint, EndpointPort, EndpointSlice, ServicePort
-from cubelet_lbrp.endpoints import BackendSet, candidates, select
+from cubelet_lbrp.endpoints import BackendSet, Here, candidates, select
 
 HTTP = ServicePort("http", "TCP", 80, "web")
 
@@ -123,3 +124,49 @@ def test_equal_sets_have_one_id_and_others_another() -> None:
     }
     assert len(ids) == 6
     assert all(0 <= number < 1 << 64 for number in ids)
+
+
+Hints = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""An endpoint's state, and the zones and nodes that its hints name."""
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "chosen"),
+    [
+        pytest.param([("ready", ("a",), ()), ("ready", ("b",), ())], [1], id="zone"),
+        pytest.param([("ready", ("b", "a"), ()), ("ready", ("a",), ())], [1, 2], id="both"),
+        pytest.param([("ready", ("a",), ()), ("ready", (), ())], [1, 2], id="one has none"),
+        pytest.param([("ready", ("b",), ()), ("ready", ("c",), ())], [1, 2], id="none for here"),
+        pytest.param(
+            [("ready", ("a",), ()), ("ready", ("b",), ()), ("starting", (), ())],
+            [1],
+            id="not ready, not asked",
+        ),
+        pytest.param([("draining", ("a",), ()), ("draining", ("b",), ())], [1, 2], id="draining"),
+        pytest.param([("ready", ("a",), ("n1",)), ("ready", ("a",), ("n2",))], [1], id="node"),
+        pytest.param(
+            [("ready", ("a",), ("n2",)), ("ready", ("b",), ("n3",))], [1], id="no node: zone"
+        ),
+        pytest.param([("ready", ("a",), ("n1",)), ("ready", ("a",), ())], [1, 2], id="some nodes"),
+    ],
+)
+def test_hints_keep_traffic_near(endpoints: list[Hints], chosen: list[int]) -> None:
+    """As kube-proxy has it: all ready endpoints must have hints, and one must be for here."""
+    found = [
+        msgspec.structs.replace(endpoint(i, state), hint_zones=zones, hint_nodes=nodes)
+        for i, (state, zones, nodes) in enumerate(endpoints, 1)
+    ]
+    ordered = candidates([slice_of(*found)], HTTP, 4)
+    here = Here("n1", "a")
+    assert lasts(select(ordered, here=here))[0] == chosen
+    everyone = sorted(lasts(select(ordered, here=here))[0] + lasts(select(ordered, here=here))[1])
+    assert everyone == list(range(1, len(endpoints) + 1))
+
+
+def test_a_local_policy_and_a_node_without_a_zone_know_no_hints() -> None:
+    hinted = msgspec.structs.replace(endpoint(1), hint_zones=("a",))
+    other = msgspec.structs.replace(endpoint(2), hint_zones=("b",))
+    found = candidates([slice_of(hinted, other)], HTTP, 4)
+    assert lasts(select(found, "n1", Here("n1", "a")))[0] == [1, 2]
+    assert lasts(select(found, here=Here("n1", "")))[0] == [1, 2]
+    assert lasts(select(found))[0] == [1, 2]

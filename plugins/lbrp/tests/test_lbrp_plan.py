@@ -535,3 +535,38 @@ def test_source_ranges_of_another_family_let_nobody_in() -> None:
     entries = plan(LOCAL, web, SLICE)
     assert wanted(entries, "sources") == {}
     assert wanted(entries, "services")[FrontendKey(BALANCED, 80, TCP, Scope.OUTSIDE)].ranges
+
+
+def test_services_with_hints_follow_the_nodes_zone() -> None:
+    """Learned with the node, and again when it comes to another zone; others are let be."""
+    endpoints = (
+        Endpoint((A,), node_name="n1", hint_zones=("a",)),
+        Endpoint((B,), node_name="n2", hint_zones=("b",)),
+    )
+    near = msgspec.structs.replace(SLICE, endpoints=endpoints)
+    plain = Service("default", "plain", cluster_ips=(BALANCED,), ports=(HTTP,))
+    planner, state = Planner([Lbrp("lbrp0", Settings())]), State()
+    both = ["10.1.1.5:8080", "10.1.2.6:8080"]
+
+    def served() -> list[str]:
+        return frontends(Lbrp("lbrp0", Settings()).plan(WEB, state), Scope.INSIDE)[VIP, 80, TCP]
+
+    def chosen() -> int:
+        services = planner.contents()["lbrp0_services"]
+        key = FrontendKey(VIP, 80, TCP, Scope.INSIDE).pack()
+        return Frontend.unpack(services[key]).count
+
+    tell(planner, state, *(Change.between(None, each) for each in (service(), plain, near)))
+    assert (served(), chosen()) == (both, 2)
+    known = Node("n1", labels={"topology.kubernetes.io/zone": "a"})
+    for each in (known, LOCAL):
+        tell(planner, state, Change.between(None, each))
+    assert (served(), chosen()) == (both[:1], 1)
+    for zone, expected in (("b", both[1:]), ("c", both), ("a", both[:1])):
+        moved = Node("n1", labels={"topology.kubernetes.io/zone": zone})
+        change = Change.between(state.nodes["n1"], moved)
+        tell(planner, state, change)
+        assert (served(), chosen()) == (expected, len(expected))
+        assert list(Lbrp("lbrp0", Settings()).units(change, state)) == [("node", "n1"), WEB]
+    same = Change.between(moved, Node("n1", labels=moved.labels, addresses=(NODE,)))
+    assert list(Lbrp("lbrp0", Settings()).units(same, state)) == [("node", "n1")]

@@ -53,6 +53,7 @@ def read_service(root: Field, namespace: str, name: str) -> Service:
         health_check_node_port=(
             spec["healthCheckNodePort"].number(0, MAX_PORT, default=0) if balanced else 0
         ),
+        source_ranges=(spec["loadBalancerSourceRanges"].each(Field.network) if balanced else ()),
     )
 
 
@@ -146,7 +147,13 @@ def _endpoint(field: Field, namespace: str, address_type: str) -> Endpoint:
             else ""
         ),
         zone=field["zone"].text(),
+        hint_zones=field["hints"]["forZones"].each(_hinted),
+        hint_nodes=field["hints"]["forNodes"].each(_hinted),
     )
+
+
+def _hinted(field: Field) -> str:
+    return field["name"].text(None)
 
 
 def _address_of(field: Field, address_type: str) -> Address:

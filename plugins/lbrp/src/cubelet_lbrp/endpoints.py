@@ -112,7 +112,8 @@ def select(
 ) -> BackendSet:
     """The backends of the whole cluster or, under a Local policy, of the node ``node_name``.
 
-    Of the cluster's ready ones hints decide which are for ``here``, if it is given. Connections are kept by any endpoint there is: a policy that turns Local breaks none.
+    Of the cluster's ready ones hints decide which are for ``here``, if it is given. Connections
+    are kept by any endpoint there is: a policy that turns Local breaks none.
     """
     scope = [c for c in found if node_name is None or c.node_name == node_name]
     best = max((c.condition for c in scope), default=Condition.PRESENT)

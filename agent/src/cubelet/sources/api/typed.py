@@ -61,12 +61,22 @@ class _Target(_Wire):
     name: str | None = None
 
 
+class _Hint(_Wire):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Hints(_Wire):
+    for_zones: list[_Hint] | None = None
+    for_nodes: list[_Hint] | None = None
+
+
 class _Endpoint(_Wire):
     addresses: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     conditions: _Conditions | None = None
     node_name: str | None = None
     target_ref: _Target | None = None
     zone: str | None = None
+    hints: _Hints | None = None
 
 
 class _EndpointPort(_Wire):
@@ -185,7 +195,13 @@ def _endpoint(wire: _Endpoint, namespace: str, address: type[Address]) -> Endpoi
         node_name=intern(wire.node_name or ""),
         target=_pod_key(target, namespace) if target and target.kind == "Pod" else "",
         zone=intern(wire.zone or ""),
+        hint_zones=_hinted(wire.hints.for_zones) if wire.hints else (),
+        hint_nodes=_hinted(wire.hints.for_nodes) if wire.hints else (),
     )
+
+
+def _hinted(hints: list[_Hint] | None) -> tuple[str, ...]:
+    return tuple([intern(each.name) for each in hints or ()])
 
 
 def _pod_key(target: _Target, namespace: str) -> str:
