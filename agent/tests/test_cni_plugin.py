@@ -21,8 +21,8 @@ import pytest
 from cubelet.client import DEFAULT_SOCKET, AgentError
 from cubelet.cni import errors, install, plugin
 from cubelet.cni.errors import CniError
-from cubelet.cni.relay import Reply, relay
 from cubelet.cni.plugin import VERSIONS
+from cubelet.cni.relay import Reply, relay
 from cubelet.server import AgentServer
 
 SOURCE = Path(install.__file__).with_name("cubelet-cni.c")
