@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cubelet.lab import api
+from cubelet.lab import api, heartbeat
 from cubelet.lab import layout as layout_module
 from cubelet.lab.apiserver import ApiServer
-from cubelet.lab.apiserver.resources import named
 from cubelet.lab.apistore import LABEL, ApiObjects
 from cubelet.lab.errors import LabError
-from cubelet.lab.layout import Layout
+from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.store import Key, Store
 from cubelet.lab.transport import KubeconfigTransport
 
@@ -158,14 +157,31 @@ def test_a_guest_takes_its_objects_along(
     store = Store(layout)
     assert store.allocates
     store.put(node("ours"))
+    heartbeat.beat(api.transport_of(layout), "ours")
     store.put({"kind": "Namespace", "metadata": {"name": "shop"}})
     store.put(pod("a", "shop", on="ours"))
     store.put(pod("b", "default", on="ours"))
     server.put(pod("c", "default", on="theirs"))
     api.withdraw(layout)
-    assert [each.name for each in server.store.all(named("nodes"))] == ["theirs"]
-    assert [each.name for each in server.store.all(named("pods"))] == ["c"]
-    assert not server.store.has(named("namespaces"), ("", "shop"))
+    assert server.names("nodes") == ["theirs"]
+    assert server.names("pods") == ["c"]
+    assert server.names("leases") == []
+    assert "shop" not in server.names("namespaces")
+
+
+def test_a_lease_is_made_once_and_renewed(server: ApiServer, kubeconfig: Path) -> None:
+    uid = server.put(node("n1")).uid
+    transport = KubeconfigTransport(kubeconfig)
+    heartbeat.beat(transport, "n1")
+    first = server.get("leases", "n1", "kube-node-lease")
+    assert first["metadata"]["ownerReferences"][0]["uid"] == uid
+    heartbeat.beat(transport, "n1")
+    second = server.get("leases", "n1", "kube-node-lease")
+    assert second["metadata"]["uid"] == first["metadata"]["uid"]
+    assert second["spec"]["renewTime"] > first["spec"]["renewTime"]
+    server.faults.answer(403, resource="leases")
+    with pytest.raises(LabError, match="lease of n1"):
+        heartbeat.beat(transport, "n1")
 
 
 def test_what_a_guest_cannot_remove_is_told(
@@ -216,3 +232,16 @@ def test_where_a_server_listens(tmp_path: Path, url: str, expected: tuple[str, i
     path.write_text(yaml.safe_dump(document(url, "x")))
     address, port = api.endpoint(api.Record(str(path), True))
     assert (str(address), port) == expected
+
+
+def test_what_a_lab_needs_for_a_server_is_told(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = LabSpec("lab", plan_nodes(1, ()), {}, api=True)
+    monkeypatch.setattr(api, "find_spec", lambda _: None)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    with pytest.raises(LabError, match=r"pip install 'cubelet\[lab-api\]'"):
+        api.start(layout, spec)
+    monkeypatch.setenv("KUBECONFIG", "/a:/b")
+    with pytest.raises(LabError, match="a lab takes one file"):
+        api.start(layout, spec)

@@ -20,7 +20,7 @@ def pod(
     metadata: Manifest = {"name": name, "labels": {"app": name, **(labels or {})}}
     if ip:
         metadata["annotations"] = {"cubelet.io/ip": ip}
-    containers = [{"name": "c", "ports": declared}]
+    containers = [{"name": "c", "image": "lab", "ports": declared}]
     return {"kind": "Pod", "metadata": metadata, "spec": {"containers": containers, **spec}}
 
 

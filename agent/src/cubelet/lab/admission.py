@@ -16,6 +16,7 @@ from cubelet.lab.layout import SERVICE_CIDR
 from cubelet.lab.store import Key, Manifest, key_of, namespaced
 
 NODE_PORTS: Final = range(30000, 32768)
+_OWNER: Final = "lab.cubelet.io/deployment"
 _WITH_SPEC: Final = ("Pod", "Service", "NetworkPolicy")
 _WITH_NODE_PORTS: Final = ("NodePort", "LoadBalancer")
 _FIRST_SERVICE_ADDRESS: Final = 10  # those below are left to be asked for, as the DNS's usually is
@@ -95,20 +96,24 @@ def _port_id(port: Mapping[str, Any]) -> tuple[object, object]:
 
 
 def expand(deployment: Manifest) -> list[Manifest]:
-    """The Pods of a valid Deployment: NAME-0 to NAME-(replicas - 1), owned by it."""
+    """The Pods of a valid Deployment: NAME-0 to NAME-(replicas - 1), marked as its own.
+
+    The mark is an annotation: an owner reference must lead to an object that the server keeps.
+    """
     key = key_of(deployment)
     spec = deployment.get("spec") or {}
     template = spec.get("template") or {}
+    metadata = template.get("metadata") or {}
     replicas = 1 if spec.get("replicas") is None else spec["replicas"]
     return [
         {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
-                **copy.deepcopy(template.get("metadata") or {}),
+                **copy.deepcopy(metadata),
+                "annotations": {**(metadata.get("annotations") or {}), _OWNER: key.name},
                 "name": f"{key.name}-{number}",
                 "namespace": key.namespace,
-                "ownerReferences": [{"kind": "Deployment", "name": key.name}],
             },
             "spec": copy.deepcopy(template.get("spec") or {}),
         }
@@ -118,11 +123,8 @@ def expand(deployment: Manifest) -> list[Manifest]:
 
 def owned_by(pod: Manifest, deployment: Key) -> bool:
     """Whether a Pod was made from that Deployment."""
-    owners = pod["metadata"].get("ownerReferences") or ()
-    return key_of(pod).namespace == deployment.namespace and any(
-        (owner.get("kind"), owner.get("name")) == ("Deployment", deployment.name)
-        for owner in owners
-    )
+    owner = (pod["metadata"].get("annotations") or {}).get(_OWNER)
+    return (key_of(pod).namespace, owner) == (deployment.namespace, deployment.name)
 
 
 def managed(manifest: Manifest) -> bool:

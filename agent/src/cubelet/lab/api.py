@@ -22,6 +22,8 @@ from cubelet.lab.store import KINDS, key_of
 from cubelet.lab.transport import KubeconfigTransport, NetnsTransport, Transport
 
 SERVER: Final = "api"  # the name under which the server, or the way to it, is recorded and logs
+HEARTBEAT: Final = "heartbeat"  # likewise, what renews the nodes' leases on a foreign server
+LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _START_LIMIT: Final = 20.0  # seconds until it answers
 
 
@@ -57,8 +59,19 @@ def settings(layout: Layout) -> dict[str, Any]:
 
 def objects_of(layout: Layout) -> ApiObjects:
     """The lab's objects on its API server."""
-    record = _load(layout)
-    return ApiObjects(_transport(layout, record), layout.name if record.foreign else "")
+    return ApiObjects(transport_of(layout), layout.name if _load(layout).foreign else "")
+
+
+def transport_of(layout: Layout) -> Transport:
+    """The way to the lab's API server."""
+    return _transport(layout, _load(layout))
+
+
+def announce(layout: Layout, spec: LabSpec) -> None:
+    """Let a foreign cluster know that the lab's nodes, which are stored, live."""
+    if _load(layout).foreign:
+        argv = [sys.executable, "-m", "cubelet.lab.heartbeat", spec.name]
+        processes.spawn(layout, HEARTBEAT, None, argv)
 
 
 def withdraw(layout: Layout) -> None:
@@ -68,11 +81,15 @@ def withdraw(layout: Layout) -> None:
     """
     if not layout.api.exists() or not _load(layout).foreign:
         return
-    objects = objects_of(layout)
+    processes.end(layout, [HEARTBEAT])
+    transport = transport_of(layout)
+    objects = ApiObjects(transport, layout.name)
     try:
         for kind in reversed(KINDS):
-            for manifest in objects.list(kind.name):
-                objects.remove(key_of(manifest))
+            for key in map(key_of, objects.list(kind.name)):
+                objects.remove(key)
+                if kind.name == "Node":
+                    transport.call("DELETE", f"{LEASES}/{key.name}")
     except LabError as error:
         remedy = f"remove what has the label {LABEL}={layout.name} there"
         raise LabError(f"{error}; {remedy}") from error

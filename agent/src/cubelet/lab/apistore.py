@@ -89,7 +89,10 @@ class ApiObjects:
         status = manifest.get("status")
         if not kind_named(key.kind).status or status in (None, stored.get("status")):
             return _version(stored)
-        return _version(self._call("PUT", f"{_of(key)}/status", {**stored, "status": status}).body)
+        # Without a version: others, such as an agent, may change the object meanwhile.
+        metadata = {k: v for k, v in stored["metadata"].items() if k != "resourceVersion"}
+        changed = {**stored, "metadata": metadata, "status": status}
+        return _version(self._call("PUT", f"{_of(key)}/status", changed).body)
 
     def _marked(self, manifest: Manifest, metadata: Mapping[str, Any]) -> Manifest:
         """The manifest as it is sent: complete, the lab's label on it, without a status."""

@@ -139,6 +139,8 @@ def _build(layout: Layout, spec: LabSpec, tell: Tell) -> None:
     for node in spec.nodes:
         store.put(node_manifest(node))
     store.put(admission.namespace("default"))
+    if spec.api:
+        api.announce(layout, spec)
     layout.bpffs.mkdir(exist_ok=True)
     tell(f"{', '.join(node.name for node in spec.nodes)}: starting agents")
     agents.start(layout, spec)

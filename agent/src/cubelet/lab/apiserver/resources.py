@@ -53,6 +53,7 @@ RESOURCES: Final = (
     Resource("", "events", "Event", short_names=("ev",)),
     Resource("events.k8s.io", "events", "Event", short_names=("ev",)),
     Resource("discovery.k8s.io", "endpointslices", "EndpointSlice"),
+    Resource("coordination.k8s.io", "leases", "Lease"),
     Resource("networking.k8s.io", "networkpolicies", "NetworkPolicy", short_names=("netpol",)),
 )
 
