@@ -35,6 +35,7 @@ def settings(layout: Layout, spec: LabSpec, node: LabNode) -> dict[str, Any]:
         "socket": str(layout.socket(node.name)),
         "state_dir": str(layout.node(node.name) / "state"),
         "bpffs": str(layout.bpffs_of(node.name)),
+        "cni_bin": str(layout.cni_bin(node.name)),
         "cni_conf": str(layout.node(node.name) / "10-cubelet.conflist"),
     }
     return merge(own, spec.settings)

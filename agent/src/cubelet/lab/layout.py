@@ -125,6 +125,10 @@ class Layout:
         """The Unix socket of the agent of `node`."""
         return self.node(node) / "agent.sock"
 
+    def cni_bin(self, node: str) -> Path:
+        """Where the container runtime of `node` finds the CNI plugin."""
+        return self.node(node) / "bin"
+
     def log(self, process: str) -> Path:
         """What a process of the lab writes to stderr."""
         return self.root / "logs" / f"{process}.log"
