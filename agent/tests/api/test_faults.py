@@ -85,6 +85,27 @@ def test_duplicates_cost_no_request(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_the_older_of_two_events_does_not_count(tmp_path: Path, deleted: bool) -> None:
+    """It comes last: taken at its word it would undo the newer one."""
+
+    async def run() -> None:
+        server = populated()
+        async with following(server, tmp_path) as follower:
+            await synced(follower)
+            server.faults.reorder(resource="pods")
+            server.put(pod("p1", "10.1.0.101"))
+            if deleted:
+                server.delete("pods", "p1", "default")
+            else:
+                server.put(pod("p1", "10.1.0.102"))
+            await until(lambda: follower.requests("Pod", watches=True) == 2)
+            await follower.agrees()
+            assert follower.requests("Pod", watches=False) == 2
+
+    asyncio.run(run())
+
+
 def test_gaps_between_versions_are_normal(tmp_path: Path) -> None:
     async def run() -> None:
         server = populated()
@@ -254,6 +275,27 @@ def test_continue_tokens_that_expire(tmp_path: Path) -> None:
             before = follower.requests("Pod", watches=False)
             await follower.agrees()
             assert follower.requests("Pod", watches=False) <= before + 2
+
+    asyncio.run(run())
+
+
+def test_continue_tokens_that_always_expire(tmp_path: Path) -> None:
+    """A list that takes longer than the server remembers has to be read in one."""
+
+    async def run() -> None:
+        server = populated()
+        server.faults.slow(0.03, resource="pods", verb="list", times=10_000)
+
+        async def forget() -> None:
+            while True:
+                server.expire_continue_tokens()
+                await asyncio.sleep(0.005)
+
+        forgetting = asyncio.create_task(forget())
+        async with following(server, tmp_path, page_size=3) as follower:
+            await follower.agrees()
+            assert follower.requests("Pod", watches=False) == 3
+        forgetting.cancel()
 
     asyncio.run(run())
 

@@ -380,6 +380,9 @@ class TestFindPod:
             async with following(server, tmp_path, page_size=3) as follower:
                 await follower.agrees()
                 await watching(follower)
+                server.faults.silence(resource="pods")
+                server.end_watches("pods")
+                await until(lambda: follower.requests("Pod", watches=True) == 2)
                 if deleted:
                     server.put(pod("a", "10.1.0.9"))
                 server.faults.slow(0.1, resource="pods", verb="list", times=2)
@@ -394,6 +397,8 @@ class TestFindPod:
                 if deleted:
                     server.delete("pods", "a", "default")
                     server.expire_history("pods")
+                # One is told of an old version and leads to the list, one follows it.
+                await until(lambda: follower.requests("Pod", watches=True) == 4)
                 await follower.agrees()
                 assert any(change.new is None for change in follower.changes) == deleted
                 server.put(pod("a", "10.1.0.10"))
@@ -428,6 +433,21 @@ class TestContact:
                     events = [each["event"] for each in logs]
                     assert events == ["API server away", "API server back"]
                     assert len(follower.reports) <= 4
+
+        asyncio.run(run())
+
+    def test_one_failure_is_not_worth_telling(self, tmp_path: Path) -> None:
+        """Servers restart, and tokens are renewed."""
+
+        async def run() -> None:
+            server = ApiServer()
+            server.put(pod("a"))
+            server.faults.answer(503, resource="pods")
+            async with following(server, tmp_path) as follower:
+                with capture_logs() as logs:
+                    await follower.agrees()
+                assert not follower.reports
+                assert not logs
 
         asyncio.run(run())
 
