@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from ipaddress import ip_address
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
@@ -44,7 +45,7 @@ class Ledger(Cube):
     kind = "ledger"
     inward = frozenset({"pod"})
     per_packet = frozenset({"pod"})
-    flow_fields = Fields
+    flow_fields: ClassVar[type[Record] | None] = Fields
     settings_type = LedgerSettings
     settings: LedgerSettings
     reasons = (

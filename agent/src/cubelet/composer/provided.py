@@ -31,9 +31,9 @@ def provided_maps(cube: Cube) -> tuple[Map, ...]:
     """
     maps: list[Map] = []
     if cube.event is not None:
-        maps += _ring(EVENT_RING, EVENT_RATE, cube.number(cube.event_bytes))
+        maps += _ring(EVENT_RING, EVENT_RATE, cube.event, cube.number(cube.event_bytes))
     if cube.punts:
-        maps += _ring(PACKET_RING, PACKET_RATE, cube.number(cube.packet_bytes))
+        maps += _ring(PACKET_RING, PACKET_RATE, PuntedHead, cube.number(cube.packet_bytes))
     taken = {each.name for each in maps} & {each.name for each in cube.maps}
     if taken:
         name = min(taken)
@@ -41,12 +41,13 @@ def provided_maps(cube: Cube) -> tuple[Map, ...]:
     return tuple(maps)
 
 
-def _ring(ring: str, rate: str, size: int) -> Iterator[Map]:
-    # The kernel wants whole pages, and a power of two of them.
+def _ring(ring: str, rate: str, record: type[Record], size: int) -> Iterator[Map]:
+    # A ring has no values: naming the record makes a ring of other records another map. The
+    # kernel wants whole pages, and a power of two of them.
     rounded = mmap.PAGESIZE
     while rounded < size:
         rounded *= 2
-    yield Map(ring, MapType.RINGBUF, Index, Index, rounded, planned=False)
+    yield Map(ring, MapType.RINGBUF, Index, record, rounded, planned=False)
     yield Map(rate, MapType.PERCPU_ARRAY, Index, Rate, 1, planned=False)
 
 
