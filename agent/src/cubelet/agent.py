@@ -30,6 +30,7 @@ from cubelet.memory import Memory
 from cubelet.net import pods
 from cubelet.plugins import discover
 from cubelet.reconciler import Reconciler
+from cubelet.runtime import Runtime
 from cubelet.server import AgentServer
 from cubelet.settings import Settings, SettingsError
 from cubelet.state import State
@@ -69,11 +70,14 @@ class Agent:
         )
         ensure_bpffs(settings.bpffs)
         self._worker = ThreadPoolExecutor(1, "datapath")
+        self.runtime = Runtime(self.state, self._alone)
         self._queue: list[Change] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._passing_since: float | None = None
-        self._feed: Feed = open_feed(settings, memory, self.state, self._emit, self._wake.set)
+        self._feed: Feed = open_feed(
+            settings, self.discovery, memory, self.state, self._emit, self._wake.set
+        )
         self._cni = CniService(
             settings,
             Ipam(settings.state_dir / "ipam.json"),
@@ -101,6 +105,7 @@ class Agent:
         await server.start()
         async with AsyncExitStack() as stack:
             stack.callback(self._clock.close)
+            stack.push_async_callback(self.runtime.close)
             stack.push_async_callback(server.stop)
             stack.push_async_callback(self._cni.close)
             await serve_health(stack, self.settings.health, self._unalive, self._unready)
@@ -155,11 +160,12 @@ class Agent:
 
     async def _pass(self, changes: list[Change]) -> None:
         """Bring everything up to these changes, then tell those who observe."""
-        self._configuration.follow(changes)
+        changes = await self._taken_in(changes)
         self.reconciler.complete = self._feed.complete
         before = self.reconciler.datapath.identity
         self._passing_since = time.monotonic()
-        await self._alone(self.reconciler.run, changes)
+        await self._alone(self._bring_up, changes)
+        await self.runtime.listen()
         self._passing_since = None
         composition = self.reconciler.composition
         if composition is not None and self.reconciler.datapath.identity != before:
@@ -172,6 +178,31 @@ class Agent:
         self._feed.passed(self.ready, self._configuration.problem, quarantined)
         for change in changes:
             self._observe("cubelet_changed", change=change)
+
+    def _bring_up(self, changes: list[Change]) -> None:
+        reconciler = self.reconciler
+        reconciler.run(changes)
+        try:
+            self.runtime.take_over(reconciler.composition, reconciler.datapath.maps)
+        except OSError as error:
+            log.error("cubes are not served", error=str(error))
+            reconciler.problems["runtime"] = f"cubes' events are not read: {error}"
+        else:
+            reconciler.problems.pop("runtime", None)
+
+    async def _taken_in(self, changes: list[Change]) -> list[Change]:
+        """These changes, and the objects of kinds that only a new configuration's cubes watch.
+
+        What such a cube plans is then right from its first pass on.
+        """
+        taken: list[Change] = []
+        while True:
+            self._configuration.follow(changes)
+            taken += changes
+            await self._feed.watch(self.reconciler.watches)
+            changes, self._queue = self._queue, []
+            if not changes:
+                return taken
 
     def _quarantine(self) -> None:
         """Go on without cubes that fail while they run, or that keep the node from starting."""

@@ -34,6 +34,7 @@ from cubelet.state import State
 from cubelet_hooks.cube import Cube
 from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Service
+from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
 _PLAN_LIMIT = 5.0
@@ -100,6 +101,13 @@ class Reconciler:
     def setup(self) -> Setup | None:
         """What was put in force last, or is about to be for the first time."""
         return self._plan.setup if self._plan else self._proposed
+
+    @property
+    def watches(self) -> tuple[Resource, ...]:
+        """The kinds of objects that the cubes add which are in force or proposed."""
+        setups = [self._plan.setup if self._plan else None, self._proposed]
+        cubes = [cube for setup in setups if setup for cube in setup.composition.cubes]
+        return tuple(dict.fromkeys(each for cube in cubes for each in cube.watches))
 
     def propose(self, setup: Setup) -> None:
         """Let the next pass put another setup in force, as a whole or not at all."""
@@ -260,12 +268,11 @@ class Reconciler:
             return False
         if prepared is not None:
             self._take_over(plan, composition, prepared)
+        self.composition = composition  # also if its programs run: its cubes may be other ones
         self.datapath.attach_node(local)
         self._note("composition", "")
         self._composed, self._refused = wanted, None
-        self._memory.remember(
-            facts=facts, reasons=composition.reasons, slots=composition.slots
-        )
+        self._memory.remember(facts=facts, reasons=composition.reasons, slots=composition.slots)
         return prepared is not None
 
     def _find_faults(self, planner: Planner) -> None:

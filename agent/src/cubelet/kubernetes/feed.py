@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -17,10 +17,14 @@ from cubelet.sources.api import ApiError, ApiSource, Malformed
 from cubelet.sources.problem import Problem
 from cubelet.state import State
 from cubelet_hooks.objects import Change, ConfigMap, NetworkPolicy, Node, Pod
+from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
 _PATIENCE = 10.0
 """Seconds to wait for the API server at a start before going by what the last run knew."""
+
+_CUSTOM_PATIENCE = 5.0
+"""Seconds to wait for the objects of a kind that a cube declares before going on without."""
 
 
 class ApiFeed:
@@ -38,6 +42,7 @@ class ApiFeed:
         emit: Emit,
         wake: Callable[[], None],
         patience: float = _PATIENCE,
+        annotations: Iterable[str] = (),
     ) -> None:
         self._name = settings.name
         self._config_map = settings.kubernetes.config_map
@@ -47,7 +52,12 @@ class ApiFeed:
         self._wake = wake
         self._patience = patience
         self._source = ApiSource(
-            settings.kubernetes, settings.name, self._emit, self._report, self._tell_malformed
+            settings.kubernetes,
+            settings.name,
+            self._emit,
+            self._report,
+            self._tell_malformed,
+            annotations=annotations,
         )
         self._events = EventWriter(self._source.connection, settings.name)
         self._keeper = NodeKeeper(self._source.connection, settings.name)
@@ -60,7 +70,7 @@ class ApiFeed:
     @property
     def complete(self) -> bool:
         """Whether everything is known, and could be read."""
-        return self._source.has_synced and not self.problems
+        return self._source.has_synced and self._source.knows_custom and not self.problems
 
     @property
     def usable(self) -> bool:
@@ -84,6 +94,10 @@ class ApiFeed:
         self._degraded = True
         log.warning("going by what the last run knew", node=self._name)
         reading.add_done_callback(lambda _: self._wake())
+
+    async def watch(self, resources: Iterable[Resource]) -> None:
+        """Follow these kinds too; their objects are waited for as long as the server answers."""
+        await self._source.watch(resources, _CUSTOM_PATIENCE if self._source.has_synced else 0.0)
 
     async def refresh(self) -> None:
         """Return once all that the server holds now has been emitted."""

@@ -56,7 +56,12 @@ def _pod_cidrs(spec: Field) -> tuple[Network, ...]:
 
 def read_namespace(root: Field, _namespace: str, name: str) -> Namespace:
     """Read a Namespace; it gets the name label that the API server would set."""
-    return Namespace(name=name, labels={NAME_LABEL: name, **root["metadata"]["labels"].strings()})
+    metadata = root["metadata"]
+    return Namespace(
+        name=name,
+        labels={NAME_LABEL: name, **metadata["labels"].strings()},
+        annotations=metadata["annotations"].strings(),
+    )
 
 
 def read_config_map(root: Field, namespace: str, name: str) -> ConfigMap:

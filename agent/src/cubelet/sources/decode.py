@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cubelet.sources.cluster import read_config_map, read_namespace, read_node, read_pod
+from cubelet.sources.custom import reader_of
 from cubelet.sources.fields import Field, FieldError, Path, dotted
 from cubelet.sources.policies import read_policy
 from cubelet.sources.services import read_service, read_slice
 from cubelet_hooks.objects import Object
+from cubelet_hooks.resources import Resource
 
 
 class ObjectError(Exception):
@@ -41,38 +43,48 @@ class Identity(NamedTuple):
     key: str
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
+    """How objects of one kind are read."""
+
     api_version: str
     namespaced: bool
     read: Callable[[Field, str, str], Object]
 
 
-_KINDS = {
-    "Node": _Kind("v1", False, read_node),
-    "Namespace": _Kind("v1", False, read_namespace),
-    "Pod": _Kind("v1", True, read_pod),
-    "Service": _Kind("v1", True, read_service),
-    "EndpointSlice": _Kind("discovery.k8s.io/v1", True, read_slice),
-    "NetworkPolicy": _Kind("networking.k8s.io/v1", True, read_policy),
-    "ConfigMap": _Kind("v1", True, read_config_map),
+Kinds = Mapping[str, Kind]
+KINDS: Kinds = {
+    "Node": Kind("v1", False, read_node),
+    "Namespace": Kind("v1", False, read_namespace),
+    "Pod": Kind("v1", True, read_pod),
+    "Service": Kind("v1", True, read_service),
+    "EndpointSlice": Kind("discovery.k8s.io/v1", True, read_slice),
+    "NetworkPolicy": Kind("networking.k8s.io/v1", True, read_policy),
+    "ConfigMap": Kind("v1", True, read_config_map),
 }
-KINDS = tuple(_KINDS)
-"""The kinds that can be read."""
+"""The built-in kinds."""
 
 
-def decode(document: Mapping[str, Any], file: str = "") -> list[Object]:
+def with_custom(resources: Iterable[Resource]) -> Kinds:
+    """The built-in kinds and these."""
+    custom = {
+        each.kind: Kind(each.api_version, each.namespaced, reader_of(each)) for each in resources
+    }
+    return {**KINDS, **custom}
+
+
+def decode(document: Mapping[str, Any], file: str = "", kinds: Kinds = KINDS) -> list[Object]:
     """Read one document; a ``List`` (or ``PodList`` and so on) gives all of its items.
 
     Defaults are the API server's; unknown fields are ignored. Raises ObjectError for the first
     thing that is wrong.
     """
-    return [decode_object(item, file) for _, item in expand(document, file)]
+    return [decode_object(item, file, kinds) for _, item in expand(document, file, kinds)]
 
 
-def expand(document: object, file: str = "") -> Iterator[tuple[Path, object]]:
+def expand(document: object, file: str = "", kinds: Kinds = KINDS) -> Iterator[tuple[Path, object]]:
     """The objects' own documents within ``document``, each with the path that leads to it."""
     kind = document.get("kind") if isinstance(document, Mapping) else None
-    if not isinstance(document, Mapping) or not isinstance(kind, str) or not _is_list(kind):
+    if not isinstance(document, Mapping) or not isinstance(kind, str) or not _is_list(kind, kinds):
         yield (), document
         return
     inherited = {"apiVersion": document.get("apiVersion"), "kind": kind.removesuffix("List")}
@@ -87,18 +99,18 @@ def expand(document: object, file: str = "") -> Iterator[tuple[Path, object]]:
         yield item.path, value
 
 
-def _is_list(kind: str) -> bool:
-    return kind == "List" or (kind.endswith("List") and kind.removesuffix("List") in _KINDS)
+def _is_list(kind: str, kinds: Kinds) -> bool:
+    return kind == "List" or (kind.endswith("List") and kind.removesuffix("List") in kinds)
 
 
-def decode_object(document: object, file: str = "") -> Object:
+def decode_object(document: object, file: str = "", kinds: Kinds = KINDS) -> Object:
     """Read one object's document, which must not be a list. Raises ObjectError."""
     root, kind, key = Field(document), "", ""
     try:
         kind = root["kind"].text(None)
-        known = _KINDS.get(kind)
+        known = kinds.get(kind)
         if known is None:
-            raise root["kind"].error(f"{kind} is not among the kinds read: {', '.join(KINDS)}")
+            raise root["kind"].error(f"{kind} is not among the kinds read: {', '.join(kinds)}")
         namespace, name = _names(root, known.namespaced)
         key = f"{namespace}/{name}" if known.namespaced else name
         version = root["apiVersion"].text() or known.api_version
@@ -109,7 +121,7 @@ def decode_object(document: object, file: str = "") -> Object:
         raise ObjectError(file, kind, key, error.path, error.message) from None
 
 
-def possible_identities(document: object) -> tuple[Identity, ...] | None:
+def possible_identities(document: object, kinds: Kinds = KINDS) -> tuple[Identity, ...] | None:
     """Which objects a document that cannot be read may be about; None: it might be any.
 
     A document of an unknown kind may be a misspelt one of the kinds of its API version.
@@ -118,14 +130,14 @@ def possible_identities(document: object) -> tuple[Identity, ...] | None:
     try:
         kind = root["kind"].text(None)
         version = root["apiVersion"].text()
-        candidates = [kind] if kind in _KINDS else list(_KINDS)
-        if kind not in _KINDS and version:
-            candidates = [each for each in candidates if _KINDS[each].api_version == version]
+        candidates = [kind] if kind in kinds else list(kinds)
+        if kind not in kinds and version:
+            candidates = [each for each in candidates if kinds[each].api_version == version]
         namespace, name = _names(root, namespaced=True)
     except FieldError:
         return None
     return tuple(
-        Identity(each, f"{namespace}/{name}" if _KINDS[each].namespaced else name)
+        Identity(each, f"{namespace}/{name}" if kinds[each].namespaced else name)
         for each in candidates
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -140,14 +140,16 @@ class Field:
         """A required int-or-string: a port number or a port's name."""
         return self.port_name() if isinstance(self.value, str) else self.port()
 
-    def strings(self) -> Mapping[str, str]:
-        """A mapping of strings, such as labels."""
-        found: dict[str, str] = {}
+    def members(self) -> Iterator[tuple[str, Field]]:
+        """A mapping's members by name; none when the mapping is absent."""
         for key, value in self._mapping().items():
             if not isinstance(key, str):
                 raise self.error(f"the key {_shown(key)} must be a string: put it in quotes")
-            found[key] = Field(value, (*self.path, key)).text()
-        return found
+            yield key, Field(value, (*self.path, key))
+
+    def strings(self) -> Mapping[str, str]:
+        """A mapping of strings, such as labels."""
+        return {key: field.text() for key, field in self.members()}
 
     def address(self) -> Address:
         """A required IPv4 or IPv6 address, without a zone."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from watchfiles import awatch
 
 from cubelet.sources.catalog import Catalog
+from cubelet.sources.decode import KINDS, Kinds
 from cubelet.sources.manifest import Manifest, read, unreadable
 from cubelet.sources.problem import Problem
 from cubelet_hooks.objects import Change
@@ -32,7 +33,7 @@ class FolderSource:
     ``rescan`` seconds. While it cannot be listed, everything stays as it was.
 
     ``emit`` gets one change at a time and ``report`` all problems whenever they change; both are
-    called in the loop that ``run`` runs in.
+    called in the loop that ``run`` runs in. ``kinds`` are what is read.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class FolderSource:
         emit: Callable[[Change], None],
         report: Callable[[list[Problem]], None],
         *,
+        kinds: Kinds = KINDS,
         settle: float = 0.05,
         patience: float = 0.5,
         rescan: float = 5.0,
@@ -48,6 +50,7 @@ class FolderSource:
         self._path = path
         self._emit = emit
         self._report = report
+        self._kinds = kinds
         self._settle = settle
         self._patience = patience
         self._rescan = rescan
@@ -150,7 +153,7 @@ class FolderSource:
             except OSError as error:
                 found[file] = unreadable(file, 0, f"cannot be read: {error.strerror}", last)
             else:
-                found[file] = read(file, data, last)
+                found[file] = read(file, data, last, self._kinds)
         return found
 
     def _tell(self, problems: list[Problem]) -> None:

@@ -10,7 +10,9 @@ import msgspec
 import yaml
 
 from cubelet.sources.decode import (
+    KINDS,
     Identity,
+    Kinds,
     ObjectError,
     decode_object,
     expand,
@@ -70,7 +72,7 @@ def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
     return None
 
 
-def read(file: str, data: bytes, last: Objects) -> Manifest:
+def read(file: str, data: bytes, last: Objects, kinds: Kinds = KINDS) -> Manifest:
     """Read a file's contents. ``last`` is what the file gave before.
 
     An object that cannot be read any more stays what it was, and so does the whole file when it
@@ -87,7 +89,7 @@ def read(file: str, data: bytes, last: Objects) -> Manifest:
         return unreadable(file, error.lineno, f"not valid JSON: {error.msg}", last)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         return unreadable(file, 0, f"cannot be parsed: {' '.join(str(error).split())}", last)
-    reading = _Reading(file, last)
+    reading = _Reading(file, last, kinds)
     for document in documents:
         reading.take(document)
     return reading.result()
@@ -117,9 +119,10 @@ def _documents(file: str, data: bytes) -> Iterator[_Document]:
 class _Reading:
     """Gathers the objects and problems of one file's documents."""
 
-    def __init__(self, file: str, last: Objects) -> None:
+    def __init__(self, file: str, last: Objects, kinds: Kinds) -> None:
         self._file = file
         self._last = last
+        self._kinds = kinds
         self._objects: dict[Identity, Object] = {}
         self._kept: dict[Identity, Object] = {}
         self._problems: list[Problem] = []
@@ -127,13 +130,13 @@ class _Reading:
     def take(self, document: _Document) -> None:
         """Take in one document, or each item of a list."""
         try:
-            items = list(expand(document.value, self._file))
+            items = list(expand(document.value, self._file, self._kinds))
         except ObjectError as error:
             self._keep(document.value, error, document.line(error.path))
             return
         for place, item in items:
             try:
-                found = decode_object(item, self._file)
+                found = decode_object(item, self._file, self._kinds)
             except ObjectError as error:
                 self._keep(item, error, document.line((*place, *error.path)))
             else:
@@ -151,7 +154,7 @@ class _Reading:
         self._problems.append(
             Problem(self._file, line, error.kind, error.key, error.field, error.message)
         )
-        about = possible_identities(document)
+        about = possible_identities(document, self._kinds)
         for identity in self._last if about is None else about:
             if identity in self._last:
                 self._kept[identity] = self._last[identity]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from cubelet.sources.api.errors import ApiError, Refused
-from cubelet.sources.api.resources import Resource
+from cubelet.sources.api.resources import Resource, is_absent
 from cubelet.sources.api.store import FILE
 from cubelet.sources.problem import Problem
 
@@ -51,12 +51,11 @@ class Contact:
         """The server answers."""
         failure = self._failures.get(resource.kind)
         if failure is not None and failure.error.away:
-            self._forget(resource)
+            self.forget(resource)
 
     def works(self, resource: Resource) -> None:
         """The server's answers can be used."""
-        if resource.kind in self._failures:
-            self._forget(resource)
+        self.forget(resource)
 
     def failed(self, resource: Resource, error: ApiError) -> None:
         """A request failed; it will be repeated."""
@@ -86,9 +85,10 @@ class Contact:
     def _name(self) -> str:
         return self._server() or "the API server"
 
-    def _forget(self, resource: Resource) -> None:
-        del self._failures[resource.kind]
-        self._note()
+    def forget(self, resource: Resource) -> None:
+        """What went wrong with the kind does not matter any more."""
+        if self._failures.pop(resource.kind, None) is not None:
+            self._note()
 
     def _note(self) -> None:
         """Log when the server goes away and when it is back."""
@@ -104,6 +104,12 @@ class Contact:
 
 
 def _refused(failure: _Failure) -> Problem:
+    custom = failure.resource.custom
+    if custom is not None and is_absent(failure.resource, failure.error):
+        message = (
+            f"there is no CustomResourceDefinition {custom.definition} on the server: apply it"
+        )
+        return Problem(FILE, 0, failure.resource.kind, "", "", message)
     message = f"{failure.resource.plural} cannot be watched: {failure.error}"
     if isinstance(failure.error, Refused) and failure.error.code == 403:
         message += "; grant get, list and watch of them to the agent's account"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+NOT_FOUND = 404
 GONE = 410
 _TOO_LARGE = "ResourceVersionTooLarge"
 
@@ -24,6 +25,10 @@ class ApiError(Exception):
 
 class Unreachable(ApiError):
     """The server cannot be reached, does not answer in time, or breaks off."""
+
+
+class Untrusted(Unreachable):
+    """TLS does not come about: authorities or certificates do not fit, or not any more."""
 
 
 class ConfigurationError(ApiError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cubelet.sources.api.errors import ApiError, Garbled, Refused
 from cubelet.sources.api.messages import Event, Lines, event_of, page_of, precedes, version_of
 from cubelet.sources.api.pace import Backoff, Pace
 from cubelet.sources.api.reader import identify
+from cubelet.sources.api.resources import is_absent
 
 if TYPE_CHECKING:
     import msgspec
@@ -71,6 +72,7 @@ class Informer:
         self._idle = idle
         self._version = ""
         self._listed = False
+        self._absent = False
         self._refusals = 0
         self._wake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -80,6 +82,11 @@ class Informer:
     def has_synced(self) -> bool:
         """Whether a list was read to its end."""
         return self._listed
+
+    @property
+    def settled(self) -> bool:
+        """Whether a list was read, or the server does not know the kind: what it holds is known."""
+        return self._listed or self._absent
 
     async def run(self) -> None:
         """Follow the server until cancelled."""
@@ -101,11 +108,19 @@ class Informer:
             )
 
     async def refresh(self) -> None:
-        """Return once a list that begins now has been read to its end."""
+        """Return once a list that begins now has been read to its end, or there cannot be one."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._wake.set()
         await waiter
+
+    def stop(self) -> None:
+        """Nothing of the kind is wanted any more, once ``run`` has ended."""
+        waiting, self._waiting = self._waiting, []
+        _tell(waiting)
+        held = self.store.keys()
+        for key in held:
+            self.store.remove(key)
 
     def fetched(self, raw: bytes) -> Problem | None:
         """Take in an object that was asked for on its own; what is wrong with it, if anything.
@@ -137,15 +152,17 @@ class Informer:
         waiting, self._waiting = self._waiting, []
         try:
             self._version = await self._read_list()
-        except BaseException:
-            self._waiting = waiting + self._waiting
+        except BaseException as error:
+            self._absent = is_absent(self.resource, error)
+            if self._absent:
+                _tell(waiting)
+            else:
+                self._waiting = waiting + self._waiting
             raise
-        self._listed = True
+        self._listed, self._absent = True, False
         self._refusals = 0
         self._listener.works(self.resource)
-        for each in waiting:
-            if not each.done():
-                each.set_result(None)
+        _tell(waiting)
 
     async def _read_list(self) -> str:
         """Read a consistent list; its version."""
@@ -229,7 +246,7 @@ class Informer:
         if precedes(version, self._version):
             last, self._version = self._version, ""
             raise Garbled(f"a watch went back from version {last} to {version}")
-        if event.type in ("ADDED", "MODIFIED") and version != self._version:
+        if event.type in ("ADDED", "MODIFIED"):
             self.store.put(event.object)
         elif event.type == "DELETED":
             about = identify(event.object)
@@ -245,3 +262,9 @@ class Informer:
         given = {name: value for name, value in parameters.items() if value}
         selector = self.resource.field_selector
         return {**given, "fieldSelector": selector} if selector else given
+
+
+def _tell(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for each in waiting:
+        if not each.done():
+            each.set_result(None)

@@ -9,7 +9,7 @@ import msgspec
 
 from cubelet.sources.api.resources import Resource
 from cubelet.sources.api.typed import PodReader, read_slice
-from cubelet.sources.decode import ObjectError, decode_object
+from cubelet.sources.decode import KINDS, ObjectError, decode_object, with_custom
 from cubelet_hooks.objects import EndpointSlice, Object, Pod
 
 _ANY = msgspec.json.Decoder()
@@ -60,6 +60,7 @@ class Reader:
         self._resource = resource
         self._own = own
         self._fast = _fast(resource.kind, own)
+        self._kinds = with_custom([resource.custom]) if resource.custom else KINDS
 
     def read(self, raw: bytes | msgspec.Raw) -> tuple[str, Object | None]:
         """The object's key and its model, None if this node needs nothing of it.
@@ -87,4 +88,4 @@ class Reader:
             raise ObjectError("", resource.kind, "", (), f"not valid JSON: {error}") from None
         if isinstance(document, dict):  # items of a list do not say what they are
             document = {**document, "kind": resource.kind, "apiVersion": resource.api_version}
-        return decode_object(document)
+        return decode_object(document, kinds=self._kinds)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from cubelet_hooks.objects import Node, Object, Pod
-
-OWN_ANNOTATIONS = "cubelet.io/"
-"""Prefix of the Nodes' annotations that are kept; others change every few minutes."""
+from cubelet.sources.annotations import Kept
+from cubelet.sources.api.errors import NOT_FOUND, Refused
+from cubelet_hooks import resources as hooks
+from cubelet_hooks.objects import Object, Pod
 
 
 class Resource(NamedTuple):
     """How one kind is asked for and read.
 
     ``trim`` reduces an object to what the node of the given name needs; None: nothing of it.
+    ``custom`` is set for a kind that a cube declares, which the server may not know.
     """
 
     kind: str
@@ -24,17 +25,12 @@ class Resource(NamedTuple):
     path: str
     trim: Callable[[Any, str], Object | None] | None = None
     field_selector: str = ""
+    custom: hooks.Resource | None = None
 
     @property
     def plural(self) -> str:
         """The kind's name in paths and in RBAC rules."""
         return self.path.rpartition("/")[2]
-
-
-def trim_node(node: Node, _own: str) -> Node:
-    """The node without what only others annotate it with."""
-    kept = {k: v for k, v in node.annotations.items() if k.startswith(OWN_ANNOTATIONS)}
-    return replace(node, annotations=kept) if kept != node.annotations else node
 
 
 def trim_pod(pod: Pod, own: str) -> Pod | None:
@@ -46,15 +42,27 @@ def trim_pod(pod: Pod, own: str) -> Pod | None:
     return replace(pod, uid="", annotations={}) if pod.uid or pod.annotations else pod
 
 
-def resources(config_map: str) -> tuple[Resource, ...]:
-    """All that an agent watches; ``config_map`` is ``namespace/name``.
+def custom(declared: hooks.Resource) -> Resource:
+    """How objects are asked for whose kind a cube declares."""
+    path = f"/apis/{declared.api_version}/{declared.plural}"
+    return Resource(declared.kind, declared.api_version, path, custom=declared)
 
-    What others refer to comes first.
+
+def is_absent(resource: Resource, error: BaseException) -> bool:
+    """Whether an error says that the server does not know a cube's kind, so holds none of it."""
+    return resource.custom is not None and isinstance(error, Refused) and error.code == NOT_FOUND
+
+
+def resources(config_map: str, annotations: Iterable[str] = ()) -> tuple[Resource, ...]:
+    """All built-in kinds that an agent watches; ``config_map`` is ``namespace/name``.
+
+    Of Nodes and Namespaces these ``annotations`` are kept. What others refer to comes first.
     """
     namespace, _, name = config_map.rpartition("/")
+    kept = Kept(annotations)
     return (
-        Resource("Node", "v1", "/api/v1/nodes", trim_node),
-        Resource("Namespace", "v1", "/api/v1/namespaces"),
+        Resource("Node", "v1", "/api/v1/nodes", lambda node, _own: kept.of(node)),
+        Resource("Namespace", "v1", "/api/v1/namespaces", lambda found, _own: kept.of(found)),
         Resource("Pod", "v1", "/api/v1/pods", trim_pod),
         Resource("Service", "v1", "/api/v1/services"),
         Resource(

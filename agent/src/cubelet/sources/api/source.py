@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from cubelet.sources.api.connection import Connection
@@ -12,9 +13,10 @@ from cubelet.sources.api.errors import Garbled, Refused, Unreachable
 from cubelet.sources.api.informer import Informer
 from cubelet.sources.api.pace import Pace
 from cubelet.sources.api.reader import Reader
-from cubelet.sources.api.resources import Resource, resources
+from cubelet.sources.api.resources import Resource, custom, resources
 from cubelet.sources.api.store import Malformed, Store
 from cubelet.sources.problem import Problem
+from cubelet_hooks import resources as hooks
 from cubelet_hooks.objects import Change, Pod
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class ApiSource:
     While the server cannot be reached, and when it says what makes no sense, everything stays as
     it was. ``emit`` gets one change at a time and ``report`` all problems whenever they change;
     ``malformed`` gets each object that cannot be used, once for each thing that is wrong with it.
-    All are called in the loop that ``run`` runs in.
+    All are called in the loop that ``run`` runs in. Of Nodes and Namespaces those ``annotations``
+    are kept that cubes declare.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ApiSource:
         report: Callable[[list[Problem]], None],
         malformed: Callable[[Malformed], None] = lambda _: None,
         *,
+        annotations: Iterable[str] = (),
         pace: Pace | None = None,
     ) -> None:
         self._report = report
@@ -60,7 +64,12 @@ class ApiSource:
                 idle=settings.idle_seconds,
             )
 
-        self._informers = {each.kind: informer(each) for each in resources(settings.config_map)}
+        self._make = informer
+        built_in = resources(settings.config_map, annotations)
+        self._informers = {each.kind: informer(each) for each in built_in}
+        self._custom: dict[hooks.Resource, Informer] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: dict[hooks.Resource, asyncio.Task[None]] = {}
 
     @property
     def connection(self) -> Connection:
@@ -69,21 +78,65 @@ class ApiSource:
 
     @property
     def has_synced(self) -> bool:
-        """Whether all that the server held at the start has been emitted."""
+        """Whether all that the server held of built-in kinds at the start has been emitted."""
         return all(each.has_synced for each in self._informers.values())
+
+    @property
+    def knows_custom(self) -> bool:
+        """Whether all that the server held of cubes' kinds has been emitted, if it knows them."""
+        return all(each.settled for each in self._custom.values())
 
     async def run(self) -> None:
         """Follow the server until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
                 for informer in self._informers.values():
                     tasks.create_task(informer.run())
+                for declared in self._custom:
+                    self._start(declared)
         finally:
+            self._tasks = None
             await self._connection.close()
+
+    async def watch(self, wanted: Iterable[hooks.Resource], patience: float) -> None:
+        """Follow these kinds beyond the built-in ones, and no others.
+
+        Returns when what the server holds of them has been emitted, or after ``patience`` seconds.
+        A kind that the server does not know holds nothing up: it is a problem, and followed once
+        it is known there.
+        """
+        kinds = dict.fromkeys(wanted)
+        for declared in self._custom.keys() - kinds:
+            self._stop(declared)
+        fresh = [declared for declared in kinds if declared not in self._custom]
+        for declared in fresh:
+            self._custom[declared] = self._make(custom(declared))
+            self._start(declared)
+        if fresh and patience > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await asyncio.gather(*(self._custom[declared].refresh() for declared in fresh))
+
+    def _start(self, declared: hooks.Resource) -> None:
+        if self._tasks is not None:
+            self._running[declared] = self._tasks.create_task(self._custom[declared].run())
+
+    def _stop(self, declared: hooks.Resource) -> None:
+        """Forget a kind: its objects are gone as far as cubes can tell."""
+        informer = self._custom.pop(declared)
+        task = self._running.pop(declared, None)
+        if task is not None:
+            task.cancel()
+            task.add_done_callback(lambda _: informer.stop())
+        informer.stop()
+        self._contact.forget(informer.resource)
+        self._changed()
 
     async def refresh(self) -> None:
         """Return once all that the server holds now, by a consistent read, has been emitted."""
-        await asyncio.gather(*(each.refresh() for each in self._informers.values()))
+        informers = (*self._informers.values(), *self._custom.values())
+        await asyncio.gather(*(each.refresh() for each in informers))
 
     async def find_pod(self, key: str, uid: str = "") -> Pod | None:
         """The pod with this key, and this uid if one is given; None if there is no such pod.
@@ -121,7 +174,7 @@ class ApiSource:
     def _tell(self) -> None:
         self._telling = None
         found = self._contact.problems()
-        for informer in self._informers.values():
+        for informer in (*self._informers.values(), *self._custom.values()):
             found += informer.store.problems()
         found.sort()
         if found != self._problems:

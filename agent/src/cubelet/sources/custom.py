@@ -1,0 +1,40 @@
+"""Reading of objects whose kinds cubes declare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+from cubelet.sources.fields import Field
+from cubelet_hooks.objects import Custom
+from cubelet_hooks.resources import Resource
+
+
+def reader_of(resource: Resource) -> Callable[[Field, str, str], Custom]:
+    """Reads an object of the kind. Only what every object has is checked: its schema is its own."""
+
+    def read(root: Field, namespace: str, name: str) -> Custom:
+        metadata, spec = root["metadata"], root["spec"]
+        return Custom(
+            kind=resource.kind,
+            namespace=namespace,
+            name=name,
+            labels=metadata["labels"].strings(),
+            annotations=metadata["annotations"].strings(),
+            spec=_frozen_mapping(spec),
+        )
+
+    return read
+
+
+def _frozen_mapping(field: Field) -> MappingProxyType[str, Any]:
+    return MappingProxyType({name: _frozen(below) for name, below in field.members()})
+
+
+def _frozen(field: Field) -> Any:
+    if isinstance(field.value, dict):
+        return _frozen_mapping(field)
+    if isinstance(field.value, list):
+        return field.each(_frozen)
+    return field.value
