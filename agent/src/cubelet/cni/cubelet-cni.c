@@ -298,7 +298,7 @@ static void write_request(struct text *request, struct span config)
 	put_text(request, "}}\n");
 }
 
-/* Send the request to the agent and read its reply, until it closes; false with errno. */
+/* Send the request to the agent and read its reply, a line or nothing; false with errno. */
 static bool ask(const struct sockaddr_un *agent, const struct text *request, struct text *reply)
 {
 	const struct timeval timeout = { .tv_sec = TIMEOUT_SECONDS };
@@ -384,7 +384,7 @@ int main(void)
 		/* A path that needs escapes in JSON is no path for a socket. */
 		size_t size = path.to - path.from - 2;
 
-		if (size >= sizeof(agent.sun_path) || memchr(path.from, '\\', size))
+		if (size >= sizeof(agent.sun_path) || memchr(path.from + 1, '\\', size))
 			return fail(config, INVALID_CONFIG, span_of("\"socket is not a path\""),
 				    span_of("\"a path has no escapes, and at most 107 bytes\""));
 		memset(agent.sun_path, 0, sizeof(agent.sun_path));

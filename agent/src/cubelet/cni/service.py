@@ -74,7 +74,8 @@ class CniService:
             found = wired.get(attachment.link.host_ifname)
             if found is None or found.index != attachment.ifindex:
                 log.info("attachment is gone", port=attachment.port.key)
-                self._clear(attachment.key)
+                self._wiring.unwire(attachment.link.host_ifname)
+                self._forget(attachment.key)
                 wired.pop(attachment.link.host_ifname, None)
         known = self._store.host_ifnames
         # ADD records before it sets the device up. One that is up was a pod's all the same, and
@@ -226,10 +227,6 @@ class CniService:
         if attachment is not None:
             await self._detached(attachment.port)
         await asyncio.to_thread(self._forget, key)
-
-    def _clear(self, key: Key) -> None:
-        self._wiring.unwire(host_ifname(*key))
-        self._forget(key)
 
     def _forget(self, key: Key) -> None:
         self._ipam.release(key)
