@@ -7,16 +7,17 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
-from cubelet.sources.api.errors import Refused, Unreachable, status_of
+from cubelet.sources.api.errors import Refused, Unreachable, Untrusted, status_of
 from cubelet.sources.api.session import Sent, Session, load, translated
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse
+    from aiohttp import ClientResponse, ClientTimeout
 
     from cubelet.settings import KubernetesSettings
 
 _CONNECT = 10.0
 """Seconds for a connection to come about, TLS included."""
+_FOUND, _DONE = (200,), (200, 201)
 
 
 class Answer:
@@ -39,8 +40,9 @@ class Answer:
 class Connection:
     """One API server.
 
-    When it refuses the credentials, the next request reads them anew and goes out in a session of
-    its own; what runs in the old one may end in peace.
+    When it refuses the credentials, or its certificate is not the one expected, the next request
+    reads them all anew and goes out in a session of its own; what runs in the old one may end in
+    peace.
     """
 
     def __init__(self, settings: KubernetesSettings) -> None:
@@ -70,32 +72,35 @@ class Connection:
         """
         from aiohttp import ClientTimeout
 
-        session = await self._usable()
         timeout = ClientTimeout(total=total, sock_connect=_CONNECT, sock_read=idle)
-        async with session.ask(path, query, timeout) as response:
-            if response.status == 200:
-                yield Answer(response)
-                return
-            refusal = await _refusal(response)
-        await self._note(refusal, session)
-        raise refusal
+        async with self._asked(path, query, timeout) as answer:
+            yield answer
 
     async def send(self, path: str, sent: Sent, seconds: float = 10.0) -> bytes:
         """Create or patch; the answer's body. Raises Refused, Unreachable, ConfigurationError."""
         from aiohttp import ClientTimeout
 
-        session = await self._usable()
         timeout = ClientTimeout(total=seconds, sock_connect=_CONNECT)
-        async with session.ask(path, {}, timeout, sent) as response:
-            if response.status in (200, 201):
-                return await Answer(response).body()
-            refusal = await _refusal(response)
-        await self._note(refusal, session)
-        raise refusal
+        async with self._asked(path, {}, timeout, sent) as answer:
+            return await answer.body()
 
-    async def _note(self, refusal: Refused, session: Session) -> None:
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, path: str, query: Mapping[str, str], timeout: ClientTimeout, sent: Sent | None = None
+    ) -> AsyncGenerator[Answer]:
+        session = await self._usable()
+        try:
+            async with session.ask(path, query, timeout, sent) as response:
+                if response.status in (_DONE if sent else _FOUND):
+                    yield Answer(response)
+                    return
+                refusal = await _refusal(response)
+        except Untrusted:
+            await self._renew(session)
+            raise
         if refusal.code == 401:
             await self._renew(session)
+        raise refusal
 
     async def close(self) -> None:
         """Close all connections."""

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cubelet.sources.api.errors import ConfigurationError, Unreachable, short
+from cubelet.sources.api.errors import ConfigurationError, Unreachable, Untrusted, short
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientTimeout
@@ -154,11 +154,13 @@ async def load(settings: KubernetesSettings) -> Session:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn what aiohttp and the system raise into Unreachable."""
-    from aiohttp import ClientError
+    """Turn what aiohttp and the system raise into Unreachable or Untrusted."""
+    from aiohttp import ClientError, ClientSSLError
 
     try:
         yield
+    except ClientSSLError as error:
+        raise Untrusted(short(error)) from error
     except TimeoutError as error:
         raise Unreachable("does not answer in time") from error
     except (ClientError, OSError, ValueError) as error:  # ValueError: a token or URL with a break
