@@ -225,9 +225,7 @@ def test_a_name_on_the_command_line_leads_nowhere_else(lab: Lab) -> None:
 
 
 def test_what_the_lab_does_not_keep_is_ignored_both_ways(lab: Lab) -> None:
-    assert lab.apply(thing("Ingress", "c")).stdout == (
-        "ingress/c ignored: a lab has no Ingress\n"
-    )
+    assert lab.apply(thing("Ingress", "c")).stdout == "ingress/c ignored: a lab has no Ingress\n"
     result = lab.run("delete", "-f", str(lab.files / "f.yaml"))
     assert (result.exit_code, result.stdout[:19]) == (0, "ingress/c ignored: ")
 
