@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cubelet.lab.apiserver import ApiServer
-from cubelet.lab.apiserver.resources import place
+from cubelet.lab.apiserver.resources import Resources
 
 from .apiclient import Client, node, pod
 
@@ -48,7 +48,7 @@ def client(server: ApiServer) -> Iterator[Client]:
     ],
 )
 def test_paths_name_objects(path: str, found: tuple[str, ...]) -> None:
-    at = place(path)
+    at = Resources().place(path)
     assert at is not None
     assert (at.resource.key, *at[1:]) == found
 
@@ -69,7 +69,7 @@ def test_paths_name_objects(path: str, found: tuple[str, ...]) -> None:
     ],
 )
 def test_other_paths_name_none(path: str) -> None:
-    assert place(path) is None
+    assert Resources().place(path) is None
 
 
 def test_a_created_object_gets_what_the_server_gives(client: Client) -> None:

@@ -14,11 +14,11 @@ from typing import Final, NamedTuple, Self
 import aiohttp.web
 import kmock
 
-from cubelet.lab.apiserver import errors, intent, requests, resources, serving, watching
+from cubelet.lab.apiserver import errors, intent, requests, serving, watching
 from cubelet.lab.apiserver.faults import Faults, Kind
 from cubelet.lab.apiserver.history import Stored
 from cubelet.lab.apiserver.listing import Lists
-from cubelet.lab.apiserver.resources import RESOURCES, Place
+from cubelet.lab.apiserver.resources import Place, Resource
 from cubelet.lab.apiserver.selectors import Predicate, predicate
 from cubelet.lab.apiserver.store import Store
 from cubelet.lab.apiserver.watching import Pace, Watch
@@ -61,8 +61,13 @@ class Emulator(kmock.KubernetesEmulator):
         self.lists = Lists(store)
         self.tokens: set[str] | None = None
         self.log: list[Access] = []
-        for each in RESOURCES:
-            self.resources[kmock.resource(each.group, "v1", each.plural)] = _described(each)
+        for each in store.resources:
+            self.describe(each)
+
+    def describe(self, resource: Resource) -> None:
+        """Tell of a resource in discovery."""
+        name = kmock.resource(resource.group, resource.version, resource.plural)
+        self.resources[name] = _described(resource)
 
     def __attrs_post_init__(self) -> None:
         """Set what is served unless a test says otherwise: discovery by kmock, objects by us."""
@@ -87,7 +92,7 @@ class Emulator(kmock.KubernetesEmulator):
         self._note(raw_request)
         try:
             self._authorize(raw_request)
-            place = resources.place(raw_request.path)
+            place = self.store.resources.place(raw_request.path)
             if raw_request.path in _OPEN[:3]:
                 return aiohttp.web.Response(text="ok")
             if place is None:
@@ -126,15 +131,15 @@ class Emulator(kmock.KubernetesEmulator):
         return self._cut(request, place, watch.lines(request.params))
 
     async def _serve_fetch(self, request: kmock.Request) -> kmock.Payload:
-        place = intent.place_of(request)
+        place = intent.place_of(request, self.store.resources)
         return self._one(place, self.store.get(place.resource, (place.namespace, place.name)))
 
     async def _serve_create(self, request: kmock.Request) -> kmock.Payload:
-        place = intent.place_of(request)
+        place = intent.place_of(request, self.store.resources)
         return self._one(place, requests.create(self.store, place, request.data))
 
     async def _serve_update(self, request: kmock.Request) -> kmock.Payload:
-        place = intent.place_of(request)
+        place = intent.place_of(request, self.store.resources)
         if request.method.value == "PUT":
             return self._one(place, requests.replace(self.store, place, request.data))
         content_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
@@ -168,7 +173,7 @@ class Emulator(kmock.KubernetesEmulator):
         return serving.body(place.resource, stored, self.faults)
 
     def _selection(self, request: kmock.Request) -> tuple[Place, Predicate]:
-        place, query = intent.place_of(request), request.params
+        place, query = intent.place_of(request, self.store.resources), request.params
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
         return place, predicate(place.resource, place.namespace, place.name, labels, fields)
 
@@ -211,7 +216,7 @@ class Emulator(kmock.KubernetesEmulator):
             yield piece
 
 
-def _described(resource: resources.Resource) -> kmock.ResourceInfo:
+def _described(resource: Resource) -> kmock.ResourceInfo:
     """What discovery tells of a resource."""
     return kmock.ResourceInfo(
         kind=resource.kind,

@@ -8,8 +8,8 @@ from typing import Final
 import aiohttp.web
 import kmock
 
-from cubelet.lab.apiserver import errors, resources, serving, watching
-from cubelet.lab.apiserver.resources import Place
+from cubelet.lab.apiserver import errors, serving, watching
+from cubelet.lab.apiserver.resources import Place, Resources
 
 _VERBS: Final = {
     "FETCH": "get",
@@ -36,16 +36,18 @@ async def understood(raw: aiohttp.web.BaseRequest, place: Place) -> kmock.Reques
         body=body,
         data=_decoded(body) if body else None,
         action=kmock.action(_action(raw.method, query, place)),
-        resource=kmock.resource(place.resource.group, "v1", place.resource.plural),
+        resource=kmock.resource(
+            place.resource.group, place.resource.version, place.resource.plural
+        ),
         namespace=place.namespace or None,
         name=place.name or None,
         subresource=place.subresource or None,
     )
 
 
-def place_of(request: kmock.Request) -> Place:
+def place_of(request: kmock.Request, known: Resources) -> Place:
     """What a request is about. Raises ApiError (404)."""
-    found = resources.place(request.url.path)
+    found = known.place(request.url.path)
     if found is None:
         raise errors.no_such_path()
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -22,11 +22,12 @@ class Resource:
     status: bool = False
     returned: bool = False
     short_names: tuple[str, ...] = ()
+    version: str = "v1"
 
     @property
     def api_version(self) -> str:
-        """What objects of the kind carry as ``apiVersion``; all are of version v1."""
-        return f"{self.group}/v1" if self.group else "v1"
+        """What objects of the kind carry as ``apiVersion``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def key(self) -> str:
@@ -57,53 +58,83 @@ RESOURCES: Final = (
     Resource("networking.k8s.io", "networkpolicies", "NetworkPolicy", short_names=("netpol",)),
 )
 
-_BY_GROUP: Final = {(each.group, each.plural): each for each in RESOURCES}
+
+class Resources:
+    """The kinds that one server keeps: the built-in ones, and whatever is added."""
+
+    def __init__(self, resources: Iterable[Resource] = RESOURCES) -> None:
+        self._all: dict[tuple[str, str, str], Resource] = {}
+        for each in resources:
+            self.add(each)
+
+    def __iter__(self) -> Iterator[Resource]:
+        return iter(tuple(self._all.values()))
+
+    def add(self, resource: Resource) -> None:
+        """Keep one more kind, as a CustomResourceDefinition makes a server do."""
+        self._all[resource.group, resource.version, resource.plural] = resource
+
+    def remove(self, resource: Resource) -> None:
+        """Do not know the kind any more."""
+        self._all.pop((resource.group, resource.version, resource.plural), None)
+
+    def named(self, text: str) -> Resource:
+        """A resource by plural, ``plural.group`` or kind; of two with that name the core's.
+
+        Raises KeyError, with the names that there are, for any other text.
+        """
+        for each in self:
+            if text in {each.plural, each.key, each.kind}:
+                return each
+        raise KeyError(f"no resource {text!r}: {', '.join(each.key for each in self)}")
+
+    def of(self, manifest: Mapping[str, Any]) -> Resource:
+        """The resource that a manifest is of: by its kind, and its group where two have that kind.
+
+        Raises KeyError for a kind that is not kept.
+        """
+        group = str(manifest.get("apiVersion", "")).rpartition("/")[0]
+        for each in self:
+            if (each.group, each.kind) == (group, manifest["kind"]):
+                return each
+        return self.named(str(manifest["kind"]))
+
+    def place(self, path: str) -> Place | None:
+        """What the path of a request points at, None if no object or list of objects.
+
+        Paths are those of the Kubernetes API: ``/api/v1/…`` for the core group,
+        ``/apis/GROUP/VERSION/…`` for the others, with ``namespaces/NAMESPACE`` before the plural
+        of what lives in one.
+        """
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "v1"]:
+            group, version, rest = "", "v1", parts[2:]
+        elif parts[0] == "apis" and len(parts) > 2:
+            group, version, rest = parts[1], parts[2], parts[3:]
+        else:
+            return None
+        namespace = ""
+        # A namespace's own path continues with nothing or with one of its subresources.
+        nested = len(rest) >= 3 and rest[0] == "namespaces"
+        if nested and (group, version, rest[2]) in self._all:
+            namespace, rest = rest[1], rest[2:]
+        found = self._all.get((group, version, rest[0])) if rest else None
+        return _place(found, namespace, rest) if found else None
 
 
-def named(text: str) -> Resource:
-    """A resource by plural, ``plural.group`` or kind; of two with that name the core's.
-
-    Raises KeyError, with the names that there are, for any other text.
-    """
-    for each in RESOURCES:
-        if text in {each.plural, each.key, each.kind}:
-            return each
-    raise KeyError(f"no resource {text!r}: {', '.join(each.key for each in RESOURCES)}")
-
-
-def of(manifest: Mapping[str, Any]) -> Resource:
-    """The resource that a manifest is of: by its kind, and its group where two have that kind.
-
-    Raises KeyError for a kind that is not kept.
-    """
-    group = str(manifest.get("apiVersion", "")).rpartition("/")[0]
-    for each in RESOURCES:
-        if (each.group, each.kind) == (group, manifest["kind"]):
-            return each
-    return named(str(manifest["kind"]))
-
-
-def place(path: str) -> Place | None:
-    """What the path of a request points at, None if no object or list of objects.
-
-    Paths are those of the Kubernetes API: ``/api/v1/…`` for the core group, ``/apis/GROUP/v1/…``
-    for the others, with ``namespaces/NAMESPACE`` before the plural of what lives in one.
-    """
-    parts = path.strip("/").split("/")
-    if parts[:2] == ["api", "v1"]:
-        group, rest = "", parts[2:]
-    elif parts[0] == "apis" and parts[2:3] == ["v1"]:
-        group, rest = parts[1], parts[3:]
-    else:
-        return None
-    namespace = ""
-    # A namespace's own path continues with nothing or with one of its subresources.
-    if len(rest) >= 3 and rest[0] == "namespaces" and (group, rest[2]) in _BY_GROUP:
-        namespace, rest = rest[1], rest[2:]
-    found = _BY_GROUP.get((group, rest[0])) if rest else None
-    if found is None or len(rest) > 3 or bool(namespace) > found.namespaced:
+def _place(found: Resource, namespace: str, rest: list[str]) -> Place | None:
+    """The place of a resource's path; ``rest`` is what follows the namespace, the plural first."""
+    if len(rest) > 3 or bool(namespace) > found.namespaced:
         return None
     name, subresource = [*rest[1:], "", ""][:2]
     if (name and found.namespaced and not namespace) or (subresource and not found.status):
         return None
     return None if subresource not in {"", "status"} else Place(found, namespace, name, subresource)
+
+
+_BUILT_IN: Final = Resources()
+
+
+def named(text: str) -> Resource:
+    """A built-in resource: see :meth:`Resources.named`."""
+    return _BUILT_IN.named(text)

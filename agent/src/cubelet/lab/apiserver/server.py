@@ -10,10 +10,10 @@ from concurrent.futures import Future
 
 from aiohttp import web
 
-from cubelet.lab.apiserver import resources
 from cubelet.lab.apiserver.emulator import Access, Emulator
 from cubelet.lab.apiserver.faults import Faults
 from cubelet.lab.apiserver.history import Stored
+from cubelet.lab.apiserver.resources import Resource
 from cubelet.lab.apiserver.slices import SliceController
 from cubelet.lab.apiserver.store import Object, Store, key_of
 from cubelet.lab.apiserver.watching import Pace
@@ -133,9 +133,18 @@ class ApiServer:
             thread.join()
             loop.close()
 
+    def register(self, resource: Resource) -> None:
+        """Serve one more kind of objects from now on, as a CustomResourceDefinition does."""
+        self.store.register(resource)
+        self._emulator.describe(resource)
+
+    def unregister(self, resource: Resource) -> None:
+        """Serve a kind no more: its objects are deleted, and requests for it answered with 404."""
+        self.store.unregister(resource)
+
     def put(self, manifest: Object) -> Stored:
         """Create an object, or replace it with its status; the manifest's kind says what it is."""
-        resource = resources.of(manifest)
+        resource = self.store.resources.of(manifest)
         with self.store.lock:
             key = key_of(resource, manifest)
             if self.store.has(resource, key):
@@ -144,24 +153,24 @@ class ApiServer:
 
     def delete(self, resource: str, name: str, namespace: str = "") -> Stored:
         """Remove an object at once (its finalizers keep it, though)."""
-        return self.store.delete(resources.named(resource), (namespace, name))
+        return self.store.delete(self.store.resources.named(resource), (namespace, name))
 
     def get(self, resource: str, name: str, namespace: str = "") -> Object:
         """An object. Raises ApiError (404)."""
-        return self.store.read(resources.named(resource), (namespace, name))
+        return self.store.read(self.store.resources.named(resource), (namespace, name))
 
     def names(self, resource: str, namespace: str = "") -> list[str]:
         """The names of the objects there are, of one namespace if given, in the order of lists."""
-        found = self.store.all(resources.named(resource))
+        found = self.store.all(self.store.resources.named(resource))
         return [each.name for each in found if not namespace or each.namespace == namespace]
 
     def load(self, resource: str, manifests: Iterable[Object]) -> int:
         """Put many objects in place at once, before anybody watches; returns how many."""
-        return self.store.load(resources.named(resource), manifests)
+        return self.store.load(self.store.resources.named(resource), manifests)
 
     def expire_history(self, resource: str) -> None:
         """Watches that resume from what is now get a 410; running ones go on."""
-        self.store.expire(resources.named(resource))
+        self.store.expire(self.store.resources.named(resource))
 
     def expire_continue_tokens(self) -> None:
         """The next page of every list in progress is a 410 with a token to go on with."""
@@ -169,4 +178,4 @@ class ApiServer:
 
     def end_watches(self, resource: str) -> None:
         """End a resource's running watches cleanly, as a server does when their time is over."""
-        self.store.end_watches(resources.named(resource))
+        self.store.end_watches(self.store.resources.named(resource))

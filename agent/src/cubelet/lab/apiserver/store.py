@@ -12,7 +12,7 @@ import msgspec
 
 from cubelet.lab.apiserver import errors
 from cubelet.lab.apiserver.history import Event, EventType, History, Stored, Subscription
-from cubelet.lab.apiserver.resources import RESOURCES, Resource
+from cubelet.lab.apiserver.resources import Resource, Resources
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -29,9 +29,28 @@ class Store:
         """Keep the last ``history`` events of each resource for watches to resume from."""
         self.lock: Final = threading.RLock()
         self.version = 1
-        self._tables: Final[dict[Resource, dict[Key, Stored]]] = {each: {} for each in RESOURCES}
-        self._histories: Final = {each: History(history) for each in RESOURCES}
+        self.resources: Final = Resources()
+        self._history = history
+        self._tables: Final[dict[Resource, dict[Key, Stored]]] = {}
+        self._histories: Final[dict[Resource, History]] = {}
         self._sorted: dict[Resource, tuple[Stored, ...]] = {}
+        for each in self.resources:
+            self.register(each)
+
+    def register(self, resource: Resource) -> None:
+        """Keep objects of one more kind from now on."""
+        with self.lock:
+            self.resources.add(resource)
+            self._tables.setdefault(resource, {})
+            self._histories.setdefault(resource, History(self._history))
+
+    def unregister(self, resource: Resource) -> None:
+        """Remove all objects of a kind, end its watches, and do not know it any more."""
+        with self.lock:
+            for each in tuple(self._tables[resource].values()):
+                self._forget(resource, each, _decode(each.body))
+            self.end_watches(resource)
+            self.resources.remove(resource)
 
     def get(self, resource: Resource, key: Key) -> Stored:
         """One object. Raises ApiError (404)."""
@@ -159,7 +178,7 @@ class Store:
         """Take over what `dump` of an earlier server gave; its versions stay valid."""
         with self.lock:
             self.version = int(dumped["version"])
-            for resource in RESOURCES:
+            for resource in self.resources:
                 for manifest in dumped["objects"].get(resource.key, ()):
                     version = int(manifest["metadata"]["resourceVersion"])
                     stored = _stored(resource, manifest, version)
@@ -187,7 +206,7 @@ class Store:
         self._histories[resource].append(event)
 
     def _empty(self, namespace: str) -> None:
-        for resource in RESOURCES:
+        for resource in self.resources:
             for each in [
                 each for each in self._tables[resource].values() if each.namespace == namespace
             ]:
