@@ -58,7 +58,7 @@ class CniService:
         self._detached = detached
         self._find_pod = find_pod
         self._store = AttachmentStore(settings.state_dir / "attachments")
-        self._locks = KeyedLocks()
+        self._locks, self._turns = KeyedLocks(), KeyedLocks()
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
 
     def load(self) -> list[Port]:
@@ -171,7 +171,8 @@ class CniService:
                 self._ipam.allocate, local.pod_cidr, call.key, requested
             )
             link = plan_link(call, local, address)
-            ifindex = await asyncio.to_thread(self._wiring.wire, link)
+            async with self._turns.hold("wire"):  # at once they only wait for the kernel, spinning
+                ifindex = await asyncio.to_thread(self._wiring.wire, link)
             undo.push_async_callback(
                 _undo, partial(asyncio.to_thread, self._wiring.unwire, link.host_ifname)
             )
