@@ -144,6 +144,8 @@ class FolderFeed:
             self._custom.take(change)
             return
         old, new = self._trimmed(change.old), self._trimmed(change.new)
+        if old == new:
+            return  # only what nobody reads has changed
         for each in self._deriver.apply(Change(change.kind, change.key, old, new)):
             self._emit(each)
 

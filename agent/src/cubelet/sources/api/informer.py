@@ -28,6 +28,9 @@ _LONGEST_WATCH = 600
 _WATCHES_TRIED = 3
 """Refusals in a row after which a watch is given up for a list."""
 
+_LISTS_MISSED = 5
+"""Answers in a row that a kind is not known, until its objects count as gone: some 15 s."""
+
 
 class Listener(Protocol):
     """Who is told how one kind fares."""
@@ -72,7 +75,7 @@ class Informer:
         self._idle = idle
         self._version = ""
         self._listed = False
-        self._absent = False
+        self._absent = 0
         self._refusals = 0
         self._wake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -86,7 +89,7 @@ class Informer:
     @property
     def settled(self) -> bool:
         """Whether a list was read, or the server does not know the kind: what it holds is known."""
-        return self._listed or self._absent
+        return self._listed or self._absent > 0
 
     async def run(self) -> None:
         """Follow the server until cancelled."""
@@ -118,9 +121,7 @@ class Informer:
         """Nothing of the kind is wanted any more, once ``run`` has ended."""
         waiting, self._waiting = self._waiting, []
         _tell(waiting)
-        held = self.store.keys()
-        for key in held:
-            self.store.remove(key)
+        self._empty()
 
     def fetched(self, raw: bytes) -> Problem | None:
         """Take in an object that was asked for on its own; what is wrong with it, if anything.
@@ -153,16 +154,31 @@ class Informer:
         try:
             self._version = await self._read_list()
         except BaseException as error:
-            self._absent = is_absent(self.resource, error)
-            if self._absent:
+            if is_absent(self.resource, error):
+                self._miss()
                 _tell(waiting)
             else:
+                self._absent = 0
                 self._waiting = waiting + self._waiting
             raise
-        self._listed, self._absent = True, False
+        self._listed, self._absent = True, 0
         self._refusals = 0
         self._listener.works(self.resource)
         _tell(waiting)
+
+    def _miss(self) -> None:
+        """The server does not know the kind, so its objects are gone, if it goes on to say so.
+
+        One of several servers may be late to learn of a definition.
+        """
+        self._absent += 1
+        if self._absent >= _LISTS_MISSED:
+            self._empty()
+
+    def _empty(self) -> None:
+        held = self.store.keys()
+        for key in held:
+            self.store.remove(key)
 
     async def _read_list(self) -> str:
         """Read a consistent list; its version."""
