@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,3 +147,63 @@ def test_a_cube_that_the_verifier_refuses_is_not_let_in(
         assert "refused by the verifier" in problem
     assert small.call(NODE, "status")["composition"] == before
     assert small.call(NODE, "status")["ready"]
+
+
+DOORMAN_CUBE = '''
+from cubelet_hooks.cube import Cube, Reason
+from cubelet_hooks.hookspecs import hookimpl
+
+class Doorman(Cube):
+    """Turns away UDP from the uplink."""
+    kind = "doorman"
+    early = True
+    reasons = (Reason("closed", "no UDP from there"),)
+
+@hookimpl
+def cubelet_cubes():
+    return [Doorman]
+'''
+DOORMAN_C = """
+#include "cubelet.h"
+
+static __always_inline __u16 doorman_early(const struct cubelet_early *e)
+{
+	return e->protocol == IPPROTO_UDP && e->dport != bpf_htons(4789) ? DOORMAN_REASON_CLOSED : 0;
+}
+"""
+
+
+def driver_program(world: World) -> bool:
+    """Whether the uplink's driver runs a program."""
+    show = ["ip", "-netns", world.at_node(NODE), "-details", "link", "show", "type", "veth"]
+    return "xdp" in subprocess.run(show, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_cube_in_the_uplinks_driver_comes_and_goes(
+    small: World, busy: Space, tmp_path: Path
+) -> None:
+    install(tmp_path, "doorman", DOORMAN_CUBE, DOORMAN_C)
+    start(small, command(small), tmp_path)
+    ports = (("TCP", 80, ECHO), ("UDP", 80, ECHO))
+    busy.apply(service("server", "server", *ports, type="NodePort"))
+    node = small.node(NODE).address
+
+    def ask(protocol: str) -> str:
+        port = busy.node_port("server", protocol)
+        return busy.who(small.outside, node, port, protocol, timeout=0.5)
+
+    assert (ask("TCP"), ask("UDP"), driver_program(small)) == ("server", "server", False)
+    with under_load(busy), loads() as outside:
+        address = (node, busy.node_port("server", "TCP"))
+        outside.add("TCP from outside", small.outside, stream, *address)
+        assert configure(small, "insert: [{cube: doorman, ports: [uplink]}]") == []
+        assert (ask("TCP"), ask("UDP"), driver_program(small)) == ("server", "timeout", True)
+        (row,) = small.call(NODE, "get", noun="drops", where={"cube": "doorman"})
+        assert (row["reason"], row["class"]) == ("closed", "uplink")
+        small.kill(NODE)  # what the driver runs does not need the agent
+        assert (ask("TCP"), ask("UDP")) == ("server", "timeout")
+        start(small, command(small), tmp_path)
+        assert (ask("UDP"), driver_program(small)) == ("timeout", True)
+        assert configure(small, "") == []
+        assert (ask("TCP"), ask("UDP"), driver_program(small)) == ("server", "server", False)
+    outside.check(at_least=20)

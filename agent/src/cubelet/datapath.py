@@ -13,7 +13,9 @@ from pathlib import Path
 from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
 from cubelet.bpf.links import Attachment
 from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.rcu import synchronize
+from cubelet.bpf.xdp import XdpLink
 from cubelet.composer.compiler import Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
@@ -37,6 +39,52 @@ class Prepared:
         close_maps({k: v for k, v in self.maps.items() if v is not self.programs.jumps})
 
 
+class EarlyAttachment:
+    """What the uplink's driver runs on every frame, if there is anything for it to run.
+
+    The link stays when programs change, and goes with the last of them.
+    """
+
+    def __init__(self, pin: Path) -> None:
+        self._pin = pin
+        self._supported: dict[int, bool] = {}
+
+    def ready(self, ifindex: int) -> bool:
+        """Have a link on the uplink, which lets all pass until a program comes; False without XDP.
+
+        Raises BpfError when somebody else's program is there.
+        """
+        if ifindex not in self._supported:
+            self._supported = {ifindex: self._is_there(ifindex) or self._attach(ifindex)}
+        return self._supported[ifindex]
+
+    def _is_there(self, ifindex: int) -> bool:
+        """Whether an earlier run's link is on the device."""
+        if not self._pin.exists():
+            return False
+        with XdpLink.open(self._pin) as link:
+            return link.ifindex == ifindex
+
+    def _attach(self, ifindex: int) -> bool:
+        ensure_bpffs(self._pin.parent)
+        unlink(self._pin)
+        link = XdpLink.create(ifindex)
+        if link is None:
+            return False
+        with link:
+            link.pin(self._pin)
+        return True
+
+    def run(self, program: BpfProgram | None) -> None:
+        """Put a program into the link; None takes the link off."""
+        if program is None:
+            self._supported = {}
+            unlink(self._pin)
+            return
+        with XdpLink.open(self._pin) as link:
+            link.update(program)
+
+
 class Datapath:
     """Owns pins below ``bpffs`` and the attachments of this node's devices."""
 
@@ -45,6 +93,7 @@ class Datapath:
         self._links = bpffs / "links"
         self._cache = cache
         self._hz = hz
+        self._early = EarlyAttachment(self._links / "early")
         self._attached: dict[str, tuple[str, Attachment]] = {}
         self._folder: Path | None = None
         self._previous: list[Programs] = []
@@ -68,7 +117,8 @@ class Datapath:
         Raises CompileError or BpfError. Nothing changes until :meth:`switch`, before which the
         prepared maps must hold what the plans want.
         """
-        source = write_source(composition, core, local, self._hz)
+        early_xdp = self._early.ready(local.uplink_ifindex) if composition.early_stages() else False
+        source = write_source(composition, core, local, self._hz, early_xdp=early_xdp)
         if source_identity(source) == self.identity:
             return None
         kinds = {cube.source().name: cube.kind for cube in composition.cubes}
@@ -89,6 +139,10 @@ class Datapath:
         programs = prepared.programs
         self._folder = programs.pin(self._bpffs / "programs")
         failed = {}
+        try:
+            self._early.run(programs.early)
+        except OSError as error:
+            failed["early"] = str(error)
         for name, (port_class, attachment) in tuple(self._attached.items()):
             try:
                 attachment.replace(programs.entries[port_class])
@@ -160,5 +214,5 @@ class Datapath:
         """Detach pods' devices that an earlier run attached and that no longer belong to any."""
         names = {port.host_ifname.replace(".", "_") for port in keep.values()}
         for pin in pins(self._links):
-            if pin.name not in names | {"host", "overlay", "uplink"}:
+            if pin.name not in names | {"early", "host", "overlay", "uplink"}:
                 unlink(pin)

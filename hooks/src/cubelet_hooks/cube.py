@@ -93,6 +93,11 @@ class Cube:
     """Port classes of which ``KIND_packet`` sees every packet of a flow that enters or leaves by
     them: ``__u16 KIND_packet(struct __sk_buff *skb, const struct cubelet_headers *h, struct
     cubelet_flow *flow)`` gives 0 to let it pass, or the reason to drop it."""
+    early: ClassVar[bool] = False
+    """On the uplink's stack it sees every IP packet from there before anything else does, the
+    host's own traffic and tunnels' outer packets too: ``__u16 KIND_early(const struct
+    cubelet_early *e)`` gives 0 to let it pass, or the reason to drop it. It runs in XDP where the
+    uplink's driver has it, else at the head of the uplink's program."""
     floods: ClassVar[bool] = False
     """A core cube that returns ``cubelet_flood``: its array ``KIND_flood_ports`` (of the record
     ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""
@@ -181,6 +186,12 @@ class Cube:
         self.instance = instance
         self.settings = settings
         self.family = family
+
+    @classmethod
+    def places(cls) -> frozenset[str]:
+        """The port classes on whose stacks the cube has something to do."""
+        early = frozenset({"uplink"}) if cls.early else frozenset()
+        return cls.inward | cls.outward | cls.per_packet | early
 
     @classmethod
     def source(cls) -> Path:

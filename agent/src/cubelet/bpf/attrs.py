@@ -199,7 +199,10 @@ class ProgInfoStruct(ctypes.Structure):
 
 
 class TcxLinkInfoStruct(ctypes.Structure):
-    """`struct bpf_link_info` with the `tcx` arm of its union, which starts 8-byte aligned."""
+    """`struct bpf_link_info` with the `tcx` arm of its union, which starts 8-byte aligned.
+
+    Of the `xdp` arm `ifindex` is all there is.
+    """
 
     _fields_ = (
         ("type", c_uint32),

@@ -114,5 +114,6 @@ class AttachType(IntEnum):
     CGROUP_UDP6_SENDMSG = 15
     CGROUP_UDP4_RECVMSG = 19
     CGROUP_UDP6_RECVMSG = 20
+    XDP = 37
     TCX_INGRESS = 46
     TCX_EGRESS = 47

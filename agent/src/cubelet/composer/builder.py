@@ -22,10 +22,13 @@ from cubelet.bpf.layout import ARRAYS, MapLayout
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram, load, relocate
 from cubelet.composer.headers import ensure_tree
+from cubelet.composer.loader import program_type
 
 _SCRATCH_ENTRIES = 256
 _TC_VERDICTS = frozenset({-1, 0, 2, 7})
 """Unspec, ok, shot, redirect: all that our programs may answer."""
+_XDP_VERDICTS = frozenset({1, 2})
+"""Drop and pass."""
 
 
 def main() -> None:
@@ -69,27 +72,32 @@ def _compile(job: Mapping[str, Any], maps: Sequence[BpfMap]) -> dict[str, bytes]
         flags += [f"-I{path}" for path in job["include"]]
         flags += [f"-DCUBELET_FD_{n}={scratch.fd}" for n, scratch in enumerate(maps)]
         module = BPF(text=job["text"], cflags=flags)
-    for name in job["programs"]:
-        module.load_func(name, BPF.SCHED_CLS)
-    return {name: module.dump_func(name) for name in job["programs"]}
+    types = dict.fromkeys(job["programs"], BPF.SCHED_CLS)
+    types |= dict.fromkeys(job["xdp"], BPF.XDP)
+    for name, kind in types.items():
+        module.load_func(name, kind)
+    return {name: module.dump_func(name) for name in types}
 
 
 def _try(job: Mapping[str, Any], maps: Sequence[BpfMap], code: Mapping[str, bytes]) -> None:
     """Run every entry on packets: empty tables, so nothing is sent and nothing is kept."""
     fds = {number: scratch.fd for number, scratch in enumerate(maps)}
-    programs = {name: load(insns, name[:15], relocations=fds) for name, insns in code.items()}
+    programs = {
+        name: load(insns, name[:15], program_type(name), relocations=fds)
+        for name, insns in code.items()
+    }
     jumps = maps[job["jumps_map"]]
     for name, slot in job["jumps"].items():
         jumps.update(struct.pack("=I", slot), struct.pack("=I", programs[name].fd))
     for name, program in programs.items():
         if name not in job["jumps"]:
-            _try_entry(name, program)
+            _try_entry(name, program, _XDP_VERDICTS if name in job["xdp"] else _TC_VERDICTS)
 
 
-def _try_entry(name: str, program: BpfProgram) -> None:
+def _try_entry(name: str, program: BpfProgram, verdicts: frozenset[int]) -> None:
     for packet in _trial_packets():
         verdict = struct.unpack("=i", struct.pack("=I", program.test_run(packet).retval))[0]
-        if verdict not in _TC_VERDICTS:
+        if verdict not in verdicts:
             raise RuntimeError(f"{name} answered {verdict} to {len(packet)} bytes on trial")
 
 

@@ -73,7 +73,7 @@ def source_identity(source: Source) -> str:
         for header in sorted(folder.rglob("*.h")):
             digest.update(header.read_bytes())
     files = (part for item in sorted(source.files.items()) for part in item)
-    for part in (source.text, *files, *source.programs, str(source.family)):
+    for part in (source.text, *files, *source.programs, *source.xdp, str(source.family)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -91,6 +91,7 @@ def _job(source: Source, cache: Path) -> dict[str, Any]:
         "files": dict(source.files),
         "include": [str(folder) for folder in source.include_folders],
         "programs": list(source.programs),
+        "xdp": list(source.xdp),
         "jumps": dict(source.jumps),
         "jumps_map": next(n for n, spec in enumerate(specs) if spec.name == JUMPS),
         "family": source.family,

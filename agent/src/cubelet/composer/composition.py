@@ -52,7 +52,7 @@ class Stage:
     """A cube's function in the chain. ``classes`` are the port classes whose packets it sees."""
 
     cube: Cube
-    direction: Literal["inward", "outward", "packet"]
+    direction: Literal["inward", "outward", "packet", "early"]
     classes: tuple[str, ...]
 
     @property
@@ -177,6 +177,14 @@ class Composition:
             if classes:
                 stages.append(Stage(cube, "packet", classes))
         return stages
+
+    def early_stages(self) -> list[Stage]:
+        """The cubes that see every packet from the uplink before anything else does, in order."""
+        return [
+            Stage(cube, "early", ("uplink",))
+            for cube in self.stacks.get("uplink", ())
+            if cube.early
+        ]
 
     def core_stages(self, direction: Literal["inward", "outward"]) -> list[Stage]:
         """The core's functions in order; outward in reverse."""
@@ -310,5 +318,5 @@ def _check_places(core: Sequence[Cube], stacks: Mapping[str, Sequence[Cube]]) ->
         for cube in cubes:
             if cube.core:
                 raise CompositionError(f"{cube.kind} is a core cube and cannot stand on {name}")
-            if name not in cube.inward | cube.outward | cube.per_packet:
+            if name not in cube.places():
                 raise CompositionError(f"{cube.kind} has nothing to do on port class {name}")

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cubelet.bpf.constants import ProgType
 from cubelet.bpf.fs import ensure_bpffs
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram, load
 from cubelet.composer.compiler import Compiled
 from cubelet.composer.core import JUMPS
+from cubelet.composer.source import EARLY
 from cubelet_hooks.cube import PORT_CLASSES
 
 
@@ -23,6 +25,11 @@ class Programs:
     entries: Mapping[str, BpfProgram]
     others: Mapping[str, BpfProgram]
     jumps: BpfMap
+
+    @property
+    def early(self) -> BpfProgram | None:
+        """The program for the uplink's driver, if there is one."""
+        return self.others.get(EARLY)
 
     def close(self) -> None:
         """Close descriptors; what is attached or pinned stays."""
@@ -39,8 +46,15 @@ class Programs:
         place = ensure_bpffs(folder / f"{self.identity}-{self.jumps.info.id}")
         for name, program in self.entries.items():
             program.pin(place / name, replace=True)
+        if self.early is not None:
+            self.early.pin(place / EARLY, replace=True)
         self.jumps.pin(place / JUMPS, replace=True)
         return place
+
+
+def program_type(name: str) -> ProgType:
+    """The type of one of a composition's programs."""
+    return ProgType.XDP if name == EARLY else ProgType.SCHED_CLS
 
 
 def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
@@ -49,7 +63,7 @@ def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
     loaded: dict[str, BpfProgram] = {}
     try:
         for name, insns in compiled.code.items():
-            loaded[name] = load(insns, name[:15], relocations=fds)
+            loaded[name] = load(insns, name[:15], program_type(name), relocations=fds)
     except BaseException:
         for program in loaded.values():
             program.close()

@@ -42,13 +42,16 @@ _CORE_SETTINGS = {
 }
 
 _PROVIDED = "cubelet/provided.h"
+EARLY = "cubelet_early"
+"""The program for the uplink's driver, where there are cubes for it."""
 
 
 @dataclass(frozen=True)
 class Source:
     """C text to compile, and the ``files`` it includes by these paths.
 
-    ``programs`` are function names; ``jumps`` the slots of the jump table they fill.
+    ``programs`` and ``xdp`` are function names, of programs for tc and for XDP; ``jumps`` the slots
+    of the jump table that some fill.
     """
 
     text: str
@@ -56,6 +59,7 @@ class Source:
     include_folders: tuple[Path, ...]
     specs: tuple[MapSpec, ...]
     programs: tuple[str, ...]
+    xdp: tuple[str, ...]
     jumps: Mapping[str, int]
     family: Family
 
@@ -66,11 +70,13 @@ def write_source(
     local: LocalNode,
     hz: int,
     trial: bool = False,
+    early_xdp: bool = False,
 ) -> Source:
     """The whole translation unit of a composition. Pure: the same arguments give the same text.
 
     ``trial`` programs say where packets went (the trace), and take overlay packets that came
-    through no tunnel, as a trial run's packets do.
+    through no tunnel, as a trial run's packets do. With ``early_xdp`` the cubes that see packets
+    early do so in a program for the uplink's driver, else in the uplink's own.
     """
     family = core.family
     specs = tuple(map_specs(core, composition.cubes))
@@ -85,15 +91,18 @@ def write_source(
             *_cube_definitions(composition),
             *_map_constants(specs),
             *_stages(composition),
+            _define("CUBELET_EARLY_XDP", int(early_xdp)),
             "",
         ]
     )
+    early = early_xdp and bool(composition.early_stages())
     provided = provided_functions(composition.cubes, composition.slots)
     text = "\n".join(
         [
             *([f'#include "{_PROVIDED}"'] if provided else []),
             *(f'#include "{_cube_path(cube)}"' for cube in composition.cubes),
             *(_core_text(f"{name}.bpf.c") for name in ("programs", composition.mode)),
+            *([_core_text("early.bpf.c")] if early else []),
             *(chain_programs(composition) if composition.mode == "tailcall" else ()),
         ]
     )
@@ -106,7 +115,9 @@ def write_source(
     files["cubelet/generated.h"] = generated
     if provided:
         files[_PROVIDED] = "\n".join(['#include "provide.h"', *provided, ""])
-    return Source(text, files, _include_folders(), specs, (*entries, *jumps), jumps, family)
+    programs = (*entries, *jumps)
+    xdp = (EARLY,) if early else ()
+    return Source(text, files, _include_folders(), specs, programs, xdp, jumps, family)
 
 
 def _include_folders() -> tuple[Path, ...]:
@@ -212,7 +223,9 @@ def _map_constants(specs: Sequence[MapSpec]) -> list[str]:
 def _stages(composition: Composition) -> list[str]:
     lines = [*_flood_macros(composition), *_translating(composition)]
     numbers = {cube.instance: i + 1 for i, cube in enumerate(composition.cubes)}
-    lists = {"CUBELET_EACH_PACKET": composition.packet_stages()}
+    early = composition.early_stages()
+    lines.append(_define("CUBELET_EARLY_CUBES", len(early)))
+    lists = {"CUBELET_EACH_PACKET": composition.packet_stages(), "CUBELET_EARLY": early}
     if composition.mode == "tailcall":
         lines += chain_slots(composition)
     else:

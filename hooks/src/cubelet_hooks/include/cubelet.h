@@ -4,5 +4,6 @@
 
 #include "cubelet/base.h"
 #include "cubelet/packet.h"
+#include "cubelet/early.h"
 #include "cubelet/epoch.h"
 #include "cubelet/verdict.h"

@@ -83,8 +83,10 @@ class Datapath:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         mode: Mode = "fused",
         objects: Iterable[Object] = (),
+        early_xdp: bool = False,
     ) -> None:
         self.network = network
+        self._early_xdp = early_xdp
         self.state = State()
         Outlet.devices = {"overlay": network.local.overlay_ifindex, **_devices(network)}
         self.core = Core("cubelet", CoreSettings(**(settings or {}).get("core", {})))
@@ -102,7 +104,12 @@ class Datapath:
             facts = msgspec.structs.replace(self.composition.facts_of(self.state), needed={})
             self.composition = self.composition.specialised(facts)
             source = write_source(
-                self.composition, self.core, self.network.local, clock.hz, trial=True
+                self.composition,
+                self.core,
+                self.network.local,
+                clock.hz,
+                trial=True,
+                early_xdp=self._early_xdp,
             )
         kinds = {cube.source().name: cube.kind for cube in self.composition.cubes}
         compiled = compile_source(source, CACHE, kinds)
@@ -163,6 +170,17 @@ class Datapath:
             seen.sent == _ANSWERED,
             run.duration_ns,
         )
+
+    def receive(self, packet: Packet) -> str:
+        """Run one frame through the program for the uplink's driver: ``pass`` or ``drop``.
+
+        Needs ``early_xdp``; without it the same cubes see what :meth:`send` has enter there.
+        """
+        early = self.programs.early
+        if early is None:
+            raise AssertionError("no cube sees packets early, or early_xdp was not asked for")
+        with _one_cpu():
+            return {1: "drop", 2: "pass"}[early.test_run(bytes(packet)).retval]
 
     def _ifindex(self, enters: str, pod: str) -> int:
         local = self.network.local

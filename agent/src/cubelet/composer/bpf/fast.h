@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cubelet/parse.h"
+#include "early.h"
 #include "send.h"
 #include "state.h"
 
@@ -93,13 +94,17 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 {
 	struct cubelet_headers h;
 	struct cubelet_scratch *s;
-	struct cubelet_flow *f = NULL;
+	struct cubelet_flow *f;
 	int parsed = cubelet_parse(skb, &h);
+	__u8 missed = 0; /* said at once: the compiler may not join a pointer with a number later */
 
+	if (class == CUBELET_UPLINK && cubelet_early_refuses(skb, &h))
+		return TC_ACT_SHOT;
 	if (class == CUBELET_UPLINK && (parsed == CUBELET_MALFORMED || !cubelet_ours(&h)))
 		return TC_ACT_UNSPEC;
 	if (parsed == CUBELET_PLAIN) {
 		f = cubelet_lookup(cubelet_flows, &h.tuple);
+		missed = !f;
 		if (f && cubelet_enters(skb, f, class) && cubelet_flow_current(f) &&
 		    (__u32)bpf_jiffies64() - f->last_seen < CUBELET_HZ &&
 		    cubelet_passes(&h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED)) {
@@ -117,7 +122,7 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 	s->pkt.entered = class;
 	s->pkt.mode = CUBELET_ARRIVED;
 	s->pkt.stage = 0;
-	s->pkt.missed = parsed == CUBELET_PLAIN && !f;
+	s->pkt.missed = missed;
 	if (parsed == CUBELET_MALFORMED)
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_MALFORMED);
 	cubelet_jump(skb, CUBELET_JUMP_SLOW);

@@ -78,6 +78,17 @@ CUBELET_INLINE void cubelet_trace_dropped(const struct cubelet_pkt *pkt)
 #endif
 }
 
+/* For a packet that no scratch is filled for. */
+CUBELET_INLINE void cubelet_trace_early(__u16 reason, __u8 stage)
+{
+#if CUBELET_TRACE
+	struct cubelet_trace *trace = (void *)cubelet_trace_value;
+
+	trace->reason = reason;
+	trace->stage = stage;
+#endif
+}
+
 /* Drops the packet: counted by reason and class, shown to whoever watches (DropEvent). */
 CUBELET_INLINE int cubelet_dropped(struct __sk_buff *skb, struct cubelet_pkt *pkt, __u16 reason)
 {

@@ -5,7 +5,7 @@
  * cubelet_parse() returns CUBELET_PLAIN for a packet whose tuple alone finds
  * its flow, CUBELET_SPECIAL for one that needs the slow side (not IP, fragments,
  * TCP SYN/FIN/RST, ICMP errors) and CUBELET_MALFORMED for one that contradicts
- * itself. The last leaves the headers undefined.
+ * itself: then the headers hold what came before that, and zeros.
  */
 #pragma once
 
