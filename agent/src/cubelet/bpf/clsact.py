@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import socket
+import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ HANDLE = 1
 
 _PARENTS = {Direction.INGRESS: 0xFFFFFFF2, Direction.EGRESS: 0xFFFFFFF3}
 _ETH_P_ALL = 0x0003
+_RTM_DELTFILTER, _TCA_KIND = 45, 1
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _ABSENT = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV})
 """What deleting a filter answers without the filter, the qdisc or the device."""
 
@@ -49,8 +53,26 @@ def replace(ifindex: int, program: BpfProgram, direction: Direction) -> None:
 
 def remove(ifindex: int, direction: Direction) -> None:
     """Take our filter off the device, if it is there; the qdisc stays, others may use it."""
-    requests = (_Request("del-filter", "bpf", _place(direction), _ABSENT),)
-    _send(requests, ifindex, "remove the filter from", direction)
+    code = _delete(ifindex, direction)
+    if code not in _ABSENT | {0}:
+        raise _failure(code, ifindex, "remove the filter from", direction)
+
+
+def _delete(ifindex: int, direction: Direction) -> int:
+    """Errno of RTM_DELTFILTER, or 0; by hand, as every pod that is attached pays for it."""
+    protocol = socket.htons(_ETH_P_ALL)
+    # struct tcmsg, then the attribute TCA_KIND (rtnetlink(7)).
+    body = struct.pack(
+        "=B3xiIII", 0, ifindex, HANDLE, _PARENTS[direction], PRIORITY << 16 | protocol
+    )
+    body += struct.pack("=HH4s", 8, _TCA_KIND, b"bpf")
+    header = struct.pack(
+        "=IHHII", 16 + len(body), _RTM_DELTFILTER, _NLM_F_REQUEST | _NLM_F_ACK, 0, 0
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.send(header + body)
+        # struct nlmsghdr, then struct nlmsgerr, which begins with the errno, negative.
+        return -int(struct.unpack_from("=16xi", kernel.recv(4096))[0])
 
 
 def _place(direction: Direction) -> dict[str, object]:
@@ -69,8 +91,12 @@ def _send(requests: Sequence[_Request], ifindex: int, action: str, direction: Di
     with ThreadPoolExecutor(max_workers=1) as thread:
         code = thread.submit(_first_failure, requests, ifindex).result()
     if code:
-        subject = f"clsact {direction.name.lower()} of device {ifindex}"
-        raise BpfError(code, action, subject, _REMEDIES.get(code, _KERNEL))
+        raise _failure(code, ifindex, action, direction)
+
+
+def _failure(code: int, ifindex: int, action: str, direction: Direction) -> BpfError:
+    subject = f"clsact {direction.name.lower()} of device {ifindex}"
+    return BpfError(code, action, subject, _REMEDIES.get(code, _KERNEL))
 
 
 def _first_failure(requests: Sequence[_Request], ifindex: int) -> int:
