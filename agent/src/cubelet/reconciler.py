@@ -139,9 +139,12 @@ class Reconciler:
         if node or self._proposed:
             taken += self._ensure_node()
         local = self._state.local
+        before = self._plan
         switched = self._take_up(local) if self._proposed and local else False
         if self._plan is not None:
-            self._follow(self._plan, taken, local, everything and not switched)
+            # another plan may want other contents of the same maps
+            again = everything or self._plan is not before
+            self._follow(self._plan, taken, local, again and not switched)
         if self._applier is not None and local is not None:
             if everything or switched:
                 self.datapath.attach_node(local)
