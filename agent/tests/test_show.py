@@ -16,6 +16,7 @@ from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.layout import map_specs
 from cubelet.composer.reasons import allot, number_reasons
+from cubelet.context import Counts
 from cubelet.flows import FlowSweeper
 from cubelet.mapstore import close_maps, open_maps
 from cubelet.plugins import discover
@@ -264,6 +265,16 @@ def test_cubes_are_shown_where_they_stand(node: Node) -> None:
     assert rows["gate1"]["inward"] == ["pod"]
     assert rows["gate1"]["shows"] == ["routes", "doors"]
     assert rows["middle0"]["inward"] == ["pod", "host", "overlay", "uplink"]
+    assert {row["events"] for row in rows.values()} == {None}
+
+
+def test_of_cubes_with_events_is_shown_what_was_delivered_and_lost(node: Node) -> None:
+    told = Counts(events=5, packets=2, failures=1, lost_events=3, lost_packets=4)
+    tables = Tables(node.composition, node.state, {}, dict, lambda: None, lambda: {"gate1": told})
+    rows = {row["name"]: row for row in tables.rows("cubes")}
+    shown = {name: rows["gate1"][name] for name in ("events", "packets", "lost", "failures")}
+    assert shown == {"events": 5, "packets": 2, "lost": 7, "failures": 1}
+    assert rows["gate0"]["lost"] is None
 
 
 def test_ports_are_the_nodes_devices_and_the_pods(node: Node) -> None:

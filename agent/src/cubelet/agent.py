@@ -88,7 +88,13 @@ class Agent:
             self._feed.find_pod,
         )
         self._answers = Answers(
-            self.state, self.reconciler, self.discovery, self._clock, self._alone, self._status
+            self.state,
+            self.reconciler,
+            self.discovery,
+            self._clock,
+            self._alone,
+            self._status,
+            self.runtime.counts,
         )
 
     async def run(self) -> None:

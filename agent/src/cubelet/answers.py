@@ -13,6 +13,7 @@ from cubelet.client import AgentError
 from cubelet.composer.composition import Composition
 from cubelet.composer.cost import established_cost
 from cubelet.composer.reasons import number_reasons
+from cubelet.context import Counts
 from cubelet.monitor import Monitor
 from cubelet.plugins import Discovery
 from cubelet.reconciler import Reconciler
@@ -27,7 +28,8 @@ Alone = Callable[..., Awaitable[Any]]
 class Answers:
     """Status, tables and drops, from what is in force when they are asked for.
 
-    ``status`` gives what the agent as a whole says of itself: readiness, name and problems.
+    ``status`` gives what the agent as a whole says of itself: readiness, name and problems;
+    ``counts`` what cubes were told, by instance.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Answers:
         clock: Clock,
         alone: Alone,
         status: Callable[[], dict[str, Any]],
+        counts: Callable[[], Mapping[str, Counts]],
     ) -> None:
         self._state = state
         self._reconciler = reconciler
@@ -45,6 +48,7 @@ class Answers:
         self._clock = clock
         self._alone = alone
         self._agent_status = status
+        self._counts = counts
         self.monitor = Monitor(lambda: reconciler.datapath.maps, {}, ())
 
     def handlers(self) -> dict[str, Any]:
@@ -116,6 +120,7 @@ class Answers:
             number_reasons(map(type, composition.cubes), composition.reasons),
             lambda: reconciler.datapath.maps,
             lambda: reconciler.sweeper,
+            self._counts,
         )
         return await self._alone(partial(tables.rows, **params))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,6 +20,21 @@ from cubelet_hooks.view import View
 
 Send = Callable[[bytes, int], None]
 """Puts a frame out of a device, given by its index."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """An instance's since the agent began: what was delivered, what was lost before that.
+
+    ``lost_events`` and ``lost_packets`` count since the maps were made: what was over the rate or
+    found no room. ``failures`` are deliveries that the cube's Python answered with an exception.
+    """
+
+    events: int = 0
+    packets: int = 0
+    failures: int = 0
+    lost_events: int = 0
+    lost_packets: int = 0
 
 
 class CubeContext:

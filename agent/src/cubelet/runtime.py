@@ -25,7 +25,7 @@ from cubelet.composer.provided import (
     PACKET_RING,
     split_punted,
 )
-from cubelet.context import CubeContext
+from cubelet.context import Counts, CubeContext
 from cubelet.net.frames import Frames
 from cubelet_hooks.context import Packet
 from cubelet_hooks.cube import PORT_CLASSES, Cube
@@ -39,21 +39,6 @@ _BATCH = 256
 """Records of a ring that are delivered before others get their turn."""
 _BATCH_SECONDS = 0.05
 """The time after which a batch ends early."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """An instance's since the agent began: what was delivered, what was lost before that.
-
-    ``lost_events`` and ``lost_packets`` count since the maps were made: what was over the rate or
-    found no room. ``failures`` are deliveries that the cube's Python answered with an exception.
-    """
-
-    events: int = 0
-    packets: int = 0
-    failures: int = 0
-    lost_events: int = 0
-    lost_packets: int = 0
 
 
 @dataclass

@@ -14,6 +14,7 @@ from itertools import islice
 from cubelet.bpf.maps import BpfMap
 from cubelet.client import INTERNAL_ERROR, INVALID_REQUEST, AgentError
 from cubelet.composer.composition import Composition
+from cubelet.context import Counts
 from cubelet.flows import FlowSweeper, Row
 from cubelet.monitor import Reasons, drop_rows
 from cubelet.records import Records, prefix_row, readable, record_row
@@ -31,7 +32,8 @@ Where = Mapping[str, str]
 class Tables:
     """Rows by noun: ``cubes``, ``ports``, ``flows``, ``drops``, and what the composed cubes offer.
 
-    ``maps`` and ``sweeper`` give what is in force when they are asked.
+    ``maps``, ``sweeper`` and ``counts`` (of events and packets, by instance) give what is in force
+    when they are asked.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Tables:
         reasons: Reasons,
         maps: Callable[[], Mapping[str, BpfMap]],
         sweeper: Callable[[], FlowSweeper | None],
+        counts: Callable[[], Mapping[str, Counts]] = dict,
     ) -> None:
         self._composition = composition
         self._view = view
         self._reasons = reasons
         self._maps = maps
         self._sweeper = sweeper
+        self._counts = counts
 
     def nouns(self) -> tuple[str, ...]:
         """What can be shown."""
@@ -70,7 +74,9 @@ class Tables:
 
     def _own(self) -> Mapping[str, Callable[[int | None, _Filter], Iterable[Row]]]:
         return {
-            "cubes": lambda limit, keep: _chosen(_cubes(self._composition), limit, keep),
+            "cubes": lambda limit, keep: _chosen(
+                _cubes(self._composition, self._counts()), limit, keep
+            ),
             "ports": lambda limit, keep: _chosen(self._ports(), limit, keep),
             "flows": self._flows,
             "drops": lambda limit, keep: _chosen(self._drops(), limit, keep),
@@ -164,8 +170,11 @@ def _nothing_composed() -> AgentError:
     return AgentError(INTERNAL_ERROR, "nothing is composed yet", "see: cubelet status")
 
 
-def _cubes(composition: Composition) -> Iterator[Row]:
-    """The composed instances, and the port classes whose packets each sees."""
+def _cubes(composition: Composition, counts: Mapping[str, Counts]) -> Iterator[Row]:
+    """The composed instances: the port classes whose packets each sees, what its Python was told.
+
+    ``lost`` are events and packets that were over the rate or found no room.
+    """
     for cube in composition.cubes:
         if cube in composition.core:
             inward, outward = cube.inward, cube.outward
@@ -180,7 +189,17 @@ def _cubes(composition: Composition) -> Iterator[Row]:
             "outward": [name for name in PORT_CLASSES if name in outward],
             "shows": list(cube.shows),
             "maps": [declared.name for declared in cube.maps],
+            **_told(counts.get(cube.instance)),
         }
+
+
+def _told(counts: Counts | None) -> Row:
+    return {
+        "events": counts.events if counts else None,
+        "packets": counts.packets if counts else None,
+        "lost": counts.lost_events + counts.lost_packets if counts else None,
+        "failures": counts.failures if counts else None,
+    }
 
 
 def _node_ports(local: LocalNode) -> Iterator[Row]:
