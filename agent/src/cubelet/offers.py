@@ -14,8 +14,8 @@ from cubelet_hooks.resources import Resource
 
 OWN_COMMANDS = frozenset(
     (
-        *("agent", "config", "doctor", "get", "lab", "monitor", "plugins", "status", "uninstall"),
-        "version",
+        *("agent", "config", "cube", "doctor", "get", "lab", "monitor", "new", "plugins"),
+        *("status", "uninstall", "version"),
     )
 )
 """First words of the command line that no kind can have commands under."""

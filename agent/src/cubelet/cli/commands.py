@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cubelet.cli import config, logs, views
+from cubelet.cli import author, config, logs, views
 from cubelet.cli.lazy import LabGroup, RootGroup
 from cubelet.client import DEFAULT_SOCKET, AgentUnreachableError, call, stream
 from cubelet.output import CommandError, Format, print_as, tell, told
@@ -30,6 +30,7 @@ app.add_typer(
 )
 
 app.add_typer(config.app)
+app.command()(author.new)
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print it.")]
 Socket = Annotated[

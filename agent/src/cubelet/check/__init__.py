@@ -1,0 +1,1 @@
+"""``cubelet cube check``: what a cube does wrong, before it runs on any node."""
