@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -25,16 +25,21 @@ from cubelet.cni.service import CniService
 from cubelet.composer.composition import CompositionError
 from cubelet.configuration import Configuration
 from cubelet.feed import Feed, open_feed
-from cubelet.health import serve_health
 from cubelet.memory import Memory
+from cubelet.metrics.meters import Meters, NoMeters, metered
 from cubelet.net import pods
 from cubelet.plugins import discover
+from cubelet.questions import Questions
 from cubelet.reconciler import Reconciler
 from cubelet.runtime import Runtime
 from cubelet.server import AgentServer
 from cubelet.settings import Settings, SettingsError
 from cubelet.state import State
+from cubelet.web import serve, sites
 from cubelet_hooks.objects import Change, Port
+
+if TYPE_CHECKING:
+    from cubelet.metrics.page import Page
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -96,6 +101,11 @@ class Agent:
             self._status,
             self.runtime.counts,
         )
+        self._questions = Questions(
+            lambda: self.reconciler.cubes, self.runtime.context, self._alone
+        )
+        self._meters: Meters = NoMeters()
+        self._sites = sites(settings, self._unalive, self._unready, self._metrics)
 
     async def run(self) -> None:
         """Serve until a signal comes. Programs, links and maps stay and keep forwarding."""
@@ -106,7 +116,12 @@ class Agent:
         for port in await asyncio.to_thread(self._cni.load):
             self._emit(Change.between(None, port))
         self.settings.socket.parent.mkdir(parents=True, exist_ok=True)
-        handlers = {"cni": self._cni.handle, "sync": self._sync, **self._answers.handlers()}
+        handlers = {
+            "cni": metered(self._cni.handle, self._meters),
+            "cube": self._questions.ask,
+            "sync": self._sync,
+            **self._answers.handlers(),
+        }
         server = AgentServer(self.settings.socket, handlers)
         await server.start()
         async with AsyncExitStack() as stack:
@@ -114,7 +129,7 @@ class Agent:
             stack.push_async_callback(self.runtime.close)
             stack.push_async_callback(server.stop)
             stack.push_async_callback(self._cni.close)
-            await serve_health(stack, self.settings.health, self._unalive, self._unready)
+            await serve(stack, self._sites)
             works = (self._feed.run(), self._reconcile(), self._sweep(), stop.wait())
             tasks = [loop.create_task(work) for work in works]
             try:
@@ -125,6 +140,24 @@ class Agent:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _metrics(self) -> Page:
+        """The page ``/metrics``; from now on what happens is counted."""
+        from cubelet.metrics.assembly import Sources, make_page
+
+        sources = Sources(
+            name=self.settings.source,
+            feed=self._feed,
+            reconciler=self.reconciler,
+            discovery=self.discovery,
+            monitor=self._answers.monitor,
+            view=self.state,
+            counts=self.runtime.counts,
+            refused=lambda: self._configuration.problem,
+            passing_since=lambda: self._passing_since,
+        )
+        self._meters, page = make_page(sources, self._alone)
+        return page
 
     async def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run what touches maps in the one thread for it: a pass may replace them all."""
@@ -172,10 +205,12 @@ class Agent:
         self._passing_since = time.monotonic()
         await self._alone(self._bring_up, changes)
         await self.runtime.listen()
+        self._meters.passed(time.monotonic() - self._passing_since)
         self._passing_since = None
         composition = self.reconciler.composition
         if composition is not None and self.reconciler.datapath.identity != before:
             self._answers.recomposed()
+            self._meters.recomposed()
             names = [cube.instance for cube in composition.cubes]
             self._observe("cubelet_composed", mode=composition.mode, instances=names)
         self._configuration.settle(self.reconciler.refused)

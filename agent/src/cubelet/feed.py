@@ -31,6 +31,14 @@ class Feed(Protocol):
         """What could not be read, and whether the source is away."""
 
     @property
+    def synced(self) -> bool:
+        """Whether all that the source held was known once."""
+
+    @property
+    def away(self) -> bool:
+        """Whether the source cannot be reached now."""
+
+    @property
     def complete(self) -> bool:
         """Whether all is known: what nobody speaks of is then unwanted."""
 
@@ -105,6 +113,16 @@ class FolderFeed:
             kinds=with_custom(discovery.watches.values()),
         )
         self.problems: list[Problem] = []
+
+    @property
+    def synced(self) -> bool:
+        """Whether the folder was read once."""
+        return self._source.has_synced
+
+    @property
+    def away(self) -> bool:
+        """Whether the folder cannot be listed."""
+        return self._source.away
 
     @property
     def complete(self) -> bool:

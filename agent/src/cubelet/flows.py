@@ -41,6 +41,7 @@ class SweepResult:
     removed: int
     states: Mapping[str, int]
     protocols: Mapping[str, int]
+    tables: Mapping[str, int]
 
 
 @dataclass
@@ -48,6 +49,7 @@ class _Tally:
     """What a sweep has seen so far: by state and protocol, and connections by port."""
 
     records: Counter[tuple[int, int]] = field(default_factory=Counter)
+    tables: dict[str, int] = field(default_factory=dict)
     ports: Counter[int] = field(default_factory=Counter)
 
     def result(self, removed: int) -> SweepResult:
@@ -56,7 +58,8 @@ class _Tally:
         for (state, protocol), count in self.records.items():
             states[state_name(state)] += count
             protocols[protocol_name(protocol)] += count
-        return SweepResult(self.records.total(), removed, dict(states), dict(protocols))
+        total = self.records.total()
+        return SweepResult(total, removed, dict(states), dict(protocols), self.tables)
 
 
 class FlowSweeper:
@@ -71,6 +74,7 @@ class FlowSweeper:
         self._family = family
         self._head = _head(family)
         self._protocol_at = _offset(Tuple, "protocol", family)
+        self.last: SweepResult | None = None
 
     def sweep(self) -> SweepResult:
         """Remove idle records and put the counts of pods right. About 2 µs a record.
@@ -79,11 +83,14 @@ class FlowSweeper:
         """
         tally, removed = _Tally(), 0
         for name in TABLES:
+            before = tally.records.total()
             idle = list(self._idle(name, self._maps[name].items(), tally))
             for start in range(0, len(idle), _CHUNK):
                 removed += self._remove(name, idle[start : start + _CHUNK], tally)
+            tally.tables[name] = tally.records.total() - before
         self._write_counts(tally.ports)
-        return tally.result(removed)
+        self.last = tally.result(removed)
+        return self.last
 
     def _idle(
         self, name: str, records: Iterable[tuple[bytes, bytes]], tally: _Tally

@@ -102,6 +102,14 @@ class Planner:
             if declared.planned
         }
 
+    def counts(self) -> Mapping[str, int]:
+        """How many entries are wanted in every planned map, by C name."""
+        return {
+            name: len(self._wanted.get(name, {}))
+            for name, (_, declared) in self._maps.items()
+            if declared.planned
+        }
+
     def contests(self) -> list[str]:
         """What the cubes say of keys that several units want with different values, ordered."""
         return sorted({text for name, key in self._contested for text in self._contest(name, key)})

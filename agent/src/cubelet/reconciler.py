@@ -7,7 +7,7 @@ pass at a time, because compiling and netlink block.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -108,6 +108,21 @@ class Reconciler:
         setups = [self._plan.setup if self._plan else None, self._proposed]
         cubes = [cube for setup in setups if setup for cube in setup.composition.cubes]
         return tuple(dict.fromkeys(each for cube in cubes for each in cube.watches))
+
+    @property
+    def cubes(self) -> tuple[Cube, ...]:
+        """The instances that run; none before the first composition."""
+        return self.composition.cubes if self.composition else ()
+
+    @property
+    def wanted_entries(self) -> Mapping[str, int]:
+        """How many entries are wanted in every planned map, by C name."""
+        return self._plan.planner.counts() if self._plan else {}
+
+    @property
+    def attached(self) -> Collection[str]:
+        """The keys of the pods whose ports run the programs in force."""
+        return self._attached.keys()
 
     def propose(self, setup: Setup) -> None:
         """Let the next pass put another setup in force, as a whole or not at all."""

@@ -17,6 +17,7 @@ from cubelet.bpf.layout import ARRAYS, PER_CPU, split_cpus
 from cubelet.bpf.maps import BpfMap
 from cubelet.flows import Row
 from cubelet.names import class_name, protocol_name
+from cubelet_hooks.cube import Cube, Read
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.records import Family, Record
 
@@ -71,6 +72,16 @@ class Records(Mapping[Record, Record]):
         return dataclasses.replace(
             each[0], **{k: sum(getattr(r, k) for r in each) for k in numbers}
         )
+
+
+def reader_of(cube: Cube, table: Callable[[str], BpfMap]) -> Read:
+    """Gives the records of a cube's maps by their names; ``table`` gives a map by its C name."""
+    declared = {each.name: each for each in cube.maps}
+
+    def read(name: str) -> Mapping[Record, Record]:
+        return Records(declared[name], table(f"{cube.instance}_{name}"), cube.family)
+
+    return read
 
 
 def record_row(record: Record) -> Row:

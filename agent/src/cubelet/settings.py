@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ``service_cidrs`` are routed from the host into the datapath. ``sweep_seconds`` is how often
     idle flows are removed. ``cni_bin`` and ``cni_conf`` are where the CNI plugin and its network
     configuration are put (None: nowhere). ``health`` is the ADDRESS:PORT at which liveness and
-    readiness are told over HTTP (None: nowhere).
+    readiness are told over HTTP, ``metrics`` that of what Prometheus reads (None: nowhere).
     """
 
     node_name: str = ""
@@ -59,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cni_bin: Path | None = Path("/opt/cni/bin")
     cni_conf: Path | None = Path("/etc/cni/net.d/10-cubelet.conflist")
     health: str | None = None
+    metrics: str | None = None
     composition: Literal["fused", "tailcall"] = "fused"
     chain: Chain | None = None
     core: Mapping[str, Any] = {}

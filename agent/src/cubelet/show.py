@@ -17,12 +17,12 @@ from cubelet.composer.composition import Composition
 from cubelet.context import Counts
 from cubelet.flows import FlowSweeper, Row
 from cubelet.monitor import Reasons, drop_rows
-from cubelet.records import Records, prefix_row, readable, record_row
+from cubelet.records import prefix_row, readable, reader_of, record_row
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.flows import Count, PortKey
 from cubelet_hooks.maps import MapType
 from cubelet_hooks.objects import LocalNode
-from cubelet_hooks.records import Address, Record
+from cubelet_hooks.records import Address
 from cubelet_hooks.view import View
 
 Where = Mapping[str, str]
@@ -111,15 +111,10 @@ class Tables:
             }
 
     def _shown(self, cube: Cube, noun: str, several: bool) -> Iterator[Row]:
-        declared = {each.name: each for each in cube.maps}
         tries = tuple(each.key for each in cube.maps if each.type is MapType.LPM_TRIE)
         own = {"cube": cube.instance} if several else {}
         interfaces = self._interfaces()
-
-        def read(name: str) -> Mapping[Record, Record]:
-            return Records(declared[name], self._map(f"{cube.instance}_{name}"), cube.family)
-
-        for given in cube.rows(noun, read, self._view):
+        for given in cube.rows(noun, reader_of(cube, self._map), self._view):
             if isinstance(given, tuple):
                 key, value = given
                 fields = prefix_row(key, cube.family) if isinstance(key, tries) else record_row(key)

@@ -68,6 +68,16 @@ class ApiFeed:
         self.problems: list[Problem] = []
 
     @property
+    def synced(self) -> bool:
+        """Whether all that the server held was known once."""
+        return self._source.has_synced
+
+    @property
+    def away(self) -> bool:
+        """Whether the server cannot be reached now."""
+        return self._source.away
+
+    @property
     def complete(self) -> bool:
         """Whether everything is known, and could be read."""
         return self._source.has_synced and self._source.knows_custom and not self.problems

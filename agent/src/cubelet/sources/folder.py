@@ -59,12 +59,18 @@ class FolderSource:
         self._seen: Listing = {}
         self._problems: list[Problem] = []
         self._synced = False
+        self._away = False
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def has_synced(self) -> bool:
         """Whether all that the folder held at the start has been emitted."""
         return self._synced
+
+    @property
+    def away(self) -> bool:
+        """Whether the folder could not be listed the last time."""
+        return self._away
 
     async def run(self) -> None:
         """Follow the folder until cancelled."""
@@ -119,8 +125,10 @@ class FolderSource:
         try:
             listing = await self._settled()
         except OSError as error:
+            self._away = True
             self._tell([_folder_problem(self._path, error), *self._catalog.problems()])
             return
+        self._away = False
         manifests = await asyncio.to_thread(self._read, listing)
         for change in self._catalog.update(manifests):
             self._emit(change)

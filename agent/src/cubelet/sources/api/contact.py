@@ -69,6 +69,11 @@ class Contact:
             log.warning("API request refused", kind=resource.kind, error=str(error))
         self._note()
 
+    @property
+    def away(self) -> bool:
+        """Whether the server is away, as a whole."""
+        return self._away_since is not None
+
     def problems(self) -> list[Problem]:
         """What stands between the agent and the server now."""
         found = [_refused(each) for each in self._told() if not each.error.away]

@@ -82,6 +82,11 @@ class ApiSource:
         return all(each.has_synced for each in self._informers.values())
 
     @property
+    def away(self) -> bool:
+        """Whether the server cannot be reached now."""
+        return self._contact.away
+
+    @property
     def knows_custom(self) -> bool:
         """Whether all that the server held of cubes' kinds has been emitted, if it knows them."""
         return all(each.settled for each in self._custom.values())

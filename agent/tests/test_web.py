@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from cubelet.health import serve_health, split_address
 from cubelet.settings import SettingsError
+from cubelet.web import Site, probes, serve, split_address
 
 
 def ask(port: int, path: str) -> tuple[int, str]:
@@ -35,7 +35,8 @@ def test_probes_tell_the_truth_as_it_is_now() -> None:
     async def run() -> list[tuple[int, str]]:
         async with AsyncExitStack() as stack:
             address = f"127.0.0.1:{port}"
-            await serve_health(stack, address, lambda: reasons["live"], lambda: reasons["ready"])
+            handlers = probes(lambda: reasons["live"], lambda: reasons["ready"])
+            await serve(stack, [Site("health", address, handlers)])
             before = [await asyncio.to_thread(ask, port, path) for path in ("/livez", "/readyz")]
             reasons.update(live="stuck", ready="")
             after = [
@@ -55,17 +56,24 @@ def test_probes_tell_the_truth_as_it_is_now() -> None:
         assert again.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_without_an_address_nothing_listens() -> None:
-    async def run() -> None:
-        async with AsyncExitStack() as stack:
-            await serve_health(stack, None, str, str)
+def test_sites_of_one_address_share_a_server_and_others_do_not() -> None:
+    port, other = free_port(), free_port()
+    first = Site("health", f"127.0.0.1:{port}", {"/a": probes(str, str)["/livez"]})
+    second = Site("metrics", f"127.0.0.1:{port}", {"/b": probes(str, str)["/livez"]})
+    third = Site("metrics", f"127.0.0.1:{other}", {"/c": probes(str, str)["/livez"]})
 
-    asyncio.run(run())
+    async def run() -> list[int]:
+        async with AsyncExitStack() as stack:
+            await serve(stack, [first, second, third])
+            asked = ((port, "/a"), (port, "/b"), (other, "/c"), (other, "/a"))
+            return [(await asyncio.to_thread(ask, *each))[0] for each in asked]
+
+    assert asyncio.run(run()) == [200, 200, 200, 404]
 
 
 def test_an_address_is_host_and_port() -> None:
-    assert split_address("127.0.0.1:9879") == ("127.0.0.1", 9879)
-    assert split_address("[::1]:80") == ("::1", 80)
+    assert split_address("health", "127.0.0.1:9879") == ("127.0.0.1", 9879)
+    assert split_address("health", "[::1]:80") == ("::1", 80)
     for text in ("9879", ":9879", "a:", "a:b", "a:0", "a:70000"):
-        with pytest.raises(SettingsError, match="is not ADDRESS:PORT"):
-            split_address(text)
+        with pytest.raises(SettingsError, match=r"health: .* is not ADDRESS:PORT"):
+            split_address("health", text)

@@ -1,0 +1,69 @@
+"""Puts ``/metrics`` together for an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cubelet.bpf.maps import BpfMap
+from cubelet.context import Counts
+from cubelet.feed import Feed
+from cubelet.metrics.cubes import CubeMetrics, callback_families
+from cubelet.metrics.maps import MapMetrics
+from cubelet.metrics.node import NodeMetrics
+from cubelet.metrics.page import Page
+from cubelet.metrics.recorder import Recorder
+from cubelet.monitor import Monitor
+from cubelet.plugins import Discovery
+from cubelet.reconciler import Reconciler
+from cubelet.records import reader_of
+from cubelet_hooks.view import View
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is told of.
+
+    ``counts`` gives what instances were told; ``refused`` why the configuration is not in force;
+    ``passing_since`` when (``time.monotonic``) the pass under way began, None without one.
+    """
+
+    name: str
+    feed: Feed
+    reconciler: Reconciler
+    discovery: Discovery
+    monitor: Monitor
+    view: View
+    counts: Callable[[], Mapping[str, Counts]]
+    refused: Callable[[], str]
+    passing_since: Callable[[], float | None]
+
+
+def make_page(sources: Sources, alone: Callable[..., Awaitable[Any]]) -> tuple[Recorder, Page]:
+    """Who is to be told of what happens, and the page; ``alone`` runs what touches maps."""
+    reconciler, recorder = sources.reconciler, Recorder()
+    node = NodeMetrics(
+        sources.name,
+        sources.feed,
+        reconciler,
+        sources.discovery,
+        sources.refused,
+        sources.passing_since,
+    )
+
+    def table(name: str) -> BpfMap:
+        return reconciler.datapath.maps[name]
+
+    maps = MapMetrics(reconciler, lambda: sources.monitor.reasons)
+    own = CubeMetrics(
+        lambda: reconciler.cubes, lambda cube: reader_of(cube, table), sources.view, recorder
+    )
+    of_maps = {
+        "drops": maps.drops,
+        "flows": maps.flows,
+        "maps": maps.fill,
+        "callbacks": lambda: callback_families(sources.counts()),
+        "cubes": own.families,
+    }
+    return recorder, Page(recorder, {"agent": node.families}, of_maps, alone)

@@ -1,0 +1,101 @@
+"""Metrics that are read from maps: drops, flows, and how full the tables are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from cubelet.bpf.constants import MapType
+from cubelet.bpf.maps import BpfMap
+from cubelet.composer.layout import MapSpec
+from cubelet.flows import TABLES, FlowSweeper
+from cubelet.monitor import Reasons, drop_rows
+from cubelet.reconciler import Reconciler
+
+_COUNTED = frozenset({MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH, MapType.LPM_TRIE})
+"""Types that fill up; an array is always full."""
+_COUNTABLE = 65_536
+"""Entries that a map may hold to be counted one by one, which takes up to 1 µs each."""
+
+
+class MapMetrics:
+    """The families of the composition in force. ``reasons`` names its drop reasons."""
+
+    def __init__(self, reconciler: Reconciler, reasons: Callable[[], Reasons]) -> None:
+        self._reconciler = reconciler
+        self._reasons = reasons
+
+    def drops(self) -> Iterable[Metric]:
+        """Dropped packets, by whose reason it is, the reason, and where they entered."""
+        maps = self._reconciler.datapath.maps
+        return drop_families(drop_rows(maps, self._reasons()) if maps else [])
+
+    def flows(self) -> Iterable[Metric]:
+        """Flow records by state, as the last sweep found them."""
+        return flow_families(self._reconciler.sweeper)
+
+    def fill(self) -> Iterable[Metric]:
+        """Entries and size of every map that can be full."""
+        datapath = self._reconciler.datapath
+        specs = datapath.compiled.specs if datapath.compiled else ()
+        counts = {**self._reconciler.wanted_entries, **_swept(self._reconciler.sweeper)}
+        return fill_families(specs, datapath.maps, counts)
+
+
+def drop_families(rows: Iterable[Mapping[str, object]]) -> Iterable[Metric]:
+    """Packets and bytes of rows as ``monitor.drop_rows`` gives them."""
+    labels = ("cube", "reason", "class")
+    packets = CounterMetricFamily("cubelet_dropped_packets", "Packets dropped.", labels=labels)
+    size = CounterMetricFamily("cubelet_dropped_bytes", "Bytes of packets dropped.", labels=labels)
+    for row in rows:
+        values = [str(row[label]) for label in labels]
+        packets.add_metric(values, float(str(row["packets"])))
+        size.add_metric(values, float(str(row["bytes"])))
+    return packets, size
+
+
+def flow_families(sweeper: FlowSweeper | None) -> Iterator[Metric]:
+    """Records, of which a connection has two."""
+    family = GaugeMetricFamily(
+        "cubelet_flow_records",
+        "Flow records by state, of which a connection has two, as of the last sweep.",
+        labels=("state",),
+    )
+    last = sweeper.last if sweeper else None
+    for state, count in last.states.items() if last else ():
+        family.add_metric([state], count)
+    yield family
+
+
+def _swept(sweeper: FlowSweeper | None) -> Mapping[str, int]:
+    """The flow tables are too large to count, but are gone through every few seconds anyway."""
+    return sweeper.last.tables if sweeper and sweeper.last else {}
+
+
+def fill_families(
+    specs: Iterable[MapSpec], maps: Mapping[str, BpfMap], known: Mapping[str, int]
+) -> Iterable[Metric]:
+    """``known`` are numbers of entries by C name; maps that are small enough are counted."""
+    labels = ("instance", "map")
+    entries = GaugeMetricFamily(
+        "cubelet_map_entries",
+        "Entries of a map: those wanted where the agent fills it, else those found.",
+        labels=labels,
+    )
+    limits = GaugeMetricFamily(
+        "cubelet_map_max_entries", "Entries that a map has room for.", labels=labels
+    )
+    for spec in specs:
+        table = maps.get(spec.c_name)
+        if table is None or spec.layout.type not in _COUNTED:
+            continue
+        place = ["core" if spec.owner == "cubelet" else spec.owner, spec.name]
+        limits.add_metric(place, spec.layout.max_entries)
+        count = known.get(spec.c_name)
+        if count is None and spec.layout.max_entries <= _COUNTABLE and spec.c_name not in TABLES:
+            count = sum(1 for _ in table.items())
+        if count is not None:
+            entries.add_metric(place, count)
+    return entries, limits

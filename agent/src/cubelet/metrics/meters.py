@@ -1,0 +1,54 @@
+"""What is counted as it happens. Nothing is, in an agent without ``/metrics``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from cubelet.cni.relay import Reply
+
+_CNI_COMMANDS = frozenset(("ADD", "DEL", "CHECK", "GC", "STATUS"))
+
+
+class Meters(Protocol):
+    """Who is told of what happens in the agent."""
+
+    def passed(self, seconds: float) -> None:
+        """A pass has ended, and took so long."""
+
+    def recomposed(self) -> None:
+        """Another composition has taken over."""
+
+    def answered(self, command: str, code: int, seconds: float) -> None:
+        """A CNI call has been answered: with this error code, 0 for a success."""
+
+
+class NoMeters:
+    """Nobody asks."""
+
+    def passed(self, seconds: float) -> None:
+        """Forget it."""
+
+    def recomposed(self) -> None:
+        """Forget it."""
+
+    def answered(self, command: str, code: int, seconds: float) -> None:
+        """Forget it."""
+
+
+def metered(
+    handle: Callable[[Mapping[str, Any]], Awaitable[Reply]], meters: Meters
+) -> Callable[[Mapping[str, Any]], Awaitable[Reply]]:
+    """The handler of CNI calls, with its answers told to ``meters``."""
+
+    async def handler(params: Mapping[str, Any]) -> Reply:
+        began = time.monotonic()
+        reply = await handle(params)
+        command = params["env"].get("CNI_COMMAND", "")
+        code = int((reply.output or {}).get("code", 0)) if reply.status else 0
+        known = command if command in _CNI_COMMANDS else "unknown"
+        meters.answered(known, code, time.monotonic() - began)
+        return reply
+
+    return handler

@@ -1,0 +1,77 @@
+"""The page ``/metrics``: always answered, whatever the agent is busy with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from cubelet.metrics.recorder import Recorder
+
+Section = Callable[[], Iterable[Metric]]
+
+_PATIENCE = 2.0
+"""Seconds to wait for maps to be read, which a pass may be writing: Prometheus gives up at 10."""
+
+
+class Page(Collector):
+    """Puts sections together, each called by a name for when it fails.
+
+    ``of_maps`` are those that ``alone`` has to run, where maps may be touched. They are read once
+    for all who ask meanwhile; while that is not their turn, the figures of the last time stand.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        sections: Mapping[str, Section],
+        of_maps: Mapping[str, Section],
+        alone: Callable[..., Awaitable[Any]],
+        patience: float = _PATIENCE,
+    ) -> None:
+        self._recorder = recorder
+        self._sections = sections
+        self._of_maps = of_maps
+        self._alone = alone
+        self._patience = patience
+        self._reading: asyncio.Task[list[Metric]] | None = None
+        self._read: list[Metric] = []
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page and its content type, in the format that a client accepts best."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_maps())
+        await asyncio.wait([self._reading], timeout=self._patience)
+        if self._reading.done():
+            self._read = self._reading.result()
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    async def _read_maps(self) -> list[Metric]:
+        found: list[Metric] = await self._alone(self._collected, self._of_maps)
+        return found
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, those of maps as they were read last."""
+        yield from self._collected(self._sections)
+        yield from self._read
+        yield from self._recorder.collect()
+
+    def _collected(self, sections: Mapping[str, Section]) -> list[Metric]:
+        """What the sections give; one that fails is left out."""
+        found: list[Metric] = []
+        for name, section in sections.items():
+            try:
+                found += section()
+            except Exception as error:  # the others must be seen, now above all
+                self._recorder.failed(name, error)
+            else:
+                self._recorder.worked(name)
+        return found
