@@ -90,6 +90,19 @@ def test_a_plugin_gives_another_token(tmp_path: Path) -> None:
     gc.collect()
 
 
+def test_a_plugin_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cubelet.sources.api.session._LOADING", 0.1)
+
+    async def run() -> None:
+        user = "exec: {apiVersion: client.authentication.k8s.io/v1, command: sleep, args: ['0.3']}"
+        async with following(ApiServer(), tmp_path, user=user) as follower:
+            await until(lambda: follower.problems)
+            assert "gave no credentials within 0.1 s" in follower.problems[0].message
+        await asyncio.sleep(0.5)  # the plugins end by themselves
+
+    asyncio.run(run())
+
+
 def test_the_server_of_the_environment(account: Path, tmp_path: Path) -> None:
     """Without another address the agent asks where the cluster's environment says."""
 

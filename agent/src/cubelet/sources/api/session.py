@@ -31,6 +31,10 @@ _KEEPALIVE = {
 """A peer that is gone is noticed after a minute: seconds, seconds, probes, milliseconds."""
 
 
+_LOADING = 30.0
+"""Seconds for a kubeconfig's plugin to give credentials."""
+
+
 class Sent(NamedTuple):
     """What a request carries that is no GET; ``body`` is what becomes JSON."""
 
@@ -134,20 +138,23 @@ async def load(settings: KubernetesSettings) -> Session:
     configuration = Configuration()
     kubeconfig = settings.kubeconfig
     try:
-        if kubeconfig is not None:
-            os.stat(kubeconfig)  # the loader only warns of a file that is not there
-            await load_kube_config(
-                config_file=str(kubeconfig),
-                client_configuration=configuration,
-                persist_config=False,
-            )
-        else:
-            load_incluster_config(client_configuration=configuration)
+        async with asyncio.timeout(_LOADING):
+            if kubeconfig is not None:
+                os.stat(kubeconfig)  # the loader only warns of a file that is not there
+                await load_kube_config(
+                    config_file=str(kubeconfig),
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+            else:
+                load_incluster_config(client_configuration=configuration)
         client = ApiClient(configuration)
     except Exception as error:  # the loader raises what it meets: YAML, files, TLS, its own
+        late = f"its plugin gave no credentials within {_LOADING:g} s"
+        why = late if isinstance(error, TimeoutError) else short(error)
         place = f"kubeconfig {kubeconfig}" if kubeconfig else "the pod's service account"
         remedy = "" if kubeconfig else "; outside a cluster set kubernetes.kubeconfig"
-        raise ConfigurationError(f"{place} cannot be used: {short(error)}{remedy}") from error
+        raise ConfigurationError(f"{place} cannot be used: {why}{remedy}") from error
     server = settings.server.rstrip("/") if settings.server else None
     return Session(client, server)
 
