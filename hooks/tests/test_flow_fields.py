@@ -197,6 +197,32 @@ def test_a_reading_that_was_denied_leaves_nothing_to_the_next_one(datapath):
     assert dp.fields("ledger", key(reply=True, protocol=6)) == Fields(label=1000, packets=1)
 
 
+class Labels(Ledger):
+    """Writes while judging alone."""
+
+    per_packet = frozenset()
+
+
+class Nothing(Labels):
+    """The same without fields: another source would do nothing with them."""
+
+    flow_fields = None
+
+    @classmethod
+    def source(cls) -> Path:
+        return Path(__file__).parent / "bpf" / "idle.bpf.c"
+
+
+@pytest.mark.parametrize("mode", ["fused", "tailcall"])
+def test_established_packets_pay_nothing_for_fields_that_only_judging_uses(datapath, mode):
+    with_fields, without = (
+        datapath(stacks={"pod": [cube]}, mode=mode).compiled.code for cube in (Labels, Nothing)
+    )
+    for name in ("pod", "host", "overlay", "uplink"):
+        assert with_fields[f"cubelet_{name}"] == without[f"cubelet_{name}"]
+    assert with_fields.keys() == without.keys()
+
+
 def test_fields_without_room_are_refused_by_name(datapath):
     with pytest.raises(
         CompositionError, match=r"ledger0 \(40 bytes\), ledger1 \(40 bytes\) need 80"

@@ -52,6 +52,9 @@ class Herald(Cube):
     def defines(self, view):
         return {"PORT": 9}
 
+    def on_packet(self, packet, context):
+        context.send(packet.frame[::-1], packet.ifindex)
+
 
 def frame(sport=1000, dport=53, size=0):
     packet = Ether(src="02:00:00:00:01:00", dst=ROUTER) / IP(src="10.1.0.2", dst="10.1.0.5")
@@ -163,3 +166,14 @@ def test_two_instances_of_a_kind_tell_for_themselves(datapath, mode):
     assert (len(dp.events("herald1")), lost(dp, "herald1")) == (0, 1)
     dp.send(frame(dport=9))
     assert [len(dp.punted(each)) for each in ("herald", "herald1")] == [1, 0]
+
+
+def test_callbacks_can_be_tried_on_what_programs_told(datapath):
+    dp = datapath(stacks={"pod": [Herald]})
+    dp.send(frame(dport=9))
+    (packet,) = dp.punted("herald")
+    context = dp.context("herald")
+    dp.composition.cubes[0].on_packet(packet, context)
+    assert dp.sent == [(packet.frame[::-1], packet.ifindex)]
+    assert context.view is dp.state
+    assert dp.context("herald") is context

@@ -13,24 +13,20 @@ import msgspec
 
 from cubelet.applier import Applier, Epochs, Outcome
 from cubelet.bpf.jiffies import Clock
-from cubelet.bpf.ringbuf import RingBuffer
 from cubelet.bpf.testrun import skb_context
 from cubelet.composer.compiler import compile_source
 from cubelet.composer.composition import Chain, Composition, Mode, compose
 from cubelet.composer.core import TRACE, Core, CoreSettings, Trace
 from cubelet.composer.loader import load_programs
-from cubelet.composer.provided import EVENT_RING, PACKET_RING, split_punted
 from cubelet.composer.reasons import number_reasons
-from cubelet.composer.slots import read_fields
 from cubelet.composer.source import write_source
 from cubelet.mapstore import close_maps, open_maps
 from cubelet.planner import Planner
 from cubelet.state import State
-from cubelet_hooks.context import Packet as Punted
 from cubelet_hooks.cube import PORT_CLASSES, Cube
-from cubelet_hooks.flows import Flow, Hop, Tuple
+from cubelet_hooks.flows import Hop
 from cubelet_hooks.objects import Change, Node, Object
-from cubelet_hooks.records import Record
+from cubelet_hooks.testing.contents import Contents
 from cubelet_hooks.testing.network import TestNetwork
 from cubelet_hooks.testing.outlet import Outlet
 
@@ -66,7 +62,7 @@ class Result:
         return PORT_CLASSES[self.hop.port_class] if self.hop and not self.answered else None
 
 
-class Datapath:
+class Datapath(Contents):
     """Cubes composed for trial runs: objects in, map contents planned, packets through.
 
     ``stacks`` gives the cubes of each port class from the port inward; ``core`` the forwarding
@@ -85,6 +81,7 @@ class Datapath:
         objects: Iterable[Object] = (),
         early_xdp: bool = False,
     ) -> None:
+        super().__init__()
         self.network = network
         self._early_xdp = early_xdp
         self.state = State()
@@ -113,7 +110,7 @@ class Datapath:
             )
         kinds = {cube.source().name: cube.kind for cube in self.composition.cubes}
         compiled = compile_source(source, CACHE, kinds)
-        self.specs = compiled.specs
+        self.compiled, self.specs = compiled, compiled.specs
         self.maps = open_maps(compiled.specs, None)
         self.programs = load_programs(compiled, self.maps)
         self._applier = Applier(
@@ -192,72 +189,9 @@ class Datapath:
             "uplink": local.uplink_ifindex,
         }[enters]
 
-    def table(self, cube: str, name: str) -> dict[Any, Any]:
-        """A map's contents as records: ``table("lbrp", "services")``; ``cubelet`` is the core."""
-        wanted = f"{self._instance(cube)}_{name}"
-        spec = next(s for s in self.specs if s.c_name == wanted)
-        if spec.declared is None:
-            raise KeyError(f"{spec.c_name} holds no records")
-        key_type, value_type = spec.declared.key, spec.declared.value
-        family = self.core.family
-        return {
-            key_type.unpack(k, family): value_type.unpack(v, family)
-            for k, v in self.maps[spec.c_name].items()
-        }
-
-    def put(self, cube: str, name: str, key: Record, value: Record) -> None:
-        """Write one record, for tests of what only the datapath writes."""
-        self.maps[f"{self._instance(cube)}_{name}"].update(key.pack(), value.pack())
-
-    def _instance(self, cube: str) -> str:
-        known = {"cubelet", *(each.instance for each in self.composition.cubes)}
-        return cube if cube in known else f"{cube}0"
-
-    def _cube(self, cube: str) -> Cube:
-        instance = self._instance(cube)
-        return next(each for each in self.composition.cubes if each.instance == instance)
-
-    def events(self, cube: str) -> list[Any]:
-        """The events that the cube's C has sent since they were asked for last, oldest first."""
-        asked = self._cube(cube)
-        if asked.event is None:
-            raise KeyError(f"{cube} sends no events: Cube.event is None")
-        unpack, family = asked.event.unpack, asked.family
-        return [unpack(raw, family) for raw in self._drained(asked, EVENT_RING)]
-
-    def punted(self, cube: str) -> list[Punted]:
-        """The packets that the cube's C has handed over since they were asked for last."""
-        asked = self._cube(cube)
-        if not asked.punts:
-            raise KeyError(f"{cube} hands no packets over: Cube.punts is False")
-        found = map(split_punted, self._drained(asked, PACKET_RING))
-        return [
-            Punted(frame, PORT_CLASSES[head.entered], head.ifindex, asked.instance)
-            for head, frame in found
-        ]
-
-    def _drained(self, cube: Cube, ring: str) -> list[bytes]:
-        with RingBuffer(self.maps[f"{cube.instance}_{ring}"]) as opened:
-            return list(opened.records())
-
-    def fields(self, cube: str, packets: Tuple) -> Any:
-        """The cube's fields in the record of the flow whose ``packets`` have this tuple.
-
-        They are as its C sees them: all zero if it has written none. Raises KeyError if no flow
-        has such packets.
-        """
-        asked = self._cube(cube)
-        if asked.flow_fields is None:
-            raise KeyError(f"{cube} keeps nothing of flows: Cube.flow_fields is None")
-        area = self.flows()[packets].area
-        return read_fields(asked, self.composition.slots.held[asked.instance], area)
-
-    def flows(self) -> dict[Tuple, Flow]:
-        """All flow records, pending and replied."""
-        return self.table("cubelet", "pending") | self.table("cubelet", "flows")
-
     def close(self) -> None:
         """Let go of programs and maps."""
+        self.close_contexts()
         self.programs.close()
         close_maps(self.maps)
 
