@@ -54,7 +54,7 @@ class Values:
         return self.pick([*right], wrong)
 
     def protocols(self) -> st.SearchStrategy[Any]:
-        return self.pick(["TCP", "UDP", "SCTP", "", None], ["tcp", 6])
+        return self.pick(["TCP", "UDP", "SCTP", None], ["", "tcp", 6])
 
     def document(self, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
         service = {"kubernetes.io/service-name": "web"}
@@ -73,14 +73,17 @@ class Values:
 
     def slices(self) -> st.SearchStrategy[dict[str, Any]]:
         flags, texts = self.flags(), self.texts()
-        target = {"kind": self.pick(["Pod", "Node", None], [1]), "namespace": texts}
+        target = st.fixed_dictionaries(
+            {"name": self.names()},
+            optional={"kind": self.pick(["Pod", "Node", None], [1]), "namespace": texts},
+        )
         endpoint = st.fixed_dictionaries(
             {"addresses": st.lists(self.addresses("10.0.0.1", "10.0.0.2"), min_size=1)},
             optional={
                 "conditions": self.some(ready=flags, serving=flags, terminating=flags),
                 "nodeName": texts,
                 "zone": texts,
-                "targetRef": self.some(**target, name=self.names()),
+                "targetRef": st.one_of(target, self.pick([None], [[], {"kind": "Pod"}])),
             },
         )
         port = self.some(name=texts, protocol=self.protocols(), port=self.numbers())
