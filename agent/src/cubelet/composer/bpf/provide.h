@@ -35,7 +35,7 @@ CUBELET_INLINE int cubelet_rate_take(struct cubelet_rate *rate, __u32 limit)
 		struct instance##_flow_fields fields;                                              \
 		__u16 generation;                                                                  \
 	};                                                                                         \
-	CUBELET_INLINE struct instance##_flow_fields *instance##_at(void *area)                    \
+	CUBELET_INLINE struct instance##_flow_fields *instance##_fields_at(void *area)             \
 	{                                                                                          \
 		struct instance##_flow_slot *slot = area + (offset);                               \
                                                                                                    \
@@ -47,12 +47,12 @@ CUBELET_INLINE int cubelet_rate_take(struct cubelet_rate *rate, __u32 limit)
 	}                                                                                          \
 	CUBELET_INLINE struct instance##_flow_fields *instance##_fields(struct cubelet_flow *flow) \
 	{                                                                                          \
-		return instance##_at(flow->area);                                                  \
+		return instance##_fields_at(flow->area);                                           \
 	}                                                                                          \
 	CUBELET_INLINE struct instance##_flow_fields *instance##_new_fields(                       \
 		struct cubelet_pkt *pkt)                                                           \
 	{                                                                                          \
-		return instance##_at(pkt->area);                                                   \
+		return instance##_fields_at(pkt->area);                                            \
 	}
 
 #define cubelet_provide_events(instance, limit)                                                  \
