@@ -21,6 +21,7 @@ VERSION = distribution("cubelet").version
 KUBERNETES = "1.37"
 # What a container of the pod may do, besides what a process without privileges may.
 CAPABILITIES = {"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"}
+HELD = {"agent": {*CAPABILITIES, "NET_RAW"}, "uninstall": CAPABILITIES}
 
 Manifest = dict[str, Any]
 
@@ -150,7 +151,7 @@ class TestPrivileges:
             return
         assert "privileged" not in context
         assert context["capabilities"]["drop"] == ["ALL"]
-        wanted = CAPABILITIES if container["name"] in ("agent", "uninstall") else set()
+        wanted = HELD.get(container["name"], set())
         assert set(context["capabilities"].get("add", ())) == wanted
 
     def test_what_the_first_container_runs_mounts_bpffs(self) -> None:

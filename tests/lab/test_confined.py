@@ -20,7 +20,7 @@ from .world import Space, World
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # linux/capability.h
-NUMBERS = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
+NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
 
 # What container runtimes do: mounts of the host's appear, but the root and /proc/sys are read-only;
 # what the DaemonSet mounts is not. Then the rest runs with few capabilities.
