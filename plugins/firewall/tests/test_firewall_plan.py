@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 import pytest
 
 from cubelet_firewall.cube import Firewall, cubelet_cubes
-from cubelet_firewall.records import Direction, IdentityKey, IsolatedKey
+from cubelet_firewall.records import Direction, IdentityKey, IsolatedKey, Policy
 from cubelet_firewall.settings import Settings
+from cubelet_hooks.metrics import Sample
 from cubelet_hooks.objects import ContainerPort, Namespace, NetworkPolicy
 
 from .node import LOCAL, Node, pod, policy, port
@@ -260,3 +262,22 @@ def test_it_is_needed_while_a_policy_selects_a_pod_of_this_node() -> None:
     assert needed(node.state) == ("pod",)
     node.remove(port(A))
     assert needed(node.state) == ()
+
+
+def test_isolated_pods_are_counted_by_direction() -> None:
+    keys = [
+        IsolatedKey(ip_address(text), direction)
+        for text, direction in (
+            ("10.1.0.2", Direction.INGRESS),
+            ("10.1.0.3", Direction.INGRESS),
+            ("10.1.0.3", Direction.EGRESS),
+        )
+    ]
+    held = {"isolated": dict.fromkeys(keys, Policy(policy=1, peers=0, blocks=0))}
+    counted = list(Firewall("firewall", Settings()).collect(held.__getitem__, Node().state))
+    assert counted == [
+        Sample("isolated_pods", 2, ("ingress",)),
+        Sample("isolated_pods", 1, ("egress",)),
+    ]
+    none = Firewall("firewall", Settings()).collect(lambda _: {}, Node().state)
+    assert [each.value for each in none] == [0, 0]

@@ -75,7 +75,7 @@ def checked(metrics: Iterable[hooks.Metric], samples: Iterable[hooks.Sample]) ->
     for sample in samples:
         metric = declared.get(sample.metric)
         if metric is None:
-            raise BadSampleError(f"{sample.metric!r} is none of {', '.join(declared)}")
+            raise BadSampleError(f"{sample.metric} is none of {', '.join(declared)}")
         labels = tuple(map(str, sample.labels))
         if len(labels) != len(metric.labels):
             raise BadSampleError(

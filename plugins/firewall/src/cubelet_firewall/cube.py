@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import ClassVar
@@ -25,9 +26,10 @@ from cubelet_firewall.records import (
 )
 from cubelet_firewall.settings import Settings
 from cubelet_hooks import cube
-from cubelet_hooks.cube import Cube, Entry, Reason, Unit
+from cubelet_hooks.cube import Cube, Entry, Read, Reason, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.metrics import Metric, Sample
 from cubelet_hooks.objects import Change, LocalNode, NetworkPolicy, Pod, Port
 from cubelet_hooks.view import View
 
@@ -48,6 +50,9 @@ class Firewall(Cube):
     reasons: ClassVar[tuple[Reason, ...]] = (
         Reason("egress_denied", "no policy of the sending pod allows it"),
         Reason("ingress_denied", "no policy of the receiving pod allows it"),
+    )
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("isolated_pods", "gauge", "This node's pods that policies isolate.", ("direction",)),
     )
     # The first three hold numbers of contents, which mean the same for ever: only who begins to
     # be known by another number, or to be isolated by one, makes a verdict stale.
@@ -99,6 +104,12 @@ class Firewall(Cube):
             return namespace_entries(unit[1], view, self.family)
         address = ip_address(unit[1])
         return identity_entries(address, view) if address.version == self.family else ()
+
+    def collect(self, read: Read, view: View) -> Iterable[Sample]:
+        """How many pods may not be reached, or not reach, whom they want: what is in force."""
+        isolated = Counter(key.direction for key in read("isolated"))
+        for direction in Direction:
+            yield Sample("isolated_pods", isolated[direction], (direction.name.lower(),))
 
 
 @hookimpl
