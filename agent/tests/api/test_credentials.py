@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
 from kubernetes.aio.config import incluster_config
 
 from cubelet.lab.apiserver import ApiServer
+from cubelet.sources.api import session
 
 from .following import Follower, following, pod, until
 
@@ -124,6 +127,29 @@ def test_another_address_than_the_kubeconfigs(tmp_path: Path) -> None:
             following(server, tmp_path, url="https://127.0.0.1:1", server=url) as follower,
         ):
             await follower.agrees()
+
+    asyncio.run(run())
+
+
+def test_connections_ask_after_their_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that vanishes without a word is noticed by the kernel."""
+    made: list[socket.socket] = []
+    make = session._make_socket
+
+    def noted(address: tuple[Any, ...]) -> socket.socket:
+        made.append(make(address))
+        return made[-1]
+
+    monkeypatch.setattr(session, "_make_socket", noted)
+
+    async def run() -> None:
+        server = ApiServer()
+        async with following(server, tmp_path) as follower:
+            await follower.agrees()
+            for each in made:
+                assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        assert len(made) >= 7
 
     asyncio.run(run())
 

@@ -39,6 +39,7 @@ def test_a_page() -> None:
         b'{"metadata":{"resourceVersion":"7"},"items":[{"a":',
         b'{"items":[]}',
         b'{"metadata":{},"items":[]}',
+        b'{"metadata":{"resourceVersion":"7"},"items":[' + b"[" * 5000 + b"]" * 5000 + b"]}",
         b'{"metadata":{"resourceVersion":"7"},"items":{}}',
     ],
 )
@@ -56,7 +57,9 @@ def test_an_error_within_a_watch() -> None:
     assert caught.value.gone
 
 
-@pytest.mark.parametrize("line", [b"{", b'{"type":"ADDED"}', b'{"object":{}}', b"\xff", b"[]"])
+@pytest.mark.parametrize(
+    "line", [b"{", b'{"type":"ADDED"}', b'{"object":{}}', b"\xff", b"[]", b"[" * 5000]
+)
 def test_an_event_that_is_none(line: bytes) -> None:
     with pytest.raises(Garbled, match="event"):
         event_of(line)
@@ -71,6 +74,7 @@ def test_an_event_that_is_none(line: bytes) -> None:
         ("", "9", False),
         ("9", "", False),
         ("a", "b", False),
+        ("1" * 5000, "2" * 5000, False),
     ],
 )
 def test_versions_are_compared_as_numbers(one: str, other: str, older: bool) -> None:

@@ -9,6 +9,10 @@ GONE = 410
 _TOO_LARGE = "ResourceVersionTooLarge"
 
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON raises: for bytes that are none, and for what is nested too deeply."""
+
+
 class ApiError(Exception):
     """A request did not lead to an answer that can be used; the text says why.
 
@@ -98,7 +102,7 @@ def status_of(body: bytes | msgspec.Raw) -> Status:
     """The Status in a body; of any other body, its first words are the message."""
     try:
         return msgspec.json.decode(body, type=Status)
-    except (msgspec.DecodeError, ValueError):
+    except UNREADABLE:
         text = " ".join(bytes(body)[:200].decode(errors="replace").split())
         return Status(message=text)
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cubelet.sources.api.errors import Garbled, Refused, status_of
+from cubelet.sources.api.errors import UNREADABLE, Garbled, Refused, status_of
 
 Raw = bytes | msgspec.Raw
+_DIGITS = 40
+"""Digits of a version that is a number: servers' have up to 20."""
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename="camel"):
@@ -49,7 +51,7 @@ def page_of(body: bytes) -> Page:
     """Read a list's page. Raises Garbled."""
     try:
         page = _PAGE.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Garbled(f"a list cannot be read: {error}") from error
     if not page.metadata.resource_version:
         raise Garbled("a list does not tell its resourceVersion")
@@ -60,7 +62,7 @@ def event_of(line: bytes) -> Event:
     """Read a watch's line. Raises Garbled, and Refused for an ERROR."""
     try:
         event = _EVENT.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Garbled(f"a watch's event cannot be read: {error}") from error
     if event.type == "ERROR":
         status = status_of(event.object)
@@ -72,13 +74,14 @@ def version_of(raw: Raw) -> str:
     """An object's resourceVersion; empty if it does not tell."""
     try:
         return _VERSIONED.decode(raw).metadata.resource_version
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return ""
 
 
 def precedes(one: str, other: str) -> bool:
     """Whether version ``one`` is older than ``other``, as far as that can be told (KEP-5504)."""
-    return one.isdecimal() and other.isdecimal() and int(one) < int(other)
+    comparable = all(each.isdecimal() and len(each) < _DIGITS for each in (one, other))
+    return comparable and int(one) < int(other)
 
 
 class Lines:

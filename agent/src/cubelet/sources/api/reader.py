@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from cubelet.sources.api.errors import UNREADABLE
 from cubelet.sources.api.resources import Resource
 from cubelet.sources.api.typed import PodReader, read_slice
 from cubelet.sources.decode import KINDS, ObjectError, decode_object, with_custom
@@ -40,7 +41,7 @@ def identify(raw: bytes | msgspec.Raw) -> Identity | None:
     """Whom an object's JSON is about; None if it does not tell."""
     try:
         return _IDENTIFIED.decode(raw).metadata
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -76,7 +77,7 @@ class Reader:
             return None
         try:
             return self._fast(raw)
-        except (msgspec.DecodeError, ValueError):
+        except (*UNREADABLE, ValueError):
             return None
 
     def _explain(self, raw: bytes | msgspec.Raw) -> Object:
@@ -84,7 +85,7 @@ class Reader:
         resource = self._resource
         try:
             document: Any = _ANY.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise ObjectError("", resource.kind, "", (), f"not valid JSON: {error}") from None
         if isinstance(document, dict):  # items of a list do not say what they are
             document = {**document, "kind": resource.kind, "apiVersion": resource.api_version}
