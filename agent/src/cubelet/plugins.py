@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Literal
 
 import pluggy
@@ -22,6 +22,8 @@ from cubelet_hooks.reasons import REASONS_PER_CUBE
 from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
+CONTRACT = "cubelet-hooks"
+"""The distribution whose release says which contract the agent has."""
 KIND = re.compile(r"[a-z][a-z0-9]*")
 RESERVED = frozenset(
     ("bpf", "core", "cubelet", "data", "eth", "icmp", "ip", "pkt", "skb", "struct", "tcp", "udp")
@@ -129,8 +131,9 @@ def discover(found: Iterable[EntryPoint] | None = None) -> Discovery:
 def _load(
     point: EntryPoint, manager: pluggy.PluginManager, known: Mapping[str, type[Cube]]
 ) -> Plugin:
-    name, version = (point.dist.name, point.dist.version) if point.dist else (point.value, "")
+    name, release = (point.dist.name, point.dist.version) if point.dist else (point.value, "")
     try:
+        _check_requirements(point)
         module = point.load()
         manager.register(module, name=point.name)
         manager.check_pending()
@@ -143,8 +146,42 @@ def _load(
     except (Exception, SystemExit) as error:  # what a package does wrong stays its own affair
         if manager.has_plugin(point.name):
             manager.unregister(name=point.name)
-        return Plugin(point.name, name, version, reason=f"{type(error).__name__}: {error}")
-    return Plugin(point.name, name, version, hooks, offered)
+        return Plugin(point.name, name, release, reason=f"{type(error).__name__}: {error}")
+    return Plugin(point.name, name, release, hooks, offered)
+
+
+def _check_requirements(point: EntryPoint) -> None:
+    """Before anything of the package is imported, which may fail in ways that explain nothing."""
+    if point.dist is not None:
+        problem = unmet_requirement(point.dist.name, point.dist.requires or ())
+        if problem:
+            raise BadCubeError(problem)
+
+
+def unmet_requirement(package: str, requires: Iterable[str]) -> str:
+    """Why a package is not for the installed release of the contract; empty if it is.
+
+    ``requires`` are its ``Requires-Dist``. What cannot be read is no reason to leave it out: pip
+    would not have installed it.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    installed = version(CONTRACT)
+    for text in requires:
+        try:
+            needed = Requirement(text)
+        except InvalidRequirement:
+            continue
+        applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+        if not applies or canonicalize_name(needed.name) != CONTRACT:
+            continue
+        if not needed.specifier.contains(installed, prereleases=True):
+            return (
+                f"{package} is built for {CONTRACT} {needed.specifier}, installed is {installed}; "
+                f"remedy: install a release of {package} that allows it"
+            )
+    return ""
 
 
 def _offered(manager: pluggy.PluginManager, module: object) -> tuple[type[Cube], ...]:

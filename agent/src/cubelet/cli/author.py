@@ -3,11 +3,80 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cubelet.output import CommandError, tell, told
+from cubelet.output import CommandError, Format, print_as, table, tell, told
+
+if TYPE_CHECKING:
+    from cubelet.check.findings import Report
+
+cube = typer.Typer(name="cube", help="What a cube's author needs.", no_args_is_help=True)
+
+
+@cube.callback()
+def _cube() -> None:
+    """What a cube's author needs."""
+
+
+@cube.command()
+def check(
+    what: Annotated[
+        str, typer.Argument(metavar="PATH|KIND", help="A package's folder, or an installed cube.")
+    ],
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print it.")] = (
+        Format.TABLE
+    ),
+) -> None:
+    """Look for what a cube does wrong; needs no agent, and root to load its programs.
+
+    Exits with 1 if there are findings, with 2 if something could not be checked.
+    """
+    import logging
+
+    from cubelet.check.runner import check as run
+    from cubelet.cli import logs
+
+    logs.configure(logging.CRITICAL)
+    try:
+        with told(output):
+            found = list(run(what))
+    except typer.Exit as error:
+        raise typer.Exit(130 if error.exit_code == 130 else 2) from None
+    print_as(output, [_document(each) for each in found], lambda: "\n\n".join(map(_text, found)))
+    if any(True for each in found for _ in each.findings):
+        raise typer.Exit(1)
+    if any(each.unchecked for each in found):
+        raise typer.Exit(2)
+
+
+def _document(report: Report) -> dict[str, object]:
+    return {
+        "kind": report.kind,
+        "source": report.source,
+        "checks": [
+            {"check": each.check, "state": each.state, "reason": each.reason}
+            | {"findings": [vars(finding) for finding in each.findings]}
+            for each in report.results
+        ],
+        "programs": [vars(each) for each in report.programs],
+    }
+
+
+def _text(report: Report) -> str:
+    counts: dict[str, list[int]] = {}
+    for each in report.programs:
+        counts.setdefault(each.composition, []).append(each.instructions)
+    results = [(report.kind, each.check, each.state, each.reason) for each in report.results]
+    lines = [table(("CUBE", "CHECK", "RESULT", "WHY"), results)]
+    if counts:
+        rows = [(name, len(each), sum(each), max(each)) for name, each in counts.items()]
+        lines += ["", table(("COMPOSITION", "PROGRAMS", "VERIFIED", "LARGEST"), rows)]
+    for name, finding in report.findings:
+        place = f"{finding.place}: " if finding.place else ""
+        lines += ["", f"{place}{name}: {finding.message}", f"    {finding.remedy}"]
+    return "\n".join(lines)
 
 
 def new(

@@ -30,6 +30,7 @@ app.add_typer(
 )
 
 app.add_typer(config.app)
+app.add_typer(author.cube)
 app.command()(author.new)
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print it.")]

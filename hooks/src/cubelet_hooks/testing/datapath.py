@@ -23,7 +23,7 @@ from cubelet.composer.source import write_source
 from cubelet.mapstore import close_maps, open_maps
 from cubelet.planner import Planner
 from cubelet.state import State
-from cubelet_hooks.cube import PORT_CLASSES, Cube
+from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
 from cubelet_hooks.flows import Hop
 from cubelet_hooks.objects import Change, Node, Object
 from cubelet_hooks.testing.contents import Contents
@@ -69,6 +69,7 @@ class Datapath(Contents):
     ones (default: an :class:`Outlet`, whose settings say where everything leaves). A further
     instance of a kind is given by its name, ``{"pod": [Meter, "meter1"]}``, which then also has
     settings of its own; where a method wants a ``cube``, its kind stands for the first instance.
+    ``directions`` are those of a Chain.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Datapath(Contents):
         mode: Mode = "fused",
         objects: Iterable[Object] = (),
         early_xdp: bool = False,
+        directions: Mapping[str, Mapping[str, Direction]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -87,7 +89,7 @@ class Datapath(Contents):
         self.state = State()
         Outlet.devices = {"overlay": network.local.overlay_ifindex, **_devices(network)}
         self.core = Core("cubelet", CoreSettings(**(settings or {}).get("core", {})))
-        self.composition = _composition(stacks or {}, core, settings or {}, mode)
+        self.composition = _composition(stacks or {}, core, settings or {}, mode, directions)
         self._planner = Planner([self.core, *self.composition.cubes])
         basics = [network.local, _own_node(network), *network.ports.values(), *objects]
         changes = [c for o in basics if (c := self.state.apply(Change.between(None, o)))]
@@ -113,9 +115,8 @@ class Datapath(Contents):
         self.compiled, self.specs = compiled, compiled.specs
         self.maps = open_maps(compiled.specs, None)
         self.programs = load_programs(compiled, self.maps)
-        self._applier = Applier(
-            self.specs, self.maps, Epochs(self.maps["cubelet_epochs"]), self.core.family
-        )
+        self._epochs = Epochs(self.maps["cubelet_epochs"])
+        self._applier = Applier(self.specs, self.maps, self._epochs, self.core.family)
         self.reasons = number_reasons(map(type, self.composition.cubes), self.composition.reasons)
 
     def apply(self, *objects: Object) -> Outcome:
@@ -192,6 +193,7 @@ class Datapath(Contents):
     def close(self) -> None:
         """Let go of programs and maps."""
         self.close_contexts()
+        self._epochs.close()
         self.programs.close()
         close_maps(self.maps)
 
@@ -212,6 +214,7 @@ def _composition(
     core: Sequence[type[Cube]],
     settings: Mapping[str, Mapping[str, Any]],
     mode: Mode,
+    directions: Mapping[str, Mapping[str, Direction]] | None,
 ) -> Composition:
     chain = Chain(
         core=tuple(c.kind for c in core),
@@ -219,6 +222,7 @@ def _composition(
             name: tuple(c if isinstance(c, str) else c.kind for c in cubes)
             for name, cubes in stacks.items()
         },
+        directions=directions or {},
     )
     given = (each for cubes in (core, *stacks.values()) for each in cubes)
     found = {each.kind: each for each in given if not isinstance(each, str)}

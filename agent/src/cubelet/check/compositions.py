@@ -1,0 +1,88 @@
+"""The compositions that a cube is tried in: as alone as it can be, and in the default stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from cubelet.composer.composition import Composition, CompositionError, Mode
+from cubelet.config import ClusterConfig, Insert
+from cubelet.plugins import Discovery
+from cubelet.settings import Settings, SettingsError
+from cubelet.setup import make_setup
+from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
+from cubelet_hooks.records import Family
+from cubelet_hooks.testing.outlet import Outlet
+
+FAMILIES: tuple[Family, ...] = (4,)
+"""The address families that the composer makes programs for."""
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A composition to be made, with a name for people."""
+
+    name: str
+    mode: Mode
+    core: tuple[type[Cube], ...]
+    stacks: Mapping[str, tuple[type[Cube], ...]]
+    directions: Mapping[str, Mapping[str, Direction]]
+
+
+class NoDefaultError(Exception):
+    """The default stacks cannot be made here; the text says why."""
+
+
+def alone(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Iterator[Wanted]:
+    """The cube with nothing but what it requires, wherever it can stand.
+
+    The core is a cube that sends everything to one port, unless that is what it requires, or is.
+    Raises NoDefaultError for what it requires and is not installed.
+    """
+    cubes = (cube, *_required(cube, found))
+    core = tuple(each for each in cubes if each.core) or (Outlet,)
+    stacks = {
+        name: tuple(each for each in cubes if not each.core and name in each.places())
+        for name in PORT_CLASSES
+    }
+    for mode in MODES:
+        yield Wanted(f"{mode}, alone", mode, core, stacks, {})
+
+
+def _required(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Sequence[type[Cube]]:
+    kinds = list(cube.requires)
+    for kind in kinds:  # it grows as those are found that are required in turn
+        if kind not in found:
+            raise NoDefaultError(f"it requires {kind}, which is not installed: pip install it")
+        kinds += [each for each in found[kind].requires if each not in (*kinds, cube.kind)]
+    return [found[kind] for kind in kinds]
+
+
+def default(cube: type[Cube], discovery: Discovery) -> Iterator[Wanted]:
+    """The default stacks with the cube in them: where it wants to stand, else wherever it can.
+
+    None for a core cube that is not part of the default core. Raises NoDefaultError.
+    """
+    for mode in MODES:
+        made = _composition(cube, discovery, mode)
+        if cube.kind not in {each.kind for each in made.cubes}:
+            return
+        core = tuple(type(each) for each in made.core)
+        stacks = {name: tuple(type(each) for each in cubes) for name, cubes in made.stacks.items()}
+        yield Wanted(f"{mode}, default stacks", mode, core, stacks, made.directions)
+
+
+def _composition(cube: type[Cube], discovery: Discovery, mode: Mode) -> Composition:
+    known = replace(discovery, cubes={**discovery.cubes, cube.kind: cube})
+    try:
+        config = ClusterConfig(composition=mode)
+        made = make_setup(Settings(), config, known).composition
+        if cube.core or cube.kind in {each.kind for each in made.cubes}:
+            return made
+        ports = tuple(name for name in PORT_CLASSES if name in cube.places())
+        config = ClusterConfig(composition=mode, insert=(Insert(cube=cube.kind, ports=ports),))
+        return make_setup(Settings(), config, known).composition
+    except (CompositionError, SettingsError, ValueError) as error:
+        raise NoDefaultError(f"the default stacks: {error}") from error

@@ -1,0 +1,93 @@
+"""What the class and its package say of the cube."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+from cubelet.check.findings import Finding
+from cubelet.check.places import at
+from cubelet.check.workbench import Workbench
+from cubelet.plugins import BadCubeError, check_cube, unmet_requirement
+from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
+
+
+def check(bench: Workbench) -> Iterator[Finding]:
+    """Kind, version, ABI, places, tables: everything that is declared and not compiled."""
+    cube = bench.cube
+    try:
+        check_cube(cube, bench.others)
+    except BadCubeError as error:
+        yield at(cube, "kind", str(error), "an agent quarantines it until this is mended")
+    yield from _package(bench)
+    yield from _places(cube)
+    yield from _tables(cube)
+
+
+def _package(bench: Workbench) -> Iterator[Finding]:
+    package, point = bench.subject.package, bench.subject.point
+    if point.name != bench.cube.kind:
+        yield Finding(
+            f"the entry point is called {point.name}, the kind {bench.cube.kind}",
+            f"call it {bench.cube.kind}: that is how its commands are found",
+            package.file,
+        )
+    try:
+        Version(package.version)
+    except InvalidVersion:
+        yield Finding(
+            f"{package.version!r} is no version", "give [project] a version (PEP 440)", package.file
+        )
+    try:
+        needs = [Requirement(each) for each in package.requires]
+    except InvalidRequirement as error:
+        yield Finding(f"a dependency cannot be read: {error}", "mend it (PEP 508)", package.file)
+        return
+    ranges = [each for each in needs if each.name.replace("_", "-").lower() == "cubelet-hooks"]
+    if not any(each.specifier for each in ranges):
+        yield Finding(
+            "no range of releases of cubelet-hooks is named among its dependencies",
+            'add such as "cubelet-hooks>=0.1,<0.2": else nobody knows what it was built for',
+            package.file,
+        )
+    problem = unmet_requirement(package.name, map(str, ranges))
+    if problem:
+        yield Finding(problem, "an agent of this release quarantines it", package.file)
+
+
+def _places(cube: type[Cube]) -> Iterator[Finding]:
+    sees = cube.places()
+    if not sees:
+        remedy = "name port classes in Cube.inward, Cube.outward or Cube.per_packet"
+        yield at(cube, "inward", "it sees no packets of any port class", remedy)
+    if cube.core and cube.placement:
+        remedy = "leave Cube.placement out: the chain names the core's cubes"
+        yield at(cube, "placement", "a core cube has no place on a stack", remedy)
+    for place in cube.placement:
+        where = f"placement on {place.port_class}"
+        if place.port_class not in PORT_CLASSES:
+            message = f"{where}: that is no port class"
+            yield at(cube, "placement", message, f"name one of {', '.join(PORT_CLASSES)}")
+        elif place.port_class not in sees:
+            message = f"{where}: it has nothing to do there"
+            yield at(cube, "placement", message, "declare the class, or leave the place out")
+        if place.direction not in typing.get_args(Direction):
+            known = ", ".join(typing.get_args(Direction))
+            message = f"{where}: {place.direction!r} is no direction"
+            yield at(cube, "placement", message, f"name one of {known}")
+        elif place.direction != "both" and place.port_class not in getattr(cube, place.direction):
+            message = f"{where}: only {place.direction}, where it sees nothing of that class"
+            yield at(cube, "placement", message, f"add the class to Cube.{place.direction}")
+
+
+def _tables(cube: type[Cube]) -> Iterator[Finding]:
+    known = {declared.name for declared in cube.maps}
+    if len(known) < len(cube.maps):
+        yield at(cube, "maps", "two maps have one name", "rename one of them")
+    for noun, name in cube.shows.items():
+        if name not in known:
+            message = f"shows {noun!r} of the map {name!r}, which is not declared"
+            yield at(cube, "shows", message, f"name one of {', '.join(sorted(known)) or 'none'}")

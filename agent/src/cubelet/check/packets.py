@@ -1,0 +1,124 @@
+"""Whatever arrives: a known answer, and a reason for each drop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cubelet.bpf.testrun import TestRun, skb_context
+from cubelet.check.compositions import Wanted
+from cubelet.check.ctokens import declared
+from cubelet.check.findings import Finding
+from cubelet.check.frames import Entry, entries, frames
+from cubelet.check.places import raised
+from cubelet.check.workbench import Workbench
+from cubelet.composer.core import TRACE, Trace
+from cubelet.monitor import Reasons
+from cubelet_hooks.testing.datapath import VERDICTS, Datapath
+
+_PUNTED = 3
+"""How a packet left, in ``Trace.sent``: it was handed to a cube's Python, and so is no drop."""
+_BROKEN = frozenset(("jump", "helper"))
+"""Reasons of the core that no packet should lead to."""
+
+
+def check(bench: Workbench) -> Iterator[Finding]:
+    """Send every frame into every composition by every port; then ask for tables and samples."""
+    for wanted, datapath in bench.datapaths():
+        with _one_cpu():
+            yield from _problems(bench, wanted, datapath)
+        yield from _answers(bench, wanted, datapath)
+
+
+def _problems(bench: Workbench, wanted: Wanted, datapath: Datapath) -> Iterator[Finding]:
+    trace = datapath.maps[f"cubelet_{TRACE.name}"]
+    floods = any(cube.floods for cube in datapath.composition.core)
+    seen = set()
+    for entry in entries(datapath.network):
+        program, context = datapath.programs.entries[entry.port_class], _context(entry)
+        for frame in frames(entry):
+            trace.update(bytes(4), bytes(TRACE.size))
+            run = program.test_run(frame, 1, context)
+            left = Trace.unpack(trace.lookup(bytes(4)) or bytes(TRACE.size))
+            problem = _problem(run, left, datapath.reasons, floods)
+            if problem and problem not in seen:
+                seen.add(problem)
+                message = f"{wanted.name}: {problem}, of {frame.hex()} by {entry.port_class}"
+                yield Finding(message, "give one of verdict.h's answers", *_entry(bench))
+
+
+def _context(entry: Entry) -> bytes:
+    return skb_context(ifindex=entry.ifindex)
+
+
+def _problem(run: TestRun, left: Trace, reasons: Reasons, floods: bool) -> str:
+    """What is wrong with an answer; empty for nothing.
+
+    A flooded frame's original ends without a trace, once its copies are on their way.
+    """
+    verdict = run.retval - (1 << 32) if run.retval >> 31 else run.retval
+    if verdict not in VERDICTS:
+        return f"the program answers {verdict}"
+    if left.reason not in reasons:
+        return f"dropped for the reason {left.reason}, which is nobody's"
+    reason = reasons[left.reason]
+    if reason.cube == "core" and reason.name in _BROKEN:
+        return f"dropped for core/{reason.name}: {reason.text}"
+    unexplained = not left.reason and left.sent != _PUNTED and (left.verdict or not floods)
+    if VERDICTS[verdict] == "drop" and unexplained:
+        return "dropped without a reason"
+    return ""
+
+
+def _entry(bench: Workbench) -> tuple[str, int]:
+    """Where the cube's first function stands."""
+    source, names = bench.subject.source, ("inward", "outward", "packet", "early")
+    functions = {f"{bench.cube.kind}_{name}" for name in names}
+    lines = (each.line for each in declared(source.read_text()) if each.text in functions)
+    return str(source), next(lines, 0)
+
+
+def _answers(bench: Workbench, wanted: Wanted, datapath: Datapath) -> Iterator[Finding]:
+    """Tables and samples of maps as these packets have left them."""
+    from cubelet.records import Records
+
+    cube = next(c for c in datapath.composition.cubes if c.kind == bench.cube.kind)
+    maps = {each.name: each for each in cube.maps}
+
+    def read(name: str) -> Records:
+        return Records(maps[name], datapath.maps[f"{cube.instance}_{name}"], cube.family)
+
+    remedy = f"{wanted.name}: it must answer whatever its maps hold"
+    for noun in cube.shows:
+        try:
+            rows = list(cube.rows(noun, read, datapath.state))
+        except Exception as error:  # what a cube raises is what is looked for
+            yield raised(error, bench.cube, "rows", remedy)
+            continue
+        columns = {tuple(row) for row in rows if not isinstance(row, tuple)}
+        if len(columns) > 1:
+            message = f"rows of {noun} have different columns: {sorted(columns)[:2]}"
+            yield Finding(message, "give all rows the same columns, in one order", *_entry(bench))
+    try:
+        samples = list(cube.collect(read, datapath.state))
+    except Exception as error:  # likewise
+        yield raised(error, bench.cube, "collect", remedy)
+        return
+    labels = {metric.name: len(metric.labels) for metric in cube.metrics}
+    for sample in samples:
+        if labels.get(sample.metric) != len(sample.labels):
+            message = f"collect gives {sample}, of no declared metric with as many labels"
+            yield Finding(message, "declare it in Cube.metrics as it is given", *_entry(bench))
+            break
+
+
+@contextmanager
+def _one_cpu() -> Iterator[None]:
+    """Per-CPU state must be that of one CPU for the whole of a run."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

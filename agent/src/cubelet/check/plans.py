@@ -1,0 +1,173 @@
+"""Planning: pure, repeatable, and asked for whatever a change has altered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cubelet.check.findings import Finding
+from cubelet.check.objects import history
+from cubelet.check.places import at, raised
+from cubelet.check.workbench import Workbench
+from cubelet.planner import Planner
+from cubelet.state import State
+from cubelet_hooks.cube import PORT_CLASSES, Cube, Entry, Unit
+from cubelet_hooks.objects import Change
+
+_THROWS = "answer with nothing for what cannot be planned: a cube that raises is taken out"
+_PURE = "derive everything from the arguments and the settings, and change neither"
+
+
+class _FoundError(Exception):
+    """Carries a finding out of the middle of a plan."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+def check(bench: Workbench) -> Iterator[Finding]:
+    """Let a small cluster come, change and go; compare each step with what a new start gives."""
+    try:
+        _Rehearsal(bench.cube).run()
+    except _FoundError as found:
+        yield found.finding
+
+
+class _Rehearsal:
+    """One instance that follows the changes, and what it wanted after each."""
+
+    def __init__(self, cube: type[Cube]) -> None:
+        self._type = cube
+        self._state = State()
+        self._cube = self._made()
+        self._planner = Planner([self._cube])
+        self._facts: tuple[Any, Any] | None = None
+
+    def _made(self) -> Cube:
+        kind, settings = self._type.kind, self._type.settings_type
+        made: Cube = self._asked("__init__", lambda: self._type(f"{kind}0", settings()))
+        return made
+
+    def run(self) -> None:
+        """Raises _FoundError at the first thing that is wrong."""
+        happened: list[Change] = []
+        for each in history(self._type.watches):
+            change = self._state.apply(each)
+            if change is None:
+                continue
+            happened.append(change)
+            before = repr(list(self._state))
+            self._follow(change)
+            if repr(list(self._state)) != before:
+                message = f"planning has changed the view: {_named(change)}"
+                raise _FoundError(at(self._type, "plan", message, _PURE))
+        self._compare_with_a_new_start(happened)
+
+    def _follow(self, change: Change) -> None:
+        units = self._twice("units", lambda: list(self._cube.units(change, self._state)))
+        for unit in units:
+            if not (isinstance(unit, tuple) and all(isinstance(part, str) for part in unit)):
+                message = f"units gives {unit!r} for {_named(change)}"
+                raise _FoundError(at(self._type, "units", message, "give tuples of str"))
+            self._plan(unit)
+        owned = {(self._cube.instance, unit) for unit in units}
+        self._planner.replan(owned, self._state)
+        self._specialise(change)
+
+    def _plan(self, unit: Unit) -> None:
+        entries = self._twice("plan", lambda: list(self._cube.plan(unit, self._state)))
+        maps = {each.name: each for each in self._type.maps}
+        for each in entries:
+            problem = _wrong_with(each, maps, self._cube)
+            if problem:
+                message = f"the plan of {unit}: {problem}"
+                raise _FoundError(at(self._type, "plan", message, "give what the map declares"))
+
+    def _specialise(self, change: Change) -> None:
+        """What is compiled in may depend on the kinds alone that the cube says it does."""
+        defines = self._twice("defines", lambda: dict(self._cube.defines(self._state)))
+        needed = self._twice("needed_on", lambda: frozenset(self._cube.needed_on(self._state)))
+        if needed - set(PORT_CLASSES):
+            message = f"needed_on gives {sorted(needed - set(PORT_CLASSES))}: no port classes"
+            remedy = f"give some of {', '.join(PORT_CLASSES)}"
+            raise _FoundError(at(self._type, "needed_on", message, remedy))
+        kinds = self._type.specialised_by
+        before, self._facts = self._facts, (defines, needed)
+        if before in (None, self._facts) or kinds is None or change.kind in kinds:
+            return
+        message = (
+            f"a change of kind {change.kind} altered defines or needed_on, "
+            "but specialised_by leaves it out"
+        )
+        raise _FoundError(at(self._type, "specialised_by", message, f"add {change.kind} to it"))
+
+    def _compare_with_a_new_start(self, happened: Sequence[Change]) -> None:
+        """An agent that starts now sees the objects as they are, each once."""
+        fresh = Planner([self._made()])
+        state = State()
+        changes = [c for o in self._state if (c := state.apply(Change.between(None, o)))]
+        fresh.replan(fresh.units(changes, state), state)
+        if fresh.failures:
+            message = f"it fails after a new start: {next(iter(fresh.failures.values()))}"
+            raise _FoundError(at(self._type, "plan", message, _THROWS))
+        for name, wanted in fresh.contents().items():
+            followed = self._planner.contents()[name]
+            if followed != wanted:
+                stale, missing = len(followed.keys() - wanted), len(wanted.keys() - followed)
+                message = (
+                    f"after {len(happened)} changes {name} holds {stale} entries that a new start "
+                    f"does not give, and lacks {missing}: {self._culprit(happened)}"
+                )
+                remedy = "name in units every unit whose plan reads what has changed"
+                raise _FoundError(at(self._type, "units", message, remedy))
+
+    def _culprit(self, happened: Sequence[Change]) -> str:
+        """The first change after which following and starting anew differ."""
+        state, planner = State(), Planner([self._made()])
+        for each in happened:
+            change = state.apply(each)
+            planner.replan(planner.units([change] if change else [], state), state)
+            fresh, whole = Planner([self._made()]), State()
+            changes = [c for o in state if (c := whole.apply(Change.between(None, o)))]
+            fresh.replan(fresh.units(changes, whole), whole)
+            if fresh.contents() != planner.contents():
+                return f"they part at {_named(each)}"
+        return "it depends on what was planned before"
+
+    def _twice(self, name: str, ask: Callable[[], Any]) -> Any:
+        first, second = self._asked(name, ask), self._asked(name, ask)
+        if first != second:
+            message = f"{name} gives {first!r}, then {second!r}, for the same arguments"
+            raise _FoundError(at(self._type, name, message, _PURE))
+        return first
+
+    def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except Exception as error:  # whatever a cube raises
+            raise _FoundError(raised(error, self._type, name, _THROWS)) from error
+
+
+def _named(change: Change) -> str:
+    verb = "added" if change.old is None else "removed" if change.new is None else "changed"
+    return f"{change.kind} {change.key} {verb}"
+
+
+def _wrong_with(entry: Entry, maps: Any, cube: Cube) -> str:
+    declared = maps.get(entry.map)
+    if declared is None:
+        return f"an entry of {entry.map}, which is no map of the cube"
+    if not declared.planned:
+        return f"an entry of {entry.map}, which is not planned"
+    if type(entry.key) is not declared.key or type(entry.value) is not declared.value:
+        return (
+            f"{entry.map} holds {declared.key.__name__} and {declared.value.__name__}, "
+            f"not {type(entry.key).__name__} and {type(entry.value).__name__}"
+        )
+    try:
+        entry.key.pack(cube.family)
+        entry.value.pack(cube.family)
+    except ValueError as error:
+        return f"an entry of {entry.map} does not fit: {error}"
+    return ""

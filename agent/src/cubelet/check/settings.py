@@ -1,0 +1,58 @@
+"""The settings model: a cube must run without being told anything, and take no nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from cubelet.check.findings import Finding
+from cubelet.check.places import at, raised
+from cubelet.check.workbench import Workbench
+from cubelet_hooks.cube import Cube, Settings
+
+_NUMBERS = ("events_per_second", "event_bytes", "packets_per_second", "packet_bytes")
+_UNKNOWN = "no_such_setting"
+
+
+def check(bench: Workbench) -> Iterator[Finding]:
+    """Defaults for all fields, unknown keys refused, every named number there."""
+    cube, model = bench.cube, bench.cube.settings_type
+    if not issubclass(model, Settings):
+        remedy = "derive it from cubelet_hooks.cube.Settings"
+        yield at(cube, "settings_type", f"{model!r} is no settings model", remedy)
+        return
+    needed = [field.name for field in msgspec.structs.fields(model) if field.required]
+    for name in needed:
+        message = f"the setting {name} has no default"
+        yield at(cube, "settings_type", message, "give it one: a cube must run as installed")
+    if _takes_unknown(model):
+        message = "unknown settings are not refused: a mistyped one would go unnoticed"
+        remedy = f"class {model.__name__}(Settings, frozen=True, forbid_unknown_fields=True, ...)"
+        yield at(cube, "settings_type", message, remedy)
+    if not needed:
+        yield from _numbers(cube, model)
+
+
+def _takes_unknown(model: type[Settings]) -> bool:
+    return not model.__struct_config__.forbid_unknown_fields
+
+
+def _numbers(cube: type[Cube], model: type[Settings]) -> Iterator[Finding]:
+    remedy = "a cube must run as installed: mend the default"
+    try:
+        made = cube(f"{cube.kind}0", model())
+    except Exception as error:  # anything that a model or a class may raise
+        yield raised(error, cube, "settings_type", remedy)
+        return
+    named = {f"the size of the map {each.name}": ("maps", each.size) for each in cube.maps}
+    named |= {f"Cube.{name}": (name, getattr(cube, name)) for name in _NUMBERS}
+    for what, (attribute, value) in named.items():
+        try:
+            number = made.number(value)
+        except (AttributeError, TypeError, ValueError):
+            message = f"{what} is the setting {value!r}, which is no number of {model.__name__}"
+            yield at(cube, attribute, message, "name a setting that there is")
+            continue
+        if number < 1:
+            yield at(cube, attribute, f"{what} is {number}", "make it at least 1")

@@ -1,0 +1,124 @@
+"""What the checks of one cube share: what else is installed, and the cube's compiled programs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from cubelet.check.compositions import NoDefaultError, Wanted, alone, default
+from cubelet.check.findings import UncheckedError, Verified
+from cubelet.check.subject import Subject
+from cubelet.check.traces import open_descriptors, own_pins
+from cubelet.plugins import Discovery, discover
+from cubelet_hooks.cube import Cube
+from cubelet_hooks.testing.datapath import Datapath
+from cubelet_hooks.testing.network import TestNetwork, build_network, private_network
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A composition that was tried: its datapath, or the error that there was instead."""
+
+    wanted: Wanted
+    datapath: Datapath | None = None
+    error: Exception | None = None
+
+
+class Workbench:
+    """A context: what was made of the cube is gone when it ends."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.cube = subject.cube
+        self.verified: list[Verified] = []
+        self.obstacles: list[str] = []
+        """Why some compositions were not tried."""
+        self.descriptors = open_descriptors()
+        self.pins = own_pins(self.cube.kind)
+        self._stack = ExitStack()
+        self._tried: list[Tried] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @cached_property
+    def discovery(self) -> Discovery:
+        """What is installed, except for another version of the cube."""
+        found = discover()
+        plugins = tuple(each for each in found.plugins if each.name != self.cube.kind)
+        cubes = {kind: cube for kind, cube in found.cubes.items() if kind != self.cube.kind}
+        return replace(found, plugins=plugins, cubes=cubes)
+
+    @property
+    def others(self) -> Mapping[str, type[Cube]]:
+        """The other cubes that are installed, by kind."""
+        return self.discovery.cubes
+
+    def tried(self) -> list[Tried]:
+        """Every composition, compiled once. Raises UncheckedError where nothing can be."""
+        if self._tried is None:
+            self._need_root_and_bcc()
+            self._tried = []
+            self._stack.enter_context(private_network())
+            self._stack.callback(self.close)
+            network = build_network()
+            for wanted in self._wanted():
+                self._tried.append(self._try(wanted, network))
+        return self._tried
+
+    def datapaths(self) -> Iterator[tuple[Wanted, Datapath]]:
+        """Those that came to run. Raises UncheckedError if none did."""
+        made = [(each.wanted, each.datapath) for each in self.tried() if each.datapath]
+        if not made:
+            raise UncheckedError("no composition with it runs: see the check of its programs")
+        return iter(made)
+
+    def close(self) -> None:
+        """Let go of all datapaths."""
+        for each in self._tried or ():
+            if each.datapath is not None:
+                each.datapath.close()
+        self._tried = []
+
+    def _wanted(self) -> Iterator[Wanted]:
+        for wanted in (alone(self.cube, self.others), default(self.cube, self.discovery)):
+            try:
+                yield from wanted
+            except NoDefaultError as error:
+                self.obstacles.append(str(error))
+
+    @staticmethod
+    def _try(wanted: Wanted, network: TestNetwork) -> Tried:
+        try:
+            datapath = Datapath(
+                network,
+                wanted.stacks,
+                wanted.core,
+                mode=wanted.mode,
+                directions=wanted.directions,
+            )
+        except Exception as error:  # the compiler's, or what the cube's own code raises
+            return Tried(wanted, error=error)
+        return Tried(wanted, datapath)
+
+    @staticmethod
+    def _need_root_and_bcc() -> None:
+        if os.geteuid():
+            raise UncheckedError("programs are loaded into the kernel: run it as root (sudo)")
+        if importlib.util.find_spec("bcc") is None:
+            remedy = "apt install python3-bpfcc; the environment needs --system-site-packages"
+            raise UncheckedError(f"BCC is missing: {remedy}")
