@@ -52,9 +52,9 @@ def reconciler(tmp_path: Path) -> Iterator[Reconciler]:
             shutil.rmtree(bpffs, ignore_errors=True)
 
 
-def setup(limit: int) -> Setup:
+def setup(limit: int, dial: type[Dial] = Dial) -> Setup:
     chain = Chain(core=("outlet",), stacks={"pod": ("dial",)})
-    made = compose(chain, {"outlet": Outlet, "dial": Dial}, {"dial": {"limit": limit}})
+    made = compose(chain, {"outlet": Outlet, "dial": dial}, {"dial": {"limit": limit}})
     return Setup(made, Core("cubelet", CoreSettings()), ())
 
 
@@ -79,3 +79,20 @@ def test_a_changed_setting_is_written_and_nothing_is_compiled(reconciler: Reconc
     assert reconciler.composition is not None
     (dial,) = (cube for cube in reconciler.composition.cubes if isinstance(cube, Dial))
     assert dial.settings.limit == 900
+
+
+class Keeping(Dial):
+    """Keeps something of each flow."""
+
+    flow_fields = Values
+
+
+def test_where_fields_stand_is_remembered_with_what_is_in_force(
+    reconciler: Reconciler, tmp_path: Path
+) -> None:
+    reconciler.propose(setup(500, Keeping))
+    reconciler.run([Change.between(None, NODE)])
+    assert reconciler.problems == {}
+    assert reconciler.composition is not None
+    slot = reconciler.composition.slots.held["dial0"]
+    assert Memory(tmp_path / "memory.json").known.slots.held == {"dial0": slot}

@@ -135,6 +135,24 @@ def test_a_name_of_the_composers_own_map_is_refused():
         compose(Chain(core=("loud",), stacks={}), {"loud": loud})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        (
+            "events_per_second",
+            "pace",
+            "events_per_second is 'pace', which is no number",
+        ),
+        ("packet_bytes", -1, "packet_bytes is -1, not 0 to"),
+        ("packets_per_second", 1 << 32, "packets_per_second is 4294967296, not 0 to"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(name, value, text):
+    loud = type("Loud", (Cube,), {"kind": "loud", "core": True, name: value})
+    with pytest.raises(CompositionError, match=f"cube loud: {text}"):
+        compose(Chain(core=("loud",), stacks={}), {"loud": loud})
+
+
 def test_generations_never_are_zero_and_never_meet_when_they_begin_anew():
     slots = Slots(generation=65_534)
     for number in range(5):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from cubelet.composer.provided import provided_maps
+from cubelet.composer.provided import check_provided
 from cubelet.composer.reasons import allot
 from cubelet.composer.slots import Slots, allot_slots
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction, Settings
@@ -302,8 +302,8 @@ def _instance(
     except (msgspec.ValidationError, ValueError) as error:
         raise CompositionError(f"settings of {name}: {error}") from error
     try:
-        provided_maps(cube)
-    except (ValueError, AttributeError) as error:
+        check_provided(cube)
+    except ValueError as error:
         raise CompositionError(str(error)) from error
     return cube
 

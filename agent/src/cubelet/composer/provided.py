@@ -22,22 +22,34 @@ EVENT_RING, EVENT_RATE = "event_ring", "event_rate"
 PACKET_RING, PACKET_RATE = "packet_ring", "packet_rate"
 FIELDS, EVENT = "flow_fields", "event"
 """Names of structs, whatever the records are called in Python."""
+_NUMBERS = ("events_per_second", "event_bytes", "packets_per_second", "packet_bytes")
+
+
+def check_provided(cube: Cube) -> None:
+    """Refuse what cannot be provided. Raises ValueError naming the cube and its attribute."""
+    for name in _NUMBERS:
+        value = getattr(cube, name)
+        try:
+            number = cube.number(value)
+        except (AttributeError, TypeError, ValueError):
+            settings = cube.settings_type.__name__
+            text = f"cube {cube.kind}: {name} is {value!r}, which is no number of {settings}"
+            raise ValueError(text) from None
+        if not 0 <= number < 1 << 32:
+            raise ValueError(f"cube {cube.kind}: {name} is {number}, not 0 to 4,294,967,295")
+    taken = {each.name for each in provided_maps(cube)} & {each.name for each in cube.maps}
+    if taken:
+        name = min(taken)
+        raise ValueError(f"cube {cube.kind}: {name} is a map of the composer's; remedy: rename it")
 
 
 def provided_maps(cube: Cube) -> tuple[Map, ...]:
-    """The maps of an instance that the composer adds; their names are taken.
-
-    Raises ValueError for a cube that has declared one of these names itself.
-    """
+    """The maps of an instance that the composer adds; their names are taken."""
     maps: list[Map] = []
     if cube.event is not None:
         maps += _ring(EVENT_RING, EVENT_RATE, cube.event, cube.number(cube.event_bytes))
     if cube.punts:
         maps += _ring(PACKET_RING, PACKET_RATE, PuntedHead, cube.number(cube.packet_bytes))
-    taken = {each.name for each in maps} & {each.name for each in cube.maps}
-    if taken:
-        name = min(taken)
-        raise ValueError(f"cube {cube.kind}: {name} is a map of the composer's; remedy: rename it")
     return tuple(maps)
 
 
