@@ -180,6 +180,28 @@ def test_storms_stay_within_the_backoff(tmp_path: Path, status: int) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("status", "times", "lists"), [(504, 2, 1), (504, 5, 2), (429, 5, 1), (503, 5, 1)]
+)
+def test_a_watch_that_is_refused_again_and_again(
+    tmp_path: Path, status: int, times: int, lists: int
+) -> None:
+    """First it is asked for again from where it was; then, unless for overload, a list begins."""
+
+    async def run() -> None:
+        server = populated()
+        async with following(server, tmp_path) as follower:
+            await synced(follower)
+            server.faults.answer(status, resource="pods", verb="watch", times=times)
+            server.end_watches("pods")
+            disturb(server)
+            await until(lambda: follower.requests("Pod", watches=True) == 2 + times)
+            await follower.agrees()
+            assert follower.requests("Pod", watches=False) == lists
+
+    asyncio.run(run())
+
+
 def test_a_storm_hits_a_watch(tmp_path: Path) -> None:
     async def run() -> None:
         server = populated()

@@ -27,6 +27,8 @@ _LONGEST_WATCH = 600
 """Seconds that a watch is asked for at most, so that connections spread over new servers."""
 _WATCHES_TRIED = 3
 """Refusals in a row after which a watch is given up for a list."""
+_BUSY = (401, 429, 503)
+"""Refusals that do not count: a list would fare no better, and costs the server more."""
 
 _LISTS_MISSED = 5
 """Answers in a row that a kind is not known, until its objects count as gone: some 15 s."""
@@ -140,7 +142,7 @@ class Informer:
         """Decide whether the next request is a list, and whom to tell."""
         watching = bool(self._version)
         if watching and isinstance(error, Refused):
-            self._refusals += 1
+            self._refusals += error.code not in _BUSY
             if error.gone or self._refusals >= _WATCHES_TRIED:
                 self._version = ""
             if error.gone:
