@@ -156,7 +156,7 @@ def test_all_packages_have_one_version() -> None:
     "path",
     [
         path
-        for folder in ("agent", "bench", "hooks", "plugins", "tests")
+        for folder in ("agent", "bench", "examples", "hooks", "plugins", "tests")
         for path in sorted((ROOT / folder).rglob("*.[ch]"))
     ],
     ids=lambda path: str(path.relative_to(ROOT)),
