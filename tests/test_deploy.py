@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cubelet.health import split_address
 from cubelet.settings import KubernetesSettings, Settings, load
+from cubelet.web import split_address
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -234,10 +234,10 @@ class TestSettings:
 
     def test_probes_ask_the_health_server(self, settings: Settings) -> None:
         assert settings.health is not None
-        host, port = split_address(settings.health)
+        host, port = split_address("health", settings.health)
         for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
             assert AGENT[probe]["httpGet"] == {"host": host, "port": port, "path": path}
-        source = (ROOT / "agent/src/cubelet/health.py").read_text()
+        source = (ROOT / "agent/src/cubelet/web.py").read_text()
         assert '"/livez"' in source
         assert '"/readyz"' in source
 
