@@ -113,6 +113,20 @@ def setup(settings: Settings, outlet: Mapping[str, object] | None = None) -> Set
     return Setup(tint.composition(outlet=outlet), core, settings.service_cidrs)
 
 
+def filters(agent: Agent) -> set[str]:
+    """The pods' devices with a clsact filter."""
+    found = set()
+    with IPRoute() as ip:
+        for port in agent.network.ports.values():
+            if any(ip.get_filters(index=port.ifindex, parent=0xFFFFFFF2)):
+                found.add(port.host_ifname)
+    return found
+
+
+def unsettled(agent: Agent) -> bool:
+    return agent.reconciler.unsettled
+
+
 def epoch(agent: Agent) -> int:
     """The global one."""
     value = agent.reconciler.datapath.maps["cubelet_epochs"].lookup(bytes(4))
@@ -321,6 +335,26 @@ def test_pods_are_not_served_before_a_pass_has_ended(
     assert not agent.reconciler.serving
     assert agent.run() == {}
     assert agent.reconciler.serving
+
+
+def test_a_pod_that_waits_is_attached_quickly_and_for_good_later(agent: Agent) -> None:
+    agent.run(NODE)
+    agent.reconciler.run([Change.between(None, pod(agent, name)) for name in "ab"], hurry=True)
+    assert unsettled(agent)
+    assert filters(agent) == {"pod0", "pod1"}
+    assert set(agent.attached) == {"host", "overlay", "uplink"}
+    assert agent.run() == {}
+    assert not unsettled(agent)
+    assert filters(agent) == set()
+    assert set(agent.attached) == {"host", "overlay", "uplink", "pod0", "pod1"}
+
+
+def test_a_pod_that_goes_in_between_is_forgotten(agent: Agent) -> None:
+    agent.run(NODE)
+    agent.reconciler.run([Change.between(None, pod(agent, "a"))], hurry=True)
+    assert agent.run(gone=(pod(agent, "a"),)) == {}
+    assert not agent.reconciler.unsettled
+    assert filters(agent) == set()
 
 
 def test_a_device_that_is_lost_is_made_anew(agent: Agent) -> None:

@@ -47,6 +47,8 @@ _COALESCE = 0.01
 """Seconds to wait for further changes once one has come: bursts become one pass."""
 _RETRY = 5.0
 """Seconds until a pass is repeated after which something was left undone."""
+_SETTLE = 0.5
+"""Seconds of quiet until ports that were attached in a hurry are attached for good."""
 _REVIEW = 60.0
 """Seconds of quiet until a pass looks at everything: others may have changed what is ours."""
 _STUCK = 300.0
@@ -182,28 +184,31 @@ class Agent:
         await self._feed.begun()  # before that, what pins hold could look unwanted
         self._wake.set()
         while True:
-            undone = bool(self.reconciler.problems)
+            pause = _RETRY if self.reconciler.problems else _REVIEW
+            if self.reconciler.unsettled:
+                pause = _SETTLE
             try:
-                await asyncio.wait_for(self._wake.wait(), _RETRY if undone else _REVIEW)
+                await asyncio.wait_for(self._wake.wait(), pause)
             except TimeoutError:
-                self.reconciler.distrust()
+                if pause is not _SETTLE:
+                    self.reconciler.distrust()
             if not self._waiters:  # a pod that waits is served at once, bursts while a pass runs
                 await asyncio.sleep(_COALESCE)
             self._wake.clear()
             changes, self._queue = self._queue, []
             waiters, self._waiters = self._waiters, []
-            await self._pass(changes)
+            await self._pass(changes, hurry=bool(waiters))
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    async def _pass(self, changes: list[Change]) -> None:
+    async def _pass(self, changes: list[Change], hurry: bool) -> None:
         """Bring everything up to these changes, then tell those who observe."""
         changes = await self._taken_in(changes)
         self.reconciler.complete = self._feed.complete
         before = self.reconciler.datapath.identity
         self._passing_since = time.monotonic()
-        await self._alone(self._bring_up, changes)
+        await self._alone(self._bring_up, changes, hurry)
         await self.runtime.listen()
         self._meters.passed(time.monotonic() - self._passing_since)
         self._passing_since = None
@@ -220,9 +225,9 @@ class Agent:
         for change in changes:
             self._observe("cubelet_changed", change=change)
 
-    def _bring_up(self, changes: list[Change]) -> None:
+    def _bring_up(self, changes: list[Change], hurry: bool) -> None:
         reconciler = self.reconciler
-        reconciler.run(changes)
+        reconciler.run(changes, hurry)
         try:
             self.runtime.take_over(reconciler.composition, reconciler.datapath.maps)
         except OSError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
-from cubelet.bpf.links import Attachment
+from cubelet.bpf.links import Attachment, Mode
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.rcu import synchronize
@@ -186,12 +186,18 @@ class Datapath:
             if used and pin.name not in used:
                 unlink(pin)
 
-    def attach(self, name: str, ifindex: int, port_class: str) -> None:
-        """Run the class's program on a device, from now on and across compositions."""
+    def attach(self, name: str, ifindex: int, port_class: str, quickly: bool = False) -> None:
+        """Run the class's program on a device, from now on and across compositions.
+
+        ``quickly`` by clsact, in a millisecond: to make a tcx link the kernel waits for an RCU
+        grace period (some 15 ms) under the lock that all devices share. Attaching again is what
+        makes a tcx link of it.
+        """
         if self.programs is None:
             raise RuntimeError("nothing is composed yet")
         pin = ensure_bpffs(self._links) / name.replace(".", "_")
-        attachment = Attachment.attach(ifindex, self.programs.entries[port_class], pin)
+        mode = Mode.CLSACT if quickly else None
+        attachment = Attachment.attach(ifindex, self.programs.entries[port_class], pin, mode=mode)
         self._attached[name] = (port_class, attachment)
 
     def detach(self, name: str) -> None:
@@ -206,9 +212,9 @@ class Datapath:
         self.attach("overlay", local.overlay_ifindex, "overlay")
         self.attach("uplink", local.uplink_ifindex, "uplink")
 
-    def attach_pod(self, port: Port) -> None:
+    def attach_pod(self, port: Port, quickly: bool = False) -> None:
         """Attach a pod's port."""
-        self.attach(port.host_ifname, port.ifindex, "pod")
+        self.attach(port.host_ifname, port.ifindex, "pod", quickly)
 
     def forget_strangers(self, keep: Mapping[str, Port]) -> None:
         """Detach pods' devices that an earlier run attached and that no longer belong to any."""

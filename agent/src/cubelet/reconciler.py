@@ -37,6 +37,8 @@ from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Servic
 from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
+_SETTLED_AT_ONCE = 4
+"""Ports that a pass settles which were attached in a hurry: others want the devices' lock too."""
 _PLAN_LIMIT = 5.0
 """Seconds that one cube's planning may take in a pass."""
 _NODE_KINDS = frozenset({Node.kind, Service.kind, LocalNode.kind})
@@ -71,6 +73,7 @@ class Reconciler:
         self._proposed: Setup | None = None
         self._applier: Applier | None = None
         self._attached: dict[str, Port] = {}
+        self._makeshift: set[str] = set()
         self._facts: Facts | None = None
         self._composed: object = None
         self._refused: object = None
@@ -130,13 +133,19 @@ class Reconciler:
         self.refused = None
         self.faults = {}
 
-    def run(self, changes: Sequence[Change]) -> None:
+    @property
+    def unsettled(self) -> bool:
+        """Whether pods' ports were attached in a hurry, which passes without one make up for."""
+        return bool(self._makeshift)
+
+    def run(self, changes: Sequence[Change], hurry: bool = False) -> None:
         """One pass. What goes wrong is in ``problems`` afterwards, by its place; nothing raises.
 
-        After a pass that broke off, or :meth:`distrust`, the next one looks at everything anew.
+        ``hurry`` says that pods wait for it. After a pass that broke off, or :meth:`distrust`, the
+        next one looks at everything anew.
         """
         try:
-            self._run(changes)
+            self._run(changes, hurry)
         except Exception as error:  # a bug here must not end the agent
             log.error("a pass failed", error=repr(error), exc_info=not isinstance(error, OSError))
             self.problems["pass"] = repr(error)
@@ -147,7 +156,7 @@ class Reconciler:
         """Let the next pass look at everything, whether it is known to have changed or not."""
         self._distrusted = True
 
-    def _run(self, changes: Sequence[Change]) -> None:
+    def _run(self, changes: Sequence[Change], hurry: bool) -> None:
         everything, self._distrusted = self._distrusted, True
         taken = [change for change in map(self._state.apply, changes) if change is not None]
         node = everything or any(change.kind in _NODE_KINDS for change in taken)
@@ -164,7 +173,7 @@ class Reconciler:
             if everything or switched:
                 self.datapath.attach_node(local)
                 self._attached.clear()
-            self._attach_pods(local)
+            self._attach_pods(local, hurry)
             if not any(place.startswith("port ") for place in self.problems):
                 self.datapath.retire()
             if node or switched:
@@ -353,7 +362,7 @@ class Reconciler:
         self._kept_unknown = not self.complete and (self._kept_unknown or not self.in_force)
         return applier.sync(plan.planner.contents(), remove=not self._kept_unknown)
 
-    def _attach_pods(self, local: LocalNode) -> None:
+    def _attach_pods(self, local: LocalNode, hurry: bool) -> None:
         wanted = dict(self._state.ports)
         for key, port in tuple(self._attached.items()):
             if wanted.get(key) != port:
@@ -361,23 +370,30 @@ class Reconciler:
                 del self._attached[key]
         for key, port in wanted.items():
             if key not in self._attached:
-                self._attach_pod(port, local)
+                self._attach_pod(port, local, hurry)
+        self._makeshift &= self._attached.keys()
+        for key in () if hurry else sorted(self._makeshift)[:_SETTLED_AT_ONCE]:
+            self._attach_pod(self._attached[key], local, hurry)
         for place in [each for each in self.problems if each.startswith("port ")]:
             if place.removeprefix("port ") not in wanted:
                 self._note(place, "")
         self.datapath.forget_strangers(self._attached)
 
-    def _attach_pod(self, port: Port, local: LocalNode) -> None:
+    def _attach_pod(self, port: Port, local: LocalNode, hurry: bool) -> None:
         if not any(address in local.pod_cidr for address in port.addresses):
             self._note(f"port {port.key}", f"its address is not in the podCIDR {local.pod_cidr}")
             return
         try:
-            self.datapath.attach_pod(port)
+            self.datapath.attach_pod(port, quickly=hurry)
         except OSError as error:
             self._note(f"port {port.key}", str(error))
             return
         self._note(f"port {port.key}", "")
         self._attached[port.key] = port
+        if hurry:
+            self._makeshift.add(port.key)
+        else:
+            self._makeshift.discard(port.key)
 
     def _route(self, local: LocalNode) -> None:
         report = sync_routes(self._host_networks(), local)
