@@ -23,17 +23,22 @@ _OPENING, _CLOSING = frozenset("({["), frozenset(")}]")
 
 @dataclass(frozen=True)
 class Token:
-    """A word or a sign. ``directive`` is the preprocessor's line that it stands in, or empty."""
+    """A word or a sign.
+
+    ``directive`` names the preprocessor's line that it stands in, if any; ``first`` says that it
+    is the first behind that name.
+    """
 
     text: str
     line: int
     is_word: bool
     directive: str = ""
+    first: bool = False
 
 
 def tokens(source: str) -> Iterator[Token]:
     """All words and signs; comments, strings and numbers are left out."""
-    line, fresh, directive = 1, True, ""
+    line, fresh, directive, first = 1, True, "", False
     for match in _TOKEN.finditer(source):
         text = match.group(0)
         if match["newline"]:
@@ -41,10 +46,10 @@ def tokens(source: str) -> Iterator[Token]:
         elif match["sign"] == "#" and fresh:
             directive, fresh = "#", False
         elif match["word"] and directive == "#":
-            directive = text
+            directive, first = text, True
         elif match["word"] or match["sign"]:
-            yield Token(text, line, bool(match["word"]), directive)
-            fresh = False
+            yield Token(text, line, bool(match["word"]), directive, first and bool(directive))
+            fresh = first = False
         line += text.count("\n")
 
 
@@ -56,30 +61,29 @@ def words(source: str) -> list[Token]:
 def declared(source: str) -> list[Token]:
     """What the file declares at its own scope: functions, variables, types, constants, macros."""
     found, plain = [], []
-    line = 0
     for each in tokens(source):
         if not each.directive:
             plain.append(each)
-        elif each.directive == "define" and each.is_word and each.line != line:
+        elif each.directive == "define" and each.first:
             found.append(each)
-        if each.directive:
-            line = each.line
     found += _at_file_scope(plain)
     return sorted(found, key=lambda each: each.line)
 
 
 def _at_file_scope(plain: list[Token]) -> Iterator[Token]:
-    depth, begun, constants = 0, 0, False
+    depth, begun, constants, body = 0, 0, False, False
     for number, each in enumerate(plain):
         before = plain[number - 1] if number else None
         after = plain[number + 1].text if number + 1 < len(plain) else ""
         if each.text in _OPENING:
-            constants = depth == 0 and each.text == "{" and _opens_enum(plain, number)
+            if depth == 0 and each.text == "{":
+                constants = _opens_enum(plain, number)
+                body = before is not None and before.text == ")"
             depth += 1
         elif each.text in _CLOSING:
             depth -= 1
             # a function's body ends its declaration; a type's is followed by more
-            begun = 0 if depth == 0 and each.text == "}" and after != ";" else begun
+            begun = 0 if depth == 0 and each.text == "}" and body else begun
         elif depth == 0 and each.text == ";":
             begun = 0
         elif depth == 1 and constants and each.is_word and before and before.text in ("{", ","):

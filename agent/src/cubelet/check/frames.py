@@ -83,7 +83,7 @@ def mended(frame: bytes) -> bytes:
     if length < 20 or len(frame) < 14 + length:
         return frame
     words = struct.unpack(f"!{length // 2}H", frame[14:24] + bytes(2) + frame[26 : 14 + length])
-    total = sum(words)
+    total: int = sum(words)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return frame[:24] + (total ^ 0xFFFF).to_bytes(2, "big") + frame[26:]

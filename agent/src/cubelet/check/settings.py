@@ -17,7 +17,8 @@ _UNKNOWN = "no_such_setting"
 
 def check(bench: Workbench) -> Iterator[Finding]:
     """Defaults for all fields, unknown keys refused, every named number there."""
-    cube, model = bench.cube, bench.cube.settings_type
+    cube: type[Cube] = bench.cube
+    model: type = cube.settings_type
     if not issubclass(model, Settings):
         remedy = "derive it from cubelet_hooks.cube.Settings"
         yield at(cube, "settings_type", f"{model!r} is no settings model", remedy)

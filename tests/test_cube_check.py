@@ -1,0 +1,412 @@
+"""`cubelet cube check`: the built-in cubes pass, and each check notices what it is for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cubelet.bpf.fs import BPFFS
+from cubelet.check import workbench
+from cubelet.check.ctokens import declared, words
+from cubelet.check.findings import Finding, Report
+from cubelet.check.registry import CHECKS, Check
+from cubelet.check.runner import check
+from cubelet.cli.commands import app
+from cubelet.plugins import discover
+from cubelet.scaffold.render import render
+from cubelet.scaffold.write import write_package
+
+BUILT_IN = ("bridge", "firewall", "lbrp", "nat", "router")
+CHEAP = tuple(each for each in CHECKS if not each.compiled)
+CUBE, C, PROJECT = "src/cubelet_dscp/cube.py", "src/cubelet_dscp/bpf/dscp.bpf.c", "pyproject.toml"
+
+Change = tuple[str, str, str]
+"""A file, a text in it, and what takes its place."""
+Broken = Callable[..., Path]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
+    """Makes the folder of a generated cube in which some texts are others."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def make(*changes: Change) -> Path:
+        files = dict(render("dscp", ("pod",)))
+        for file, old, new in changes:
+            assert files[file].count(old) >= 1, (file, old)
+            files[file] = files[file].replace(old, new)
+        write_package(tmp_path / "cubelet-dscp", files, force=True)
+        return tmp_path / "cubelet-dscp"
+
+    yield make
+    for name in [each for each in sys.modules if each.startswith("cubelet_dscp")]:
+        del sys.modules[name]
+
+
+def only(name: str) -> list[Check]:
+    return [each for each in CHECKS if each.name == name]
+
+
+def report(folder: Path | str, checks: Any = CHEAP) -> Report:
+    (found,) = check(str(folder), checks)
+    return found
+
+
+def finding(folder: Path, checks: Any) -> Finding:
+    """The one finding that there is."""
+    found = [each for _, each in report(folder, checks).findings]
+    assert len(found) == 1, found
+    assert found[0].remedy
+    return found[0]
+
+
+def line_of(file: Path, text: str) -> int:
+    return next(n for n, line in enumerate(file.read_text().splitlines(), 1) if text in line)
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_the_built_in_cubes_pass_what_needs_no_kernel(kind: str) -> None:
+    found = report(kind)
+    assert [(each.check, each.state) for each in found.results] == [
+        (each.name, "passed") for each in CHEAP
+    ], list(found.findings)
+
+
+@pytest.mark.parametrize("kind", ["firewall", "nat"])
+def test_built_in_cubes_pass_as_programs(kind: str) -> None:
+    found = CliRunner().invoke(app, ["cube", "check", kind, "-o", "json"])
+    assert found.exit_code == 0, found.output
+    (document,) = json.loads(found.stdout)
+    assert {each["state"] for each in document["checks"]} == {"passed"}
+    counts = {(each["composition"], each["program"]) for each in document["programs"]}
+    places = ("alone", "default stacks")
+    modes = [f"{mode}, {where}" for mode in ("fused", "tailcall") for where in places]
+    assert {name for name, _ in counts} == set(modes)
+    assert {(name, "cubelet_pod") for name in modes} <= counts
+    assert all(each["instructions"] > 0 for each in document["programs"])
+
+
+def test_a_new_cube_passes_without_being_installed(package: Broken) -> None:
+    found = CliRunner().invoke(app, ["cube", "check", str(package())])
+    assert found.exit_code == 0, found.output
+    assert "dscp" not in discover().cubes
+    assert found.stdout.count("passed") == len(CHECKS)
+    assert "fused, default stacks" in found.stdout
+
+
+METADATA = [
+    ((CUBE, '"dscp"\n', '"dscp"\n    abi: ClassVar[int] = 9\n'), "built for ABI 9"),
+    ((PROJECT, 'dscp = "cubelet_dscp.cube"', 'other = "cubelet_dscp.cube"'), "is called other"),
+    ((PROJECT, 'version = "0.1.0"', 'version = "new"'), "'new' is no version"),
+    ((PROJECT, 'dependencies = ["cubelet-hooks>=0.1,<0.2"]', ""), "no range of releases"),
+    ((PROJECT, "cubelet-hooks>=0.1,<0.2", "cubelet-hooks>=7,<8"), "installed is 0.1.0"),
+    ((CUBE, 'Placement("pod")', 'Placement("host")'), "it has nothing to do there"),
+    ((CUBE, 'Placement("pod")', 'Placement("door")'), "that is no port class"),
+    ((CUBE, 'Placement("pod")', 'Placement("pod", "inward")'), "it sees nothing of that class"),
+    ((CUBE, '{"dscp": "seen"}', '{"dscp": "sean"}'), "the map 'sean', which is not declared"),
+    ((CUBE, 'Map("limits"', 'Map("limit"'), "a map and a record are both called limit in C"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), METADATA, ids=lambda each: str(each)[:40])
+def test_metadata(package: Broken, change: Change, message: str) -> None:
+    found = finding(package(change), only("metadata"))
+    assert message in found.message
+    assert found.file.endswith(change[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((CUBE, "max_dscp: int = 47", "max_dscp: int"), "max_dscp has no default"),
+        ((CUBE, "forbid_unknown_fields=True", "forbid_unknown_fields=False"), "are not refused"),
+        ((CUBE, '"max_pods"),', '"pods"),'), "the size of the map limits is the setting 'pods'"),
+        ((CUBE, "max_dscp: int = 47", "max_dscp: int = 99"), "must be from 0 to 63, not 99"),
+        ((CUBE, "(cube.Settings, frozen", "(cube.msgspec.Struct, frozen"), "is no settings model"),
+    ],
+)
+def test_settings(package: Broken, change: Change, message: str) -> None:
+    found = finding(package(change), only("settings"))
+    assert message in found.message
+    assert found.file.endswith(CUBE)
+    assert found.line
+
+
+def test_names_at_file_scope(package: Broken) -> None:
+    text = (
+        "\n#define LIMIT 3\nenum way { UP, dscp_down };\nstatic int seen;\nint dscp_fine(int a);\n"
+    )
+    folder = package((C, '#include "cubelet.h"\n', f'#include "cubelet.h"\n{text}'))
+    found = [each for _, each in report(folder, only("names")).findings]
+    assert [(each.message.split()[0], each.line) for each in found] == [
+        (name, line_of(folder / C, line))
+        for name, line in [
+            ("LIMIT", "define LIMIT"),
+            ("way", "enum way"),
+            ("UP", "enum way"),
+            ("seen", "static int seen"),
+        ]
+    ]
+    assert found[0].remedy == "call it such as DSCP_LIMIT"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((C, '#include "cubelet.h"', '#include "cubelet.h"\n#include "mine.h"'), "mine.h is not"),
+        ((C, "__u16 dscp_packet", "__u16 dscp_packets"), "there is no function dscp_packet"),
+        ((C, "__u32 dscp_dscp", "__u32 dscp_inward"), "dscp_inward is never called"),
+        ((CUBE, 'kind: ClassVar[str] = "dscp"', 'kind: ClassVar[str] = "dscpx"'), ""),
+    ],
+)
+def test_names_that_mean_something(package: Broken, change: Change, message: str) -> None:
+    found = report(package(change), only("names"))
+    if message:
+        assert message in next(found.findings)[1].message
+    else:  # the C file of a kind is called after it, so there is none
+        assert found.results[0].state == "not checked"
+
+
+def test_names_in_all_kinds_of_c() -> None:
+    source = """
+/* int comment; */ // int other;
+#include "cubelet.h"
+#define ONE(x) \\
+	two(x)
+struct three { int inner; };
+typedef struct { int a; } four;
+static __always_inline int five(struct ten *p) { int local = "int six;"[0]; return local; }
+static struct ten seven = { .x = 8 }, *eight[2];
+struct ten;
+union nine { int b; } __attribute__((packed));
+enum { ELEVEN = 1 << 3, TWELVE };
+struct ten *thirteen(void);
+"""
+    found = [(each.text, each.line) for each in declared(source)]
+    assert found == [
+        *(("ONE", 4), ("three", 6), ("four", 7), ("five", 8), ("seven", 9), ("eight", 9)),
+        *(("ten", 10), ("nine", 11), ("ELEVEN", 12), ("TWELVE", 12), ("thirteen", 13)),
+    ]
+    assert "six" not in {each.text for each in words(source)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "place"),
+    [
+        (
+            (C, "DSCP_REASON_MARKED", "DSCP_REASON_OTHER"),
+            "DSCP_REASON_OTHER is declared nowhere",
+            (C, "DSCP_REASON_OTHER"),
+        ),
+        (
+            (C, "DSCP_REASON_MARKED", "0"),
+            "the reason marked is never given",
+            (CUBE, "    reasons: "),
+        ),
+        ((CUBE, '"its DSCP is above the limit of where it entered"', '""'), "no text", None),
+    ],
+)
+def test_reasons(package: Broken, change: Change, message: str, place: Any) -> None:
+    folder = package(change)
+    found = [each for _, each in report(folder, only("reasons")).findings]
+    assert message in found[0].message
+    if place:
+        file = folder / place[0]
+        assert (found[0].file, found[0].line) == (str(file), line_of(file, place[1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((CUBE, 'Sample("packets"', 'Sample("frames"'), "the metric frames, which is declared"),
+        ((CUBE, "(str(key.index),))", "())"), "a sample of packets with 0 labels, which has 1"),
+        ((CUBE, "def collect(", "def gather("), "nothing collects them"),
+        (
+            (CUBE, 'yield Sample("packets", counter.packets, (str(key.index),))', "yield from ()"),
+            "the metric packets is declared, but no Sample is made of it",
+        ),
+    ],
+)
+def test_metrics(package: Broken, change: Change, message: str) -> None:
+    assert message in report(package(change), only("metrics")).results[0].findings[0].message
+
+
+PLANS = [
+    (
+        "if change.kind in (Pod.kind, Port.kind)",
+        "if change.kind == Pod.kind",
+        "they part at Port default/",
+    ),
+    (
+        "if pod is None or port is None:\n            return\n",
+        "assert port\n        assert pod\n",
+        "plan raised AssertionError",
+    ),
+    ("Limit(int(text))", "PortKey(1)", "limits holds PortKey and Limit, not PortKey and PortKey"),
+    ('Entry("limits"', 'Entry("seen"', "an entry of seen, which is not planned"),
+    ("Limit(int(text))", "Limit(300)", "an entry of limits does not fit"),
+    (
+        '"MAX_DSCP": self.settings.max_dscp',
+        '"MAX_DSCP": len(view.pods) % 64',
+        "a change of kind Pod altered defines or needed_on",
+    ),
+    (
+        '"MAX_DSCP": self.settings.max_dscp',
+        '"MAX_DSCP": __import__("time").time_ns()',
+        "defines gives",
+    ),
+    (
+        'text = pod.annotations.get(ANNOTATION, "")',
+        'text = pod.labels.setdefault("seen", "46")',
+        "planning has changed the view",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), PLANS)
+def test_plans(package: Broken, old: str, new: str, message: str) -> None:
+    # Every attached pod has a limit, so that plans have something to say of a few of them.
+    always = (CUBE, 'pod.annotations.get(ANNOTATION, "")', '"46"')
+    changes = [always] if "ANNOTATION" not in old else []
+    folder = package(*changes, (CUBE, old, new))
+    found = finding(folder, only("plans"))
+    assert message in found.message
+    assert found.file == str(folder / CUBE)
+    assert found.line
+
+
+def test_a_plan_that_raises_is_told_at_its_line(package: Broken) -> None:
+    folder = package(
+        (CUBE, 'pod.annotations.get(ANNOTATION, "")', '"46"'),
+        (CUBE, "yield Entry", "raise KeyError(unit)\n            yield Entry"),
+    )
+    found = finding(folder, only("plans"))
+    assert "plan raised KeyError" in found.message
+    assert found.line == line_of(folder / CUBE, "raise KeyError(unit)")
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compositions without the default stacks, which take longest to verify."""
+    monkeypatch.setattr(workbench, "default", lambda *_: iter(()))
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ("return missing;", "use of undeclared identifier 'missing'"),
+        ("return ((__u8 *)counter)[1] + limit->dscp;", "refused by the verifier"),
+    ],
+)
+def test_programs(package: Broken, alone: None, new: str, message: str) -> None:
+    folder = package((C, "return 0;\n}\n", f"{new}\n}}\n"))
+    found = [each for _, each in report(folder, only("programs")).findings]
+    assert [each.message.partition(":")[0] for each in found] == ["fused, alone", "tailcall, alone"]
+    assert all(message in each.message for each in found)
+    assert {(each.file, each.line) for each in found} == {
+        (str(folder / C), line_of(folder / C, new))
+    }
+
+
+INWARD = """
+CUBELET_INLINE int dscp_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	return pkt->hdr.tuple.protocol == IPPROTO_UDP ? cubelet_drop(pkt, 0) : cubelet_next(pkt);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([(C, "return DSCP_REASON_MARKED", "return 2000")], "the reason 2000, which is nobody's"),
+        (
+            [
+                (C, "return 0;\n}\n", f"return 0;\n}}\n{INWARD}"),
+                (CUBE, "    per_packet:", '    inward = frozenset({"pod"})\n    per_packet:'),
+            ],
+            "dropped without a reason",
+        ),
+        ([(CUBE, "NAMES.get(key.index", "NAMES.name(key.index")], "rows raised AttributeError"),
+        ([(CUBE, 'Sample("packets", ', 'Sample("packet" + "", ')], "of no declared metric"),
+    ],
+)
+def test_packets(package: Broken, alone: None, changes: list[Change], message: str) -> None:
+    found = [each for _, each in report(package(*changes), only("packets")).findings]
+    assert message in found[0].message
+    assert found[0].line
+
+
+OPENED = """
+from cubelet.bpf.constants import MapType as T
+from cubelet.bpf.layout import MapLayout
+from cubelet.bpf.maps import BpfMap
+KEPT = []
+
+class DscpCube(Cube):"""
+
+
+def test_leftovers(package: Broken, alone: None) -> None:
+    create = 'KEPT.append(BpfMap.create("kept", MapLayout(T.HASH, 4, 4, 1)))'
+    folder = package(
+        (CUBE, "\nclass DscpCube(Cube):", OPENED),
+        (CUBE, 'return {"MAX', f'{create}\n        return {{"MAX'),
+    )
+    found = finding(folder, only("leftovers"))
+    assert "left open after the cube is gone: map" in found.message
+    for each in sys.modules["cubelet_dscp.cube"].KEPT:
+        each.close()
+
+
+def test_pins_are_leftovers(package: Broken, alone: None) -> None:
+    pin = BPFFS / f"dscp-{os.getpid()}"
+    lines = [
+        'with BpfMap.create("kept", MapLayout(T.HASH, 4, 4, 1)) as made:',
+        f"            made.pin({str(pin)!r}, replace=True)",
+    ]
+    folder = package(
+        (CUBE, "\nclass DscpCube(Cube):", OPENED),
+        (CUBE, 'return {"MAX', "\n".join([*lines, '        return {"MAX'])),
+    )
+    try:
+        assert (
+            f"left pinned after the cube is gone: {pin}"
+            in finding(folder, only("leftovers")).message
+        )
+    finally:
+        pin.unlink(missing_ok=True)
+
+
+def test_what_cannot_be_loaded_is_a_finding_at_its_line(package: Broken) -> None:
+    folder = package((CUBE, "CODE_POINTS = 64", "CODE_POINTS = 64 / 0"))
+    found = CliRunner().invoke(app, ["cube", "check", str(folder), "-o", "json"])
+    assert found.exit_code == 1
+    (document,) = json.loads(found.stdout)
+    (told,) = document["checks"][0]["findings"]
+    assert "ZeroDivisionError" in told["message"]
+    assert (told["file"], told["line"]) == (str(folder / CUBE), line_of(folder / CUBE, "64 / 0"))
+
+
+def test_without_root_the_rest_is_checked_and_the_exit_status_says_so(
+    package: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = CliRunner().invoke(app, ["cube", "check", str(package())])
+    assert found.exit_code == 2
+    assert "run it as root" in found.stdout
+    assert found.stdout.count("passed") == len(CHEAP)
+
+
+@pytest.mark.parametrize("what", ["no_such_kind", "/proc/self"])
+def test_what_is_no_cube_cannot_be_checked(what: str) -> None:
+    found = CliRunner().invoke(app, ["cube", "check", what])
+    assert found.exit_code == 2
+    assert "error: " in found.stderr
+    assert "Traceback" not in found.output
