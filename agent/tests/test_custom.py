@@ -92,7 +92,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(**fixtures: object) -> None:
-        asyncio.run(test(**fixtures))
+        asyncio.run(asyncio.wait_for(test(**fixtures), 60))
 
     return run
 
@@ -220,14 +220,17 @@ def test_a_pods_settings_come_from_it_its_namespace_or_an_object() -> None:
 async def folder_feed(folder: Path) -> AsyncIterator[tuple[FolderFeed, State]]:
     state = State()
 
+    emitted: list[Change | None] = []
+
     def emit(change: Change) -> None:
-        assert state.apply(change) is not None, f"nothing new: {change}"
+        emitted.append(state.apply(change))
 
     feed = FolderFeed(Settings(manifests=folder), DISCOVERY, state, emit, lambda: None)
     task = asyncio.create_task(feed.run())
     try:
         await feed.begun()
         yield feed, state
+        assert None not in emitted, "a change that is none"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -132,7 +132,7 @@ def test_it_is_answered_while_maps_cannot_be_read() -> None:
         busy.set()
         return [first, second, *together, stale]
 
-    first, second, *together, stale = asyncio.run(run())
+    first, second, *together, stale = asyncio.run(asyncio.wait_for(run(), 4))
     assert (first, second) == (None, 0)
     assert together == [1, 1, 1]  # one reading for all
     assert stale == 1

@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -95,6 +96,22 @@ def raw(path: Path, request: bytes) -> Any:
 
 def test_a_call_gives_the_handlers_result(path: Path) -> None:
     assert serving(path, lambda: client.call(str(path), "ping", {"answer": [1, "ä"]})) == [1, "ä"]
+
+
+async def spec(params: Mapping[str, Any]) -> object:
+    return MappingProxyType({"hours": (MappingProxyType({"from": 8}), 12)})
+
+
+def test_a_cubes_objects_travel_as_json(path: Path) -> None:
+    async def main() -> object:
+        server = AgentServer(path, {"spec": spec})
+        await server.start()
+        try:
+            return await asyncio.to_thread(client.call, str(path), "spec")
+        finally:
+            await server.stop()
+
+    assert asyncio.run(main()) == {"hours": [{"from": 8}, 12]}
 
 
 def test_structs_and_addresses_travel_as_json(path: Path) -> None:

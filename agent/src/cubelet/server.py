@@ -48,6 +48,8 @@ def _encode_hook(value: object) -> object:
     )
     if isinstance(value, text):
         return str(value)
+    if isinstance(value, Mapping):  # such as the spec of a cube's own object
+        return dict(value)
     raise NotImplementedError(f"{type(value).__name__} cannot be sent as JSON")
 
 
