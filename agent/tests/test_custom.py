@@ -9,15 +9,18 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pluggy
 import pytest
 
+from cubelet.agent import Agent
 from cubelet.feed import FolderFeed
 from cubelet.lab.apiserver import ApiServer, resources
 from cubelet.planner import Planner
 from cubelet.plugins import Discovery
+from cubelet.reconciler import Reconciler
 from cubelet.settings import KubernetesSettings, Settings
 from cubelet.sources.annotations import Kept
 from cubelet.sources.api import ApiSource
@@ -211,6 +214,54 @@ def test_a_pods_settings_come_from_it_its_namespace_or_an_object() -> None:
     assert planned.take(Change.between(exempt, None), Change.between(own, pod)) == {7: 5}
     assert planned.take(Change.between(budget, None)) == {}
     assert [each for each in planned.state if isinstance(each, Custom)] == []
+
+
+# In the agent
+
+
+@in_loop
+async def test_what_a_new_configuration_watches_is_known_to_its_first_pass() -> None:
+    config, first = Namespace("config"), Custom("Budget", "shop", "a")
+    late = Namespace("late")
+    agent: Any = SimpleNamespace(
+        _queue=[], _configuration=SimpleNamespace(), reconciler=SimpleNamespace(watches=())
+    )
+    followed: list[Change] = []
+
+    def follow(changes: list[Change]) -> None:
+        followed.extend(changes)
+        if changes and changes[0].new == config:
+            agent.reconciler.watches = (BUDGET,)
+
+    async def watch(wanted: tuple[Resource, ...]) -> None:
+        if wanted and len(followed) == 1:
+            await asyncio.sleep(0)
+            agent._queue += [Change.between(None, each) for each in (late, first)]
+
+    agent._configuration.follow = follow
+    agent._feed = SimpleNamespace(watch=watch)
+    taken = await Agent._taken_in(agent, [Change.between(None, config)])
+    assert [change.new for change in taken] == [config, late, first]
+    assert taken == followed  # what comes meanwhile may be a configuration, too
+    assert agent._queue == []
+
+
+def test_the_kinds_of_a_proposed_setup_are_watched_beside_those_in_force() -> None:
+    def setup(*cubes: Cube) -> Any:
+        return SimpleNamespace(composition=SimpleNamespace(cubes=cubes))
+
+    budgets = type("Budgets", (Quota,), {"watches": (BUDGET,)})("budgets0", hooks.Settings())
+    tariffs = type("Tariffs", (Quota,), {"watches": (TARIFF,)})("tariffs0", hooks.Settings())
+    reconciler: Any = SimpleNamespace(_plan=None, _proposed=None)
+    watches = Reconciler.watches.fget
+    assert watches is not None
+    assert watches(reconciler) == ()
+    reconciler._proposed = setup(budgets)
+    assert watches(reconciler) == (BUDGET,)
+    reconciler._plan, reconciler._proposed = SimpleNamespace(setup=setup(budgets)), setup(tariffs)
+    assert watches(reconciler) == (BUDGET, TARIFF)
+    reconciler._plan, reconciler._proposed = SimpleNamespace(setup=setup(tariffs)), None
+    assert watches(reconciler) == (TARIFF,)
 
 
 # From a folder
