@@ -253,8 +253,7 @@ def test_the_kinds_of_a_proposed_setup_are_watched_beside_those_in_force() -> No
     budgets = type("Budgets", (Quota,), {"watches": (BUDGET,)})("budgets0", hooks.Settings())
     tariffs = type("Tariffs", (Quota,), {"watches": (TARIFF,)})("tariffs0", hooks.Settings())
     reconciler: Any = SimpleNamespace(_plan=None, _proposed=None)
-    watches = Reconciler.watches.fget
-    assert watches is not None
+    watches = vars(Reconciler)["watches"].fget
     assert watches(reconciler) == ()
     reconciler._proposed = setup(budgets)
     assert watches(reconciler) == (BUDGET,)
