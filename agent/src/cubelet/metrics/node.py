@@ -16,7 +16,7 @@ from cubelet.reconciler import Reconciler
 
 _PLACES = (
     *("composition", "configuration", "contest", "cni", "cube", "maps", "node", "pass", "plans"),
-    *("port", "routes", "source", "sweep"),
+    *("port", "routes", "runtime", "source", "sweep"),
 )
 """Where problems can be; each is told with 0 when there are none."""
 _LONGEST = 120
