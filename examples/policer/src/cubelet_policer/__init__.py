@@ -1,0 +1,1 @@
+"""The policer cube."""

@@ -1,0 +1,132 @@
+"""The policer cube: a token bucket for each limited direction of a pod's traffic.
+
+What happens to packets is in ``bpf/policer.bpf.c``. A rate is planned; how much of it is used is
+the datapath's own, so a changed annotation takes effect with the next packet, and a bucket stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from cubelet_hooks import cube
+from cubelet_hooks.context import Context
+from cubelet_hooks.cube import Cube, Entry, Placement, Read, Reason, Row, Unit
+from cubelet_hooks.hookspecs import hookimpl
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.metrics import Metric, Sample
+from cubelet_hooks.objects import Change, LocalNode, Pod, Port
+from cubelet_hooks.view import View
+from cubelet_policer.bandwidth import limits_anything, limits_of
+from cubelet_policer.records import Bucket, Direction, LimitKey, Rate
+from cubelet_policer.settings import Settings
+
+NANOSECONDS = 1_000_000_000
+EMPTY = Bucket(0, 0, 0)
+
+
+class Policer(Cube):
+    """Drops what a pod sends or receives over the rate that its annotations allow."""
+
+    kind: ClassVar[str] = "policer"
+    per_packet: ClassVar[frozenset[str]] = frozenset({"pod"})
+    placement: ClassVar[tuple[Placement, ...]] = (Placement("pod"),)
+    specialised_by: ClassVar[frozenset[str] | None] = frozenset({Pod.kind, LocalNode.kind})
+    settings_type: ClassVar[type[cube.Settings]] = Settings
+    settings: Settings
+    reasons: ClassVar[tuple[Reason, ...]] = (
+        Reason("ingress_rate", "the pod is sent more than kubernetes.io/ingress-bandwidth allows"),
+        Reason("egress_rate", "the pod sends more than kubernetes.io/egress-bandwidth allows"),
+    )
+    # No verdict depends on them, so neither says whom it concerns: every packet is looked at.
+    maps: ClassVar[tuple[Map, ...]] = (
+        Map("buckets", MapType.HASH, LimitKey, Bucket, "max_limits", planned=False),
+        Map("rates", MapType.HASH, LimitKey, Rate, "max_limits"),
+    )
+    event: ClassVar[type[LimitKey] | None] = LimitKey
+    events_per_second: ClassVar[int | str] = 10
+    shows: ClassVar[Mapping[str, str]] = {"limits": "rates"}
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("dropped_packets", "counter", "Packets over a pod's rate.", ("pod", "direction")),
+        Metric("dropped_bytes", "counter", "Bytes over a pod's rate.", ("pod", "direction")),
+    )
+
+    def defines(self, view: View) -> Mapping[str, int]:
+        """``POLICER_INGRESS`` and ``POLICER_EGRESS`` in C."""
+        return {direction.name: direction for direction in Direction}
+
+    def needed_on(self, view: View) -> Collection[str]:
+        """Pods' ports, while a pod of this node has an annotation: before the pod is attached."""
+        if view.local is None:
+            return ()
+        here = (pod for pod in view.pods_on(view.local.name) if not pod.host_network)
+        limited = any(limits_anything(pod.annotations) for pod in here if not pod.finished)
+        return ("pod",) if limited else ()
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        """A pod is planned when it changes, and when it is attached or goes."""
+        return [("pod", change.key)] if change.kind in (Pod.kind, Port.kind) else ()
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """The pod's rates: none for a direction that is not limited, or not by a number."""
+        pod, port = view.pods.get(unit[1]), view.ports.get(unit[1])
+        if pod is None or port is None:
+            return
+        for limit in limits_of(pod.annotations):
+            if limit.bits_per_second:
+                key = LimitKey(port.ifindex, limit.direction)
+                yield Entry("rates", key, self.rate(limit.bits_per_second))
+
+    def rate(self, bits_per_second: int) -> Rate:
+        """A rate with its bucket's depth, which is a time: that of the burst that it can hold."""
+        least = self.settings.min_burst_bytes * 8 * NANOSECONDS // bits_per_second
+        return Rate(bits_per_second, max(int(self.settings.burst_seconds * NANOSECONDS), least))
+
+    def on_event(self, event: LimitKey, context: Context) -> None:
+        """A bucket was made, or found no room: remove those of pods that are gone.
+
+        The datapath makes buckets, and does not see pods go; a plan cannot remove what it did not
+        plan. So a bucket of a pod that is gone stays until the next one is made, at the longest.
+        """
+        rates, buckets = context.table("rates"), context.table("buckets")
+        for key in [each for each in buckets if each not in rates]:
+            buckets.pop(key, None)
+
+    def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
+        """Every limit that a pod of this node asks for, with what it dropped, or its mistake."""
+        rates, buckets = read("rates"), read("buckets")
+        for key, port in sorted(view.ports.items()):
+            pod = view.pods.get(key)
+            for limit in limits_of(pod.annotations) if pod else ():
+                found = LimitKey(port.ifindex, limit.direction)
+                rate, bucket = rates.get(found), buckets.get(found, EMPTY)
+                yield {
+                    "pod": key,
+                    "direction": limit.direction,
+                    "limit": limit.text,
+                    "bits_per_second": rate.bits_per_second if rate else 0,
+                    "burst_bytes": burst_bytes(rate) if rate else 0,
+                    "dropped_packets": bucket.dropped_packets,
+                    "dropped_bytes": bucket.dropped_bytes,
+                    "problem": limit.problem,
+                }
+
+    def collect(self, read: Read, view: View) -> Iterable[Sample]:
+        """What was dropped, by pod: there are as many series as pods have limits."""
+        pods = {port.ifindex: key for key, port in view.ports.items()}
+        for key, bucket in read("buckets").items():
+            if pod := pods.get(key.ifindex):
+                labels = (pod, Direction(key.direction).name.lower())
+                yield Sample("dropped_packets", bucket.dropped_packets, labels)
+                yield Sample("dropped_bytes", bucket.dropped_bytes, labels)
+
+
+def burst_bytes(rate: Rate) -> int:
+    """What a full bucket holds."""
+    return rate.bits_per_second * rate.depth_ns // (8 * NANOSECONDS)
+
+
+@hookimpl
+def cubelet_cubes() -> Sequence[type[Cube]]:
+    """The one cube of this package."""
+    return [Policer]
