@@ -86,11 +86,22 @@ def install(folder: Path, name: str, code: str, source: str = "") -> Path:
     file = package / "bpf" / f"{name}.bpf.c"
     if source:
         file.write_text(source)
+    _describe(folder, name, f"cubelet_{name}")
+    return file
+
+
+def example(folder: Path, name: str) -> None:
+    """What pip leaves of an editable install of the package in examples/NAME."""
+    source = Path(__file__).parents[2] / "examples" / name / "src" / f"cubelet_{name}"
+    (folder / source.name).symlink_to(source)
+    _describe(folder, name, f"cubelet_{name}.cube")
+
+
+def _describe(folder: Path, name: str, module: str) -> None:
     info = folder / f"cubelet_{name}-0.3.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: cubelet-{name}\nVersion: 0.3\n")
-    (info / "entry_points.txt").write_text(f"[cubelet.cubes]\n{name} = cubelet_{name}\n")
-    return file
+    (info / "entry_points.txt").write_text(f"[cubelet.cubes]\n{name} = {module}\n")
 
 
 def plugins(world: World) -> dict[str, dict[str, object]]:
