@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cubelet_policer.bandwidth import Limit, limits_anything, limits_of, parse_bandwidth
@@ -76,9 +78,8 @@ def test_quantities(text: str, bits_per_second: int | None) -> None:
     ],
 )
 def test_what_is_wrong_is_said(text: str, problem: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError, match=re.escape(problem)) as caught:
         parse_bandwidth(text)
-    assert problem in str(caught.value)
     assert len(str(caught.value)) < 120
 
 

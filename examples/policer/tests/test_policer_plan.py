@@ -6,11 +6,11 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
+
 from cubelet.state import State
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.metrics import Sample
 from cubelet_hooks.objects import Change, LocalNode, Pod, Port
-
 from cubelet_policer.bandwidth import ANNOTATIONS
 from cubelet_policer.cube import Policer
 from cubelet_policer.records import Bucket, Direction, LimitKey, Rate

@@ -57,10 +57,12 @@ CUBELET_INLINE int policer_take(struct policer_bucket *bucket, const struct poli
 
 		if (from + depth < now)
 			from = now - depth;
-		else if (from > now + depth) /* a debt at a rate of before */
-			from = now + depth;
-		if (from + need > now)
+		if (from + need > now) {
+			/* a debt at a slower rate of before need not be paid at today's */
+			if (used > now + depth)
+				__sync_val_compare_and_swap(&bucket->used_ns, used, now + depth);
 			return 0;
+		}
 		if (__sync_val_compare_and_swap(&bucket->used_ns, used, from + cost) == used)
 			return 1;
 	}
