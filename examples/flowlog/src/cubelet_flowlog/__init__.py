@@ -1,0 +1,1 @@
+"""The flowlog cube: see :mod:`cubelet_flowlog.cube`."""

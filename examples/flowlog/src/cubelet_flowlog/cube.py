@@ -1,0 +1,160 @@
+"""The flowlog cube: a record of each flow that opens, with its pods' names, sampled.
+
+It stands next to every port, inward and outward: what it sees on the way out has been allowed by
+all others. What happens to packets is in ``bpf/flowlog.bpf.c``; here events become records
+(:mod:`cubelet_flowlog.lines`), which go to the agent's log or to a file.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any, ClassVar
+
+from cubelet_flowlog.lines import Line, clock_offset, describe
+from cubelet_flowlog.records import Fields, How, Mark, Told, What
+from cubelet_flowlog.settings import Settings
+from cubelet_flowlog.writer import Writer
+from cubelet_hooks import cube
+from cubelet_hooks.context import Context
+from cubelet_hooks.cube import PORT_CLASSES, Cube, Placement, Read
+from cubelet_hooks.flows import Index
+from cubelet_hooks.hookspecs import hookimpl
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.metrics import Metric, Sample
+from cubelet_hooks.records import Family, Record
+from cubelet_hooks.view import View
+
+RECENT = 1_000
+"""Records that ``cubelet flowlog tail`` can still show."""
+MAX_CPUS = 256
+"""CPUs on which what is denied is told: the size of the array of marks, as CPUs are numbered."""
+SETTLED = 1_000_000_000
+"""Nanoseconds after which a packet whose mark still stands has been denied: judging takes less than
+one, and a packet's fate is known by then."""
+
+
+class Flowlog(Cube):
+    """Tells of flows and never decides about them."""
+
+    kind: ClassVar[str] = "flowlog"
+    inward: ClassVar[frozenset[str]] = frozenset(PORT_CLASSES)
+    outward: ClassVar[frozenset[str]] = frozenset(PORT_CLASSES)
+    per_packet: ClassVar[frozenset[str]] = frozenset(PORT_CLASSES)
+    placement: ClassVar[tuple[Placement, ...]] = tuple(map(Placement, PORT_CLASSES))
+    specialised_by: ClassVar[frozenset[str] | None] = frozenset()
+    settings_type: ClassVar[type[cube.Settings]] = Settings
+    settings: Settings
+    maps: ClassVar[tuple[Map, ...]] = (
+        Map("marks", MapType.ARRAY, Index, Mark, MAX_CPUS, planned=False),
+    )
+    flow_fields: ClassVar[type[Record] | None] = Fields
+    event: ClassVar[type[Record] | None] = Told
+    events_per_second: ClassVar[int | str] = "rate"
+    commands: ClassVar[str] = "cubelet_flowlog.commands:app"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("records", "counter", "Records made, by what they tell of a flow.", ("event",)),
+        Metric("lost_records", "counter", "Records that could not be written to the file."),
+    )
+
+    def __init__(self, instance: str, settings: cube.Settings, family: Family = 4) -> None:
+        super().__init__(instance, settings, family)
+        told = self.settings
+        self._writer = Writer(told.file, told.max_bytes, told.files) if told.file else None
+        self._recent: deque[tuple[int, Line]] = deque(maxlen=RECENT)
+        # Numbers grow from one composition to the next, so whoever follows them misses none.
+        self._numbers = count(time.monotonic_ns())
+        self._made: Counter[What] = Counter()
+        self._settled: dict[int, int] = {}
+        self._looked = 0
+        self._complained = ""
+
+    def defines(self, view: View) -> Mapping[str, int]:
+        """What is compiled in: names for the numbers of :class:`What` and :class:`How`, settings.
+
+        Without an interval nothing is left of ``KIND_packet``, without a sample there is no hash.
+        """
+        numbers = {str(each.name): int(each) for each in (*What, *How)}
+        chosen = self.settings
+        return numbers | {
+            "MARKS": int(chosen.denied),
+            "SAMPLE": chosen.sample,
+            "INTERVAL": chosen.interval,
+        }
+
+    def on_event(self, event: Told, context: Context) -> None:
+        """Write down what the C has told, and now and then what else has been denied."""
+        if event.time not in self._settled.values():
+            self._record(event, context)
+        if time.monotonic_ns() - self._looked > SETTLED:
+            self._settle(context)
+
+    def _record(self, told: Told, context: Context) -> None:
+        line = describe(told, context.view, clock_offset())
+        self._made[What(told.what)] += 1
+        self._recent.append((next(self._numbers), line))
+        if self._writer is None:
+            context.log.info("flow", **{"flow_event" if k == "event" else k: line[k] for k in line})
+            return
+        self._writer.write(json.dumps(line, separators=(",", ":")))
+        self._complain(self._writer.error, context)
+
+    def _complain(self, error: str, context: Context) -> None:
+        """Say once what is wrong with the file, and again when it is something else."""
+        if error and error != self._complained:
+            context.log.warning(
+                "flow records are lost",
+                error=error,
+                remedy="make the folder, mounted where the agent sees it, or change `file`",
+            )
+        self._complained = error
+
+    def _settle(self, context: Context) -> None:
+        """Tell of denied packets that no other packet has followed on their CPUs."""
+        now = self._looked = time.monotonic_ns()
+        for index, mark in dict(context.table("marks")).items():
+            known = self._settled.get(index.index) == mark.time
+            if not mark.time or known or now - mark.time < SETTLED:
+                continue
+            self._settled[index.index] = mark.time
+            arrived, enters = mark.arrived, mark.enters
+            denied = Told(mark.time, 0, 0, arrived, arrived, enters, enters, What.DENIED, 0)
+            self._record(denied, context)
+
+    def answer(self, method: str, params: Mapping[str, Any], context: Context) -> object:
+        """``records``: those after the number ``after``, oldest first; ``status``: what it does."""
+        self._settle(context)
+        if method == "records":
+            after = int(params.get("after", 0))
+            return [[number, dict(line)] for number, line in self._recent if number > after]
+        if method == "status":
+            return self._status()
+        return super().answer(method, params, context)
+
+    def _status(self) -> Mapping[str, object]:
+        writer, chosen = self._writer, self.settings
+        status: dict[str, object] = {
+            "sample": chosen.sample,
+            "denied": chosen.denied,
+            "interval": chosen.interval,
+            **{f"records {what.name.lower()}": self._made[what] for what in What},
+            "file": chosen.file,
+        }
+        if writer:
+            status |= {"written": writer.written, "lost": writer.lost, "error": writer.error}
+        return status
+
+    def collect(self, read: Read, view: View) -> Iterable[Sample]:
+        """Records since this configuration took over, and those that the file did not take."""
+        for what in What:
+            yield Sample("records", self._made[what], (what.name.lower(),))
+        yield Sample("lost_records", self._writer.lost if self._writer else 0)
+
+
+@hookimpl
+def cubelet_cubes() -> Sequence[type[Cube]]:
+    """The one cube of this package."""
+    return [Flowlog]

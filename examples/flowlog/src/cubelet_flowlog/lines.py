@@ -1,0 +1,98 @@
+"""From an event to the record that is written: names for addresses, wall-clock time."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from cubelet_flowlog.records import How, Told, What
+from cubelet_hooks.flows import PortClass, Tuple
+from cubelet_hooks.objects import Address
+from cubelet_hooks.view import View
+
+Line = Mapping[str, object]
+"""A record as it is written: JSON values by name, in one order."""
+
+PROTOCOLS: Mapping[int, str] = {
+    number: name.removeprefix("IPPROTO_")
+    for name, number in vars(socket).items()
+    if name in ("IPPROTO_ICMP", "IPPROTO_TCP", "IPPROTO_UDP", "IPPROTO_SCTP", "IPPROTO_ICMPV6")
+}
+"""Names of IANA's protocol numbers; the others are written as numbers."""
+
+
+def clock_offset() -> int:
+    """What to add to the kernel's monotonic clock for the time of day, in ns."""
+    return time.time_ns() - time.monotonic_ns()
+
+
+def describe(told: Told, view: View, offset: int) -> Line:
+    """The record of an event, always as the flow's opener sees it.
+
+    ``source`` and ``destination`` are as the opener sent them, ``to_source`` and
+    ``to_destination`` as they are after translation, and only there if it changed them. A pod is
+    named if this node knows one with the address; pods on the host's network share the node's
+    and are not told apart.
+    """
+    reply, denied = How.REPLY & told.how, told.what == What.DENIED
+    sent, became = (_inverted(told.left), _inverted(told.arrived)) if reply else _forward(told)
+    enters, leaves = (told.leaves, told.enters) if reply else (told.enters, told.leaves)
+    line: dict[str, object] = {
+        "time": _time_of_day(told.time + offset),
+        "node": view.local.name if view.local else "",
+        "event": What(told.what).name.lower(),
+        "protocol": PROTOCOLS.get(sent.protocol, str(sent.protocol)),
+        **_end("source", sent.src, sent.sport, sent.src, view),
+        **_end("destination", sent.dst, sent.dport, became.dst, view),
+        **_translated(sent, became, unknown=bool(How.PORT_UNKNOWN & told.how)),
+        "enters": PortClass(enters).name.lower(),
+    }
+    if not denied:
+        line["leaves"] = PortClass(leaves).name.lower()
+    if told.what in (What.COUNTED, What.ENDED):
+        line["direction"] = "reply" if reply else "forward"
+        line |= {"packets": told.packets, "bytes": told.bytes}
+    return line
+
+
+def _forward(told: Told) -> tuple[Tuple, Tuple]:
+    return told.arrived, told.left
+
+
+def _inverted(each: Tuple) -> Tuple:
+    return Tuple(each.dst, each.src, each.dport, each.sport, each.protocol)
+
+
+def _time_of_day(nanoseconds: int) -> str:
+    moment = datetime.fromtimestamp(nanoseconds // 1_000_000 / 1_000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _end(
+    name: str, address: Address, port: int, whose: Address, view: View
+) -> Mapping[str, object]:
+    end: dict[str, object] = {name: str(address), f"{name}_port": port}
+    if pod := pod_of(whose, view):
+        end[f"{name}_pod"] = pod
+    return end
+
+
+def _translated(sent: Tuple, became: Tuple, unknown: bool) -> Mapping[str, object]:
+    found: dict[str, object] = {}
+    if unknown or (sent.src, sent.sport) != (became.src, became.sport):
+        found |= {"to_source": str(became.src)}
+        if not unknown:
+            found |= {"to_source_port": became.sport}
+    if (sent.dst, sent.dport) != (became.dst, became.dport):
+        found |= {"to_destination": str(became.dst), "to_destination_port": became.dport}
+    return found
+
+
+def pod_of(address: Address, view: View) -> str:
+    """``namespace/name`` of the one pod that has the address as its own; empty if there is none."""
+    for pod in view.pods_by_ip(address):
+        if not (pod.host_network or pod.finished):
+            return pod.key
+    return ""

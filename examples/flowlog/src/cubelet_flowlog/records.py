@@ -1,0 +1,63 @@
+"""What the C and the Python of flowlog share: see ``bpf/flowlog.bpf.c``."""
+
+from __future__ import annotations
+
+import enum
+
+from cubelet_hooks.flows import Tuple
+from cubelet_hooks.records import U8, U32, U64, Record
+
+
+class What(enum.IntEnum):
+    """What an event tells of a flow; ``FLOWLOG_OPENED`` and so on in C, by ``Cube.defines``."""
+
+    OPENED = 0
+    DENIED = 1
+    COUNTED = 2
+    ENDED = 3
+
+
+class How(enum.IntFlag):
+    """More about it; ``FLOWLOG_REPLY`` and so on in C."""
+
+    REPLY = 1
+    """Counts are of the direction against the opener's, and so are the event's tuples."""
+    PORT_UNKNOWN = 2
+    """Its source port is chosen after all cubes have spoken."""
+
+
+class Told(Record):
+    """An event. ``time`` is the kernel's monotonic clock in ns, when the packet was judged.
+
+    ``arrived`` is the tuple on the wire, ``left`` that after translation; the port classes are
+    those that these packets enter and leave by. A denied one has not left: both are the same.
+    """
+
+    time: U64
+    packets: U64
+    bytes: U64
+    arrived: Tuple
+    left: Tuple
+    enters: U8
+    leaves: U8
+    what: U8
+    how: U8
+
+
+class Mark(Record):
+    """The packet that a CPU has begun to judge, or whose judging never came to the way out.
+
+    ``time`` is 0 once it left; ``mode`` says why it was judged (``enum cubelet_mode``).
+    """
+
+    time: U64
+    arrived: Tuple
+    enters: U8
+    mode: U8
+
+
+class Fields(Record):
+    """What is kept of a flow, by direction: ``told`` in jiffies, and whether it is being told."""
+
+    told: U32
+    counting: U8
