@@ -102,7 +102,7 @@ def test_a_new_cube_passes_without_being_installed(package: Broken) -> None:
 
 
 METADATA = [
-    ((CUBE, '"dscp"\n', '"dscp"\n    abi: ClassVar[int] = 9\n'), "built for ABI 9"),
+    ((CUBE, "abi: ClassVar[int] = 1", "abi: ClassVar[int] = 9"), "built for ABI 9"),
     ((PROJECT, 'dscp = "cubelet_dscp.cube"', 'other = "cubelet_dscp.cube"'), "is called other"),
     ((PROJECT, 'version = "0.1.0"', 'version = "new"'), "'new' is no version"),
     ((PROJECT, 'dependencies = ["cubelet-hooks>=0.1,<0.2"]', ""), "no range of releases"),

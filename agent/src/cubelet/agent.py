@@ -217,13 +217,13 @@ class Agent:
             self._answers.recomposed()
             self._meters.recomposed()
             names = [cube.instance for cube in composition.cubes]
-            self._observe("cubelet_composed", mode=composition.mode, instances=names)
+            self.discovery.observe("cubelet_composed", mode=composition.mode, instances=names)
         self._configuration.settle(self.reconciler.refused)
         self._quarantine()
         quarantined = self.discovery.quarantined()
         self._feed.passed(self.ready, self._configuration.problem, quarantined)
         for change in changes:
-            self._observe("cubelet_changed", change=change)
+            self.discovery.observe("cubelet_changed", change=change)
 
     def _bring_up(self, changes: list[Change], hurry: bool) -> None:
         reconciler = self.reconciler
@@ -260,12 +260,6 @@ class Agent:
             log.error("cube quarantined", cube=kind, reason=reason)
         self._configuration.go_on_without(fresh)
         self._wake.set()
-
-    def _observe(self, hook: str, **arguments: Any) -> None:
-        try:
-            getattr(self.discovery.manager.hook, hook)(**arguments)
-        except Exception as error:  # an observer's bug is not the agent's
-            log.error("an observer failed", hook=hook, error=repr(error))
 
     async def _sweep(self) -> None:
         took = 0.0

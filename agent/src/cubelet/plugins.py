@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Literal
+from typing import Any, Literal
 
 import pluggy
 import structlog
@@ -68,6 +68,15 @@ class Discovery:
     def quarantined(self) -> Mapping[str, str]:
         """Why what is installed cannot be used, by kind, or by the plugin's name."""
         return {p.name: p.reason for p in self.plugins if p.quarantined} | self.faults
+
+    def observe(self, hook: str, **arguments: Any) -> None:
+        """Call a hook that observes, in each plugin by itself: one that raises stops no other."""
+        for name, plugin in self.manager.list_name_plugin():
+            others = [each for each in self.manager.get_plugins() if each is not plugin]
+            try:
+                self.manager.subset_hook_caller(hook, others)(**arguments)
+            except Exception as error:  # an observer's bug is not the agent's
+                log.error("an observer failed", plugin=name, hook=hook, error=repr(error))
 
     def rows(self, active: Iterable[str] = ()) -> list[dict[str, object]]:
         """One row per cube, as `cubelet plugins` prints it; ``active`` kinds are composed."""

@@ -7,6 +7,8 @@ from importlib import resources
 from importlib.metadata import version
 from importlib.resources.abc import Traversable
 
+from cubelet_hooks.cube import ABI
+
 _SUFFIX = ".j2"
 _COLUMNS = 100
 _TAB = 8
@@ -28,6 +30,7 @@ def render(name: str, ports: Sequence[str]) -> Mapping[str, str]:
     words = {
         "name": name,
         "upper": name.upper(),
+        "abi": ABI,
         "title": name.capitalize(),
         "ports": tuple(ports),
         "port_list": ", ".join(f'"{each}"' for each in ports),
