@@ -120,6 +120,7 @@ def test_metadata(package: Broken, change: Change, message: str) -> None:
     found = finding(package(change), only("metadata"))
     assert message in found.message
     assert found.file.endswith(change[0])
+    assert found.line or "dependencies" in change[1]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ PLANS = [
     (
         "if change.kind in (Pod.kind, Port.kind)",
         "if change.kind == Pod.kind",
-        "they part at Port default/",
+        "and lacks 1",
     ),
     (
         "if pod is None or port is None:\n            return\n",

@@ -12,11 +12,8 @@ from cubelet.plugins import Discovery
 from cubelet.settings import Settings, SettingsError
 from cubelet.setup import make_setup
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
-from cubelet_hooks.records import Family
 from cubelet_hooks.testing.outlet import Outlet
 
-FAMILIES: tuple[Family, ...] = (4,)
-"""The address families that the composer makes programs for."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 

@@ -45,7 +45,7 @@ def frames(entry: Entry) -> Iterator[bytes]:
     """A few thousand frames as they may come by an entry."""
     rng = random.Random(SEED)
     ethernet = _ethernet(entry.mac)
-    for length in (*range(SHORTEST_IP, 200), *range(200, LONGEST, 31), LONGEST):
+    for length in range(SHORTEST_IP, LONGEST + 1):
         whole = ethernet + packet(entry.address, _OTHERS[0], 17, _datagram(length - SHORTEST_IP))
         yield whole[:length].ljust(length, b"\0")
         yield (ethernet + packet(entry.address, _OTHERS[0], 6, _segment(rng, 1484)))[:length]

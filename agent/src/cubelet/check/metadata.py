@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from cubelet.check.findings import Finding
 from cubelet.check.places import at
+from cubelet.check.subject import Package
 from cubelet.check.workbench import Workbench
-from cubelet.plugins import BadCubeError, check_cube, unmet_requirement
+from cubelet.plugins import CONTRACT, BadCubeError, check_cube, unmet_requirement
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
 
 
@@ -30,32 +33,37 @@ def check(bench: Workbench) -> Iterator[Finding]:
 def _package(bench: Workbench) -> Iterator[Finding]:
     package, point = bench.subject.package, bench.subject.point
     if point.name != bench.cube.kind:
-        yield Finding(
-            f"the entry point is called {point.name}, the kind {bench.cube.kind}",
-            f"call it {bench.cube.kind}: that is how its commands are found",
-            package.file,
-        )
+        message = f"the entry point is called {point.name}, the kind {bench.cube.kind}"
+        remedy = f"call it {bench.cube.kind}: that is how its commands are found"
+        yield _said(package, f"{point.name} =", message, remedy)
     try:
         Version(package.version)
     except InvalidVersion:
-        yield Finding(
-            f"{package.version!r} is no version", "give [project] a version (PEP 440)", package.file
-        )
+        message = f"{package.version!r} is no version"
+        yield _said(package, "version =", message, "give [project] a version (PEP 440)")
     try:
         needs = [Requirement(each) for each in package.requires]
     except InvalidRequirement as error:
-        yield Finding(f"a dependency cannot be read: {error}", "mend it (PEP 508)", package.file)
+        message = f"a dependency cannot be read: {error}"
+        yield _said(package, "dependencies", message, "mend it (PEP 508)")
         return
-    ranges = [each for each in needs if each.name.replace("_", "-").lower() == "cubelet-hooks"]
+    ranges = [each for each in needs if canonicalize_name(each.name) == CONTRACT]
     if not any(each.specifier for each in ranges):
-        yield Finding(
-            "no range of releases of cubelet-hooks is named among its dependencies",
-            'add such as "cubelet-hooks>=0.1,<0.2": else nobody knows what it was built for',
-            package.file,
-        )
+        message = f"no range of releases of {CONTRACT} is named among its dependencies"
+        remedy = f'add such as "{CONTRACT}>=0.1,<0.2": else nobody knows what it was built for'
+        yield _said(package, "dependencies", message, remedy)
     problem = unmet_requirement(package.name, map(str, ranges))
     if problem:
-        yield Finding(problem, "an agent of this release quarantines it", package.file)
+        remedy = "an agent of this release quarantines it"
+        yield _said(package, CONTRACT, problem, remedy)
+
+
+def _said(package: Package, text: str, message: str, remedy: str) -> Finding:
+    """A finding about what the package says, at the first line of its file with this text."""
+    file = Path(package.file)
+    lines = file.read_text().splitlines() if file.is_file() else []
+    found = (number for number, line in enumerate(lines, 1) if text in line)
+    return Finding(message, remedy, package.file, next(found, 0))
 
 
 def _places(cube: type[Cube]) -> Iterator[Finding]:
