@@ -92,7 +92,10 @@ class Cube:
     per_packet: ClassVar[frozenset[str]] = frozenset()
     """Port classes of which ``KIND_packet`` sees every packet of a flow that enters or leaves by
     them: ``__u16 KIND_packet(struct __sk_buff *skb, const struct cubelet_headers *h, struct
-    cubelet_flow *flow)`` gives 0 to let it pass, or the reason to drop it."""
+    cubelet_flow *flow)`` gives 0 to let it pass, or the reason to drop it. It is called once for a
+    packet, also between two such ports and whatever the placement's direction: ``flow->enters`` and
+    ``flow->leaves`` say which ports they are. The packet is as it entered, not rewritten yet. What
+    has no flow is not seen: frames that are not IP, floods, ICMP errors, answers of cubes."""
     early: ClassVar[bool] = False
     """On the uplink's stack it sees every IP packet from there before anything else does, the
     host's own traffic and tunnels' outer packets too: ``__u16 KIND_early(const struct
