@@ -335,14 +335,29 @@ CUBELET_INLINE int dscp_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
             ],
             "dropped without a reason",
         ),
-        ([(CUBE, "NAMES.get(key.index", "NAMES.name(key.index")], "rows raised AttributeError"),
-        ([(CUBE, 'Sample("packets", ', 'Sample("packet" + "", ')], "of no declared metric"),
     ],
 )
 def test_packets(package: Broken, alone: None, changes: list[Change], message: str) -> None:
     found = [each for _, each in report(package(*changes), only("packets")).findings]
     assert message in found[0].message
     assert found[0].line
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((CUBE, "NAMES.get(key.index", "NAMES.name(key.index"), "rows raised AttributeError"),
+        ((CUBE, '"packets": counter', 'f"packets{key.index}": counter'), "different columns"),
+        ((CUBE, 'Sample("packets", ', 'Sample("packet" + "", '), "of no declared metric"),
+        ((CUBE, "(str(key.index),)", "(key.number,)"), "collect raised AttributeError"),
+    ],
+)
+def test_answers(package: Broken, alone: None, change: Change, message: str) -> None:
+    folder = package(change)
+    found = finding(folder, [*only("packets"), *only("answers")])
+    assert message in found.message
+    assert found.file == str(folder / CUBE)
+    assert found.line
 
 
 OPENED = """

@@ -11,7 +11,6 @@ from cubelet.check.compositions import Wanted
 from cubelet.check.ctokens import declared
 from cubelet.check.findings import Finding
 from cubelet.check.frames import Entry, entries, frames
-from cubelet.check.places import raised
 from cubelet.check.workbench import Workbench
 from cubelet.composer.core import TRACE, Trace
 from cubelet.monitor import Reasons
@@ -24,11 +23,10 @@ _BROKEN = frozenset(("jump", "helper"))
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
-    """Send every frame into every composition by every port; then ask for tables and samples."""
+    """Send every frame into every composition by every port."""
     for wanted, datapath in bench.datapaths():
         with _one_cpu():
             yield from _problems(bench, wanted, datapath)
-        yield from _answers(bench, wanted, datapath)
 
 
 def _problems(bench: Workbench, wanted: Wanted, datapath: Datapath) -> Iterator[Finding]:
@@ -77,40 +75,6 @@ def _entry(bench: Workbench) -> tuple[str, int]:
     functions = {f"{bench.cube.kind}_{name}" for name in names}
     lines = (each.line for each in declared(source.read_text()) if each.text in functions)
     return str(source), next(lines, 0)
-
-
-def _answers(bench: Workbench, wanted: Wanted, datapath: Datapath) -> Iterator[Finding]:
-    """Tables and samples of maps as these packets have left them."""
-    from cubelet.records import Records
-
-    cube = next(c for c in datapath.composition.cubes if c.kind == bench.cube.kind)
-    maps = {each.name: each for each in cube.maps}
-
-    def read(name: str) -> Records:
-        return Records(maps[name], datapath.maps[f"{cube.instance}_{name}"], cube.family)
-
-    remedy = f"{wanted.name}: it must answer whatever its maps hold"
-    for noun in cube.shows:
-        try:
-            rows = list(cube.rows(noun, read, datapath.state))
-        except Exception as error:  # what a cube raises is what is looked for
-            yield raised(error, bench.cube, "rows", remedy)
-            continue
-        columns = {tuple(row) for row in rows if not isinstance(row, tuple)}
-        if len(columns) > 1:
-            message = f"rows of {noun} have different columns: {sorted(columns)[:2]}"
-            yield Finding(message, "give all rows the same columns, in one order", *_entry(bench))
-    try:
-        samples = list(cube.collect(read, datapath.state))
-    except Exception as error:  # likewise
-        yield raised(error, bench.cube, "collect", remedy)
-        return
-    labels = {metric.name: len(metric.labels) for metric in cube.metrics}
-    for sample in samples:
-        if labels.get(sample.metric) != len(sample.labels):
-            message = f"collect gives {sample}, of no declared metric with as many labels"
-            yield Finding(message, "declare it in Cube.metrics as it is given", *_entry(bench))
-            break
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cubelet.check import (
+    answers,
     leftovers,
     metadata,
     names,
@@ -43,5 +44,6 @@ CHECKS = (
     Check("plans", plans.check),
     Check("programs", programs.check, compiled=True),
     Check("packets", packets.check, compiled=True),
+    Check("answers", answers.check, compiled=True),
     Check("leftovers", leftovers.check, compiled=True),
 )
