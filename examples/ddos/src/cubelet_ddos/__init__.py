@@ -1,0 +1,1 @@
+"""The ddos cube."""
