@@ -93,13 +93,13 @@ def test_it_comes_and_goes_with_an_annotation_and_others_lose_nothing(
         assert shown["slow", "ingress"]["bits_per_second"] == 1_000_000
         assert "'fast' is no quantity" in shown["slow", "egress"]["problem"]
         slow = Stream(client, small_space.at("slow"), small_space.ip("slow"), 9001, most=10 * MEGA)
-        (rate,) = measure([slow], seconds=1, settle=1.5)
+        (rate,) = measure([slow], seconds=1, settle=0.3)
         assert rate == pytest.approx(1 * MEGA, rel=0.25)
         assert drops(node)["ingress_rate"] > 100
         assert "egress_rate" not in drops(node)
         # Live, and an established flow is not cut.
         small_space.apply(limited("slow", ingress="20M"))
-        (rate,) = measure([slow], seconds=1)
+        (rate,) = measure([slow], seconds=1, settle=0.3)
         assert rate == pytest.approx(10 * MEGA, rel=0.1), "all that is offered"
 
         # A pod that goes takes its bucket along.
@@ -139,12 +139,13 @@ def test_rates_are_held(node: World, small_space: Space) -> None:
     }
     with loads() as running:
         running.add("others", small_space.at("client"), datagrams, small_space.ip("other"), ECHO)
-        for protocol in ("UDP", "TCP"):
+        # TCP uses what was saved up half a second late: that averages out over more of them.
+        for protocol, seconds in (("UDP", 3), ("TCP", 5)):
             streams = [
                 Stream(places[a][0], *places[b], 9001 + number, protocol, 2 * rate)
                 for number, ((a, b), rate) in enumerate(expected.items())
             ]
-            found = dict(zip(expected, measure(streams), strict=True))
+            found = dict(zip(expected, measure(streams, seconds), strict=True))
             ratios = {pair: found[pair] / rate for pair, rate in expected.items()}
             for (source, target), ratio in ratios.items():
                 print(f"{protocol} from {source} to {target}: {ratio:.3f} of the limit")

@@ -17,7 +17,7 @@ from cubelet_policer.records import Bucket, Direction, LimitKey, Rate
 from cubelet_policer.settings import Settings
 
 INGRESS, EGRESS = ANNOTATIONS[Direction.INGRESS], ANNOTATIONS[Direction.EGRESS]
-QUARTER = 250_000_000
+HALF = 500_000_000
 """The default depth, in ns."""
 PORT = Port(
     namespace="default",
@@ -70,14 +70,14 @@ def policer(**settings) -> Policer:
     ("annotations", "rates"),
     [
         ({}, {}),
-        ({"egress": "10M"}, {Direction.EGRESS: Rate(10_000_000, QUARTER)}),
-        ({"ingress": "1G"}, {Direction.INGRESS: Rate(10**9, QUARTER)}),
-        ({"ingress": "fast", "egress": "10M"}, {Direction.EGRESS: Rate(10_000_000, QUARTER)}),
+        ({"egress": "10M"}, {Direction.EGRESS: Rate(10_000_000, HALF)}),
+        ({"ingress": "1G"}, {Direction.INGRESS: Rate(10**9, HALF)}),
+        ({"ingress": "fast", "egress": "10M"}, {Direction.EGRESS: Rate(10_000_000, HALF)}),
         ({"ingress": "1", "egress": "2P"}, {}),
         # 128 KiB are more than a second of 1 Mbit/s.
         ({"egress": "1M"}, {Direction.EGRESS: Rate(1_000_000, 1_048_576_000)}),
         ({"egress": "1k"}, {Direction.EGRESS: Rate(1_000, 1_048_576_000_000)}),
-        ({"egress": "1P"}, {Direction.EGRESS: Rate(10**15, QUARTER)}),
+        ({"egress": "1P"}, {Direction.EGRESS: Rate(10**15, HALF)}),
     ],
 )
 def test_rates_of_a_pod(annotations, rates) -> None:
@@ -126,7 +126,7 @@ def test_needed_while_a_pod_of_the_node_is_limited(objects, needed: bool) -> Non
 def test_what_people_and_monitoring_see() -> None:
     state = view(PORT, pod(ingress="fast", egress="10M"))
     maps = {
-        "rates": {LimitKey(7, Direction.EGRESS): Rate(10_000_000, QUARTER)},
+        "rates": {LimitKey(7, Direction.EGRESS): Rate(10_000_000, HALF)},
         "buckets": {
             LimitKey(7, Direction.EGRESS): Bucket(1, 3, 4542),
             LimitKey(8, Direction.EGRESS): Bucket(1, 9, 9999),  # of a pod that is gone
@@ -138,7 +138,7 @@ def test_what_people_and_monitoring_see() -> None:
         "direction": Direction.EGRESS,
         "limit": "10M",
         "bits_per_second": 10_000_000,
-        "burst_bytes": 312_500,
+        "burst_bytes": 625_000,
         "dropped_packets": 3,
         "dropped_bytes": 4542,
         "problem": "",

@@ -29,6 +29,7 @@ class Policer(Cube):
     """Drops what a pod sends or receives over the rate that its annotations allow."""
 
     kind: ClassVar[str] = "policer"
+    abi: ClassVar[int] = 1  # of the contract that the C is written for
     per_packet: ClassVar[frozenset[str]] = frozenset({"pod"})
     placement: ClassVar[tuple[Placement, ...]] = (Placement("pod"),)
     specialised_by: ClassVar[frozenset[str] | None] = frozenset({Pod.kind, LocalNode.kind})

@@ -2,7 +2,7 @@
 /*
  * policer: a token bucket for each limited direction of a pod's traffic.
  *
- * policer_rates has the limits: {interface 7, egress} -> 10 Mbit/s, 250 ms deep.
+ * policer_rates has the limits: {interface 7, egress} -> 10 Mbit/s, 500 ms deep.
  * A bucket is one moment on the clock, up to which the allowance is used up:
  *
  *        used_ns      now           what is free: at most the depth
@@ -87,22 +87,25 @@ CUBELET_INLINE struct policer_bucket *policer_bucket_of(const struct policer_lim
 }
 
 /* Does the limit of one direction of a pod, if there is one, let the packet pass? */
-CUBELET_INLINE int policer_allows(__u32 ifindex, __u8 direction, const struct policer_load *load)
+CUBELET_INLINE int policer_allows(struct __sk_buff *skb, const struct cubelet_headers *h,
+				  __u32 ifindex, __u8 direction)
 {
 	struct policer_limit_key key = {};
 	struct policer_bucket *bucket;
 	struct policer_rate *rate;
+	struct policer_load load;
 
 	key.ifindex = ifindex;
 	key.direction = direction;
 	rate = cubelet_lookup(policer_rates, &key);
 	if (!rate)
 		return 1;
+	policer_measure(skb, h, &load);
 	bucket = policer_bucket_of(&key);
-	if (!bucket || policer_take(bucket, rate, load->bytes))
+	if (!bucket || policer_take(bucket, rate, load.bytes))
 		return 1;
-	__sync_fetch_and_add(&bucket->dropped_packets, load->packets);
-	__sync_fetch_and_add(&bucket->dropped_bytes, load->bytes);
+	__sync_fetch_and_add(&bucket->dropped_packets, load.packets);
+	__sync_fetch_and_add(&bucket->dropped_bytes, load.bytes);
 	return 0;
 }
 
@@ -110,14 +113,11 @@ CUBELET_INLINE int policer_allows(__u32 ifindex, __u8 direction, const struct po
 static __always_inline __u16 policer_packet(struct __sk_buff *skb, const struct cubelet_headers *h,
 					    struct cubelet_flow *flow)
 {
-	struct policer_load load;
-
-	policer_measure(skb, h, &load);
 	if (flow->enters.port_class == CUBELET_POD &&
-	    !policer_allows(flow->enters.ifindex, POLICER_EGRESS, &load))
+	    !policer_allows(skb, h, flow->enters.ifindex, POLICER_EGRESS))
 		return POLICER_REASON_EGRESS_RATE;
 	if (flow->leaves.port_class == CUBELET_POD &&
-	    !policer_allows(flow->leaves.ifindex, POLICER_INGRESS, &load))
+	    !policer_allows(skb, h, flow->leaves.ifindex, POLICER_INGRESS))
 		return POLICER_REASON_INGRESS_RATE;
 	return 0;
 }
