@@ -92,6 +92,11 @@ def test_nothing_cuts_off_the_clusters_nodes(uplink: Make) -> None:
     assert spared == {Cause.LISTED: 3}
     up.dp.delete(other)
     assert up.ask(frame("172.18.0.3")) == "listed"
+    # Its own it knows without a Node.
+    up.dp.delete(Node("node1"))
+    assert up.ask(frame(NODE)) == "pass"
+    with pytest.raises(AgentError, match="an address of this node"):
+        up.call("block", address=NODE, seconds=1)
 
 
 def test_who_sends_too_much_is_dropped_for_a_time_and_others_are_not(uplink: Make) -> None:
@@ -129,10 +134,10 @@ def test_allowed_sources_may_send_any_amount(uplink: Make) -> None:
     assert [packets.packets for packets in up.read("spared").values()] == [8]
 
 
-def test_another_rate_does_not_lock_out_who_was_let_in(uplink: Make) -> None:
+@pytest.mark.parametrize("empty", [0, 1 << 50], ids=["long ago", "under another rate"])
+def test_an_old_bucket_neither_locks_out_nor_saves_up(uplink: Make, empty: int) -> None:
     up = uplink(rate=1, burst=5)
-    # As 1,000 packets a second would have left it.
-    up.dp.put("ddos", "buckets", Source(ip_address(BOTS)), Bucket(1 << 50))
+    up.dp.put("ddos", "buckets", Source(ip_address(BOTS)), Bucket(empty))
     assert up.burst(BOTS, 6) == ["pass"] * 5 + ["rate"]
 
 
