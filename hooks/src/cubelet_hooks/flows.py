@@ -75,8 +75,8 @@ class Flow(Record):
     ``last_seen`` is in jiffies, written about once a second; ``timeout`` in seconds; ``ack`` is
     the last TCP acknowledgement seen when the record was last refreshed, ``proof`` what the
     opener must acknowledge to show that it has seen the answer. ``packets`` and ``bytes`` count
-    this direction's frames, Ethernet headers and the packet that ``KIND_packet`` looks at included; a
-    GSO frame counts once.
+    this direction's frames with their Ethernet headers, the packet that ``KIND_packet`` looks at
+    among them; a GSO frame counts once.
     """
 
     enters: Hop
