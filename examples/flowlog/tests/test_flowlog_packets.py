@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, fragment
 
 from cubelet_flowlog.cube import Flowlog
 from cubelet_flowlog.records import How, Told, What
@@ -19,7 +19,9 @@ from cubelet_hooks.testing import Datapath
 
 from .warden import NODE, SERVICE, STACKS, TCP_NUMBER, A, D, ShutValue, Warden, pair, tcp, udp
 
-MULTICAST = IPv4Address("224.0.0.251")
+MULTICAST, OUTSIDE = IPv4Address("224.0.0.251"), IPv4Address("192.0.2.9")
+SNAT_FIRST = 12_000
+"""The core's first port of translation, unless it is told another one."""
 POD, OVERLAY = PortClass.POD, PortClass.OVERLAY
 
 Make = Callable[..., Datapath]
@@ -127,6 +129,16 @@ def test_a_known_flow_is_denied_when_its_permission_ends(path: Make, mode: str) 
 
 
 @both_modes
+def test_a_flow_that_begins_anew_is_told_anew_and_was_not_denied(path: Make, mode: str) -> None:
+    dp = path(mode)
+    dp.send(udp(93))
+    dp.context("warden").table("shut")[Index(0)] = ShutValue(1)
+    assert dp.send(udp(93)).verdict == "redirect"
+    dp.send(udp(53))
+    assert told(dp) == [(What.OPENED, pair(port), pair(port)) for port in (93, 93, 53)]
+
+
+@both_modes
 def test_an_answer_without_a_flow_is_one_packet(path: Make, mode: str) -> None:
     dp = path(mode)
     # Denied as an opener to port 90, allowed as the answer of one from there.
@@ -142,6 +154,14 @@ def test_what_may_be_flooded_is_not_taken_for_denied(path: Make) -> None:
     assert dp.send(udp(90, dst=MULTICAST)).verdict == "drop"
     dp.send(udp(53))
     assert told(dp) == [(What.OPENED, pair(53), pair(53))]
+
+
+def test_what_the_nodes_stack_may_take_is_not_taken_for_denied(path: Make) -> None:
+    dp = path()
+    assert dp.send(udp(SNAT_FIRST, src=OUTSIDE, dst=NODE), enters="uplink").reason == "warden/in"
+    assert dp.send(udp(SNAT_FIRST, sport=4001)).reason == "warden/in"
+    dp.send(udp(53))
+    assert [(what, each.src) for what, each, _ in told(dp)] == [(What.DENIED, A), (What.OPENED, A)]
 
 
 @both_modes
@@ -187,16 +207,20 @@ def test_counts_of_a_sample_are_of_the_flows_that_were_told(path: Make) -> None:
     assert 0 < len(opened) < 40
 
 
-def test_an_error_about_a_flow_counts_for_it_and_is_not_told_as_it(path: Make) -> None:
+def test_all_fragments_count_for_their_flow_and_errors_about_it_do_not(path: Make) -> None:
     dp = path(interval=1)
-    dp.send(udp(53))
+    parts = fragment(udp(53, size=2000), fragsize=800)
+    dp.send(parts[0])
     dp.send(udp(4000, sport=53, src=D, dst=A), pod="default/d")
-    dp.events("flowlog")
+    assert [e.what for e in dp.events("flowlog")] == [What.OPENED]
     time.sleep(1.05)
     error = udp(53, src=D, dst=A)
     error[IP].payload = ICMP(type=3, code=3) / udp(53)[IP]
     assert dp.send(error, pod="default/d").verdict == "redirect"
-    assert told(dp) == []
+    assert dp.events("flowlog") == []
+    dp.send(parts[1])
+    (counted,) = dp.events("flowlog")
+    assert (counted.arrived, counted.packets) == (pair(53), 2)
 
 
 @both_modes

@@ -2,18 +2,30 @@
 /*
  * warden: stands for the cubes that flowlog watches. What it does depends on
  * the destination's port: 80 is a Service of 10.1.0.5:8080, 81 is masqueraded,
- * 90 is dropped on the way in, 91 refused on the way out, and 92 is let
- * through as long as warden_shut has no entry.
+ * 90 and the first port of translation are dropped on the way in, 91 is refused
+ * on the way out. Once warden_shut says so, 92 is dropped, and known flows to 93
+ * begin anew.
  */
 #include "cubelet.h"
+
+CUBELET_INLINE int warden_is_shut(void)
+{
+	__u32 zero = 0;
+	struct warden_shut_value *shut = cubelet_lookup(warden_shut, &zero);
+
+	return shut && shut->shut;
+}
 
 static __always_inline int warden_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
 	struct cubelet_addr backend = { { bpf_htonl(0x0a010005) } };
+	__u16 port = bpf_ntohs(pkt->cur.dport);
 
-	if (pkt->cur.dport == bpf_htons(80))
+	if (port == 80)
 		cubelet_set_dst(pkt, &backend, bpf_htons(8080));
-	if (pkt->cur.dport == bpf_htons(90))
+	if (port == 93 && cubelet_rejudging(pkt) && warden_is_shut())
+		return cubelet_restart(pkt, WARDEN_REASON_IN);
+	if (port == 90 || port == CUBELET_SNAT_FIRST)
 		return cubelet_drop(pkt, WARDEN_REASON_IN);
 	return cubelet_next(pkt);
 }
@@ -21,14 +33,13 @@ static __always_inline int warden_inward(struct __sk_buff *skb, struct cubelet_p
 static __always_inline int warden_outward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
 	struct cubelet_addr node = CUBELET_NODE_ADDRESS;
-	__u32 zero = 0;
-	struct warden_shut_value *shut = cubelet_lookup(warden_shut, &zero);
+	__u16 port = bpf_ntohs(pkt->cur.dport);
 
-	if (pkt->cur.dport == bpf_htons(81))
+	if (port == 81)
 		cubelet_set_src_range(pkt, &node, CUBELET_SNAT_FIRST, 100);
-	if (pkt->cur.dport == bpf_htons(91))
+	if (port == 91)
 		return cubelet_refuse(pkt, WARDEN_REASON_OUT);
-	if (pkt->cur.dport == bpf_htons(92) && shut && shut->shut)
+	if (port == 92 && warden_is_shut())
 		return cubelet_drop(pkt, WARDEN_REASON_OUT);
 	return cubelet_next(pkt);
 }

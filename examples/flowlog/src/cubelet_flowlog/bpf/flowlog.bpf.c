@@ -55,7 +55,7 @@ CUBELET_INLINE int flowlog_watched(const struct cubelet_pkt *pkt)
 {
 	__u16 port = bpf_ntohs(pkt->orig.dport);
 
-	if (pkt->hdr.icmp_error || flowlog_multicast(&pkt->orig.dst))
+	if (flowlog_multicast(&pkt->orig.dst))
 		return 0;
 	return pkt->in.port_class != CUBELET_UPLINK || port < CUBELET_SNAT_FIRST ||
 	       port > CUBELET_SNAT_LAST;
@@ -153,8 +153,6 @@ static __always_inline __u16 flowlog_packet(struct __sk_buff *skb, const struct 
 	now = bpf_jiffies64();
 	fields = flowlog_fields(flow);
 	if (!fields->counting || (!ends && now - fields->told < FLOWLOG_INTERVAL * CUBELET_HZ))
-		return 0;
-	if (h->icmp_error || h->fragment == CUBELET_LATER) /* its tuple is not the flow's */
 		return 0;
 	fields->told = now;
 	fields->counting = !ends;
