@@ -188,11 +188,14 @@ def cost(made: Any, frame: Packet, gso_size: int) -> tuple[int, int]:
 def test_what_is_larger_than_the_bucket_passes_a_full_one_and_is_paid_for(made) -> None:
     dp = made(limited(egress="1k"), policer={"min_burst_bytes": 1514})
     began = now()
-    large = tcp(2500)
+    large = tcp(3300)
     assert reasons([dp.send(large, gso_size=1000)]) == [PASSES]
     bucket = dp.table("policer", "buckets")[key(dp, EGRESS)]
-    # It took 2,662 bytes of the 1,514 there were: what is missing takes 9.2 s to come.
-    assert bucket.used_ns - began == pytest.approx(9.184 * SECOND, abs=SECOND)
+    # It took 3,516 bytes of the 1,514 there were: what is missing takes 16 s to come.
+    assert bucket.used_ns - began == pytest.approx(16.016 * SECOND, abs=SECOND)
+    assert reasons([dp.send(udp(60))]) == [SENT]
+    after = dp.table("policer", "buckets")[key(dp, EGRESS)]
+    assert after.used_ns == bucket.used_ns, "the debt stands"
     dp.put("policer", "buckets", key(dp, EGRESS), Bucket(now() - 11 * SECOND, 0, 0))
     assert reasons([dp.send(large, gso_size=1000)]) == [SENT], "it is full after 12.1 s"
 
@@ -215,12 +218,12 @@ def test_a_change_takes_effect_at_once_and_keeps_the_bucket(made, mode) -> None:
     assert bucket.dropped_packets == 8
 
 
-def test_a_debt_of_a_slow_rate_holds_a_fast_one_up_for_no_longer_than_its_depth(made) -> None:
-    dp = made(limited(egress="1M"))  # 2,000 bytes take 16 ms
+def test_a_debt_of_a_slow_rate_is_cut_at_a_fast_one(made) -> None:
+    dp = made(limited(egress="1G"))  # the largest packet takes 4.2 ms
     dp.put("policer", "buckets", key(dp, EGRESS), Bucket(now() + 3600 * SECOND, 0, 0))
     assert dp.send(udp()).reason == SENT
     bucket = dp.table("policer", "buckets")[key(dp, EGRESS)]
-    assert bucket.used_ns <= now() + SECOND // 50
+    assert bucket.used_ns <= now() + SECOND // 200
     time.sleep(0.05)
     assert dp.send(udp()).reason == PASSES
 
@@ -274,9 +277,8 @@ def test_cpus_at_once_take_no_more_than_there_is(made) -> None:
         os.sched_setaffinity(0, {cpu})
         dp.send(udp(100), repeat=each)
 
-    threads = [
-        threading.Thread(target=run, args=(cpu,)) for cpu in sorted(os.sched_getaffinity(0))[:2]
-    ]
+    cpus = os.sched_getaffinity(0)
+    threads = [threading.Thread(target=run, args=(cpu,)) for cpu in (min(cpus), max(cpus))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -286,5 +288,5 @@ def test_cpus_at_once_take_no_more_than_there_is(made) -> None:
     assert bucket.used_ns - began == passed * 100_000
     assert 100_000 <= passed < 2 * each
     assert bucket.used_ns <= now()
-    packets = Tuple(*map(ip_address, (SENDER, RECEIVER)), 4000, 53, 17)
+    packets = Tuple(ip_address(SENDER), ip_address(RECEIVER), 4000, 53, 17)
     assert packets in dp.flows()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import msgspec
 import pytest
@@ -125,7 +126,7 @@ def test_needed_while_a_pod_of_the_node_is_limited(objects, needed: bool) -> Non
 
 def test_what_people_and_monitoring_see() -> None:
     state = view(PORT, pod(ingress="fast", egress="10M"))
-    maps = {
+    maps: dict[str, dict[Any, Any]] = {
         "rates": {LimitKey(7, Direction.EGRESS): Rate(10_000_000, HALF)},
         "buckets": {
             LimitKey(7, Direction.EGRESS): Bucket(1, 3, 4542),

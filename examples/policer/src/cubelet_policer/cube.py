@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from cubelet_hooks import cube
 from cubelet_hooks.context import Context
-from cubelet_hooks.cube import Cube, Entry, Placement, Read, Reason, Row, Unit
+from cubelet_hooks.cube import Cube, Entry, Placement, Read, Reason, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.metrics import Metric, Sample
@@ -93,7 +93,7 @@ class Policer(Cube):
         for key in [each for each in buckets if each not in rates]:
             buckets.pop(key, None)
 
-    def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
+    def rows(self, noun: str, read: Read, view: View) -> Iterable[Mapping[str, object]]:
         """Every limit that a pod of this node asks for, with what it dropped, or its mistake."""
         rates, buckets = read("rates"), read("buckets")
         for key, port in sorted(view.ports.items()):

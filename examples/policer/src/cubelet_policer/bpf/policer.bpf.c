@@ -17,6 +17,7 @@
 
 #define POLICER_TRIES 4
 #define POLICER_SECOND 1000000000ULL
+#define POLICER_LARGEST 524288ULL /* bytes of a packet, with BIG TCP */
 
 /* How much of the wire a packet takes. */
 struct policer_load {
@@ -41,11 +42,27 @@ CUBELET_INLINE void policer_measure(struct __sk_buff *skb, const struct cubelet_
 	load->bytes += (__u64)(load->packets - 1) * headers;
 }
 
+/* How long so many bytes take at a rate, in ns. */
+CUBELET_INLINE __u64 policer_time(__u64 bytes, const struct policer_rate *rate)
+{
+	return bytes * 8 * POLICER_SECOND / rate->bits_per_second;
+}
+
+/* A debt that no packet makes at today's rate is one of a slower rate of before: cut it. */
+CUBELET_INLINE void policer_cut_debt(struct policer_bucket *bucket, const struct policer_rate *rate,
+				     __u64 used, __u64 now)
+{
+	__u64 most = now + policer_time(POLICER_LARGEST, rate);
+
+	if (used > most)
+		__sync_val_compare_and_swap(&bucket->used_ns, used, most);
+}
+
 /* Is there room for the packet? Then it is taken. */
 CUBELET_INLINE int policer_take(struct policer_bucket *bucket, const struct policer_rate *rate,
 				__u64 bytes)
 {
-	__u64 cost = bytes * 8 * POLICER_SECOND / rate->bits_per_second;
+	__u64 cost = policer_time(bytes, rate);
 	__u64 depth = rate->depth_ns, need = cost, now = bpf_ktime_get_ns();
 
 	/* what is larger than the bucket passes when that is full, and is paid for after */
@@ -58,9 +75,7 @@ CUBELET_INLINE int policer_take(struct policer_bucket *bucket, const struct poli
 		if (from + depth < now)
 			from = now - depth;
 		if (from + need > now) {
-			/* a debt at a slower rate of before need not be paid at today's */
-			if (used > now + depth)
-				__sync_val_compare_and_swap(&bucket->used_ns, used, now + depth);
+			policer_cut_debt(bucket, rate, used, now);
 			return 0;
 		}
 		if (__sync_val_compare_and_swap(&bucket->used_ns, used, from + cost) == used)
