@@ -79,10 +79,10 @@ def configure(world: World, config: dict[str, Any], sync: bool = True) -> None:
     assert world.call(NODE, "status")["problems"] == []
 
 
-def ddos(world: World, folder: Path, *arguments: str) -> str:
-    """What `cubelet ddos` says."""
+def cubelet(world: World, folder: Path, *arguments: str) -> str:
+    """What the command says."""
     done = subprocess.run(
-        [sys.executable, "-m", "cubelet", "ddos", *arguments],
+        [sys.executable, "-m", "cubelet", *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -174,11 +174,26 @@ def test_it_comes_works_and_goes_and_others_lose_nothing(
         (row,) = node.call(NODE, "get", noun="blocklists")
         assert "198.51.100.0/33" in row["ignored"][0]
 
-        assert "is an address of node node1" in ddos(node, packages, "block", address)
-        assert ddos(node, packages, "block", OPERATORS) == f"{OPERATORS} is blocked for 600 s\n"
+        assert "is an address of node node1" in cubelet(node, packages, "ddos", "block", address)
+        assert (
+            cubelet(node, packages, "ddos", "block", OPERATORS)
+            == f"{OPERATORS} is blocked for 600 s\n"
+        )
         assert not node.run(outside, asks, OPERATORS, address, tcp)
-        assert f"{OPERATORS}   operator" in ddos(node, packages, "list")
-        assert "no longer blocked" in ddos(node, packages, "unblock", OPERATORS)
+        assert f"{OPERATORS}   operator" in cubelet(node, packages, "ddos", "list")
+        shown = [line.split() for line in cubelet(node, packages, "get", "blocked").splitlines()]
+        assert shown[0] == ["SOURCE", "CAUSE", "SECONDS", "PACKETS", "LISTS", "REASON"]
+        assert shown[1][:2] == [OPERATORS, "operator"]
+        assert shown[2] == [
+            f"{LISTED}/32",
+            "listed",
+            "<none>",
+            "<none>",
+            "bots",
+            "seen",
+            "scanning",
+        ]
+        assert "no longer blocked" in cubelet(node, packages, "ddos", "unblock", OPERATORS)
         assert node.run(outside, asks, OPERATORS, address, tcp)
         seen = drops(node)
         assert seen["listed"] >= 1

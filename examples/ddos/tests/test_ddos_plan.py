@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import msgspec
 import pytest
 import yaml
@@ -138,9 +140,10 @@ def test_a_wrong_setting_is_named(settings, told) -> None:
 
 
 def test_the_definition_describes_what_is_watched() -> None:
-    path = __file__.rpartition("/tests/")[0] + "/deploy/blocklists.yaml"
-    with open(path) as file:
-        documents = {each["kind"]: each for each in yaml.safe_load_all(file)}
+    text = (Path(__file__).parents[1] / "deploy" / "blocklists.yaml").read_text()
+    documents = {each["kind"]: each for each in yaml.safe_load_all(text)}
+    for each in documents.values():
+        kubernetes_validate.validate(each, "1.37", strict=True)
     spec = documents["CustomResourceDefinition"]["spec"]
     (wanted,) = Ddos.watches
     assert documents["CustomResourceDefinition"]["metadata"]["name"] == wanted.definition

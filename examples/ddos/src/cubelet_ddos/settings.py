@@ -15,8 +15,8 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whom to drop, whom never, and how much a source may send.
 
-    Memory is taken entry by entry in the tries, some 50 bytes each, and at once in the tables of
-    ``max_sources`` and ``max_blocked``: about 70 and 90 bytes an entry.
+    Memory as the kernel counts it: 30 bytes for each prefix, and as much again for inner nodes; at
+    once 80 bytes for each of ``max_sources`` and 96 for each of ``max_blocked``.
     """
 
     block: tuple[str, ...] = ()
