@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from cubelet.cli.commands import app
@@ -38,11 +40,19 @@ class Early(Rate):
     placement = (Placement("uplink", "inward", before=("nat", "nobody")),)
 
 
+class Wild(Rate):
+    kind = "wild"
+
+    def __init__(self, *_: object) -> None:
+        raise KeyError("why")
+
+
 @pytest.fixture(scope="module")
 def found() -> Discovery:
-    """The built-in cubes, and two that somebody has written."""
+    """The built-in cubes, and three that somebody has written."""
     built_in = discover()
-    return replace(built_in, cubes={**built_in.cubes, "rate": Rate, "early": Early})
+    more = {cube.kind: cube for cube in (Rate, Early, Wild)}
+    return replace(built_in, cubes={**built_in.cubes, **more})
 
 
 def made(found: Discovery, text: str, **settings: object) -> Setup:
@@ -121,6 +131,9 @@ def test_it_counts_before_the_nodes_own_settings(found: Discovery) -> None:
         ("core: {flows: 0}", "core: Expected `int` >= 1"),
         ("service_cidrs: [10.0.0.1/8]", "`$.service_cidrs[0]`"),
         ("a: [", "while parsing"),
+        ("service_cidrs: [2024-13-01]", "month must be in 1..12"),
+        ("[" * 5000, "is nested too deeply"),
+        ("insert: [{cube: wild, ports: [pod]}]", "cube wild cannot be made: KeyError('why')"),
         ("exclude: [router]", "exclude: router is part of the core"),
     ],
 )  # fmt: skip
@@ -166,7 +179,7 @@ class Followed:
         new = None if text is None else config_map(text)
         change = Change(ConfigMap.kind, "kube-system/cubelet", None, new)
         self.configuration.follow([change])
-        self.configuration.settle(refused)
+        self.configuration.settle(refused, in_force=True)
         return self.configuration.problem
 
     @property
@@ -204,10 +217,78 @@ def test_after_a_restart_the_last_good_configuration_counts(
     assert again.mode == "fused"
 
 
+def test_while_not_all_is_known_the_last_configuration_counts(
+    tmp_path: Path, found: Discovery
+) -> None:
+    Followed(tmp_path, found).put("composition: tailcall")
+    again = Followed(tmp_path, found)
+    again.configuration.follow([], complete=False)
+    again.configuration.settle("", in_force=True)
+    assert (again.mode, again.configuration.problem) == ("tailcall", "")
+    again.configuration.follow([], complete=False)
+    assert len(again.proposed) == 1
+    third = Followed(tmp_path, found)  # nothing was forgotten
+    third.configuration.follow([], complete=False)
+    assert third.mode == "tailcall"
+    third.configuration.follow([], complete=True)  # there is none any more
+    third.configuration.settle("", in_force=True)
+    assert third.mode == "fused"
+    assert Memory(tmp_path / "memory.json").known.config is None
+
+
+def test_what_the_verifier_refuses_at_a_start_gives_way_to_the_last(
+    tmp_path: Path, found: Discovery
+) -> None:
+    Followed(tmp_path, found).put("composition: tailcall")
+    again = Followed(tmp_path, found)
+    again.configuration.follow([Change(ConfigMap.kind, "kube-system/cubelet", None, fused())])
+    assert again.configuration.settle("too large for the verifier", in_force=False)
+    assert again.mode == "tailcall"
+    assert not again.configuration.settle("", in_force=True)
+    assert again.configuration.problem == "too large for the verifier"
+    assert Memory(tmp_path / "memory.json").known.config == "composition: tailcall"
+
+
+def test_where_there_is_no_other_one_it_is_tried_until_it_is_in_force(
+    tmp_path: Path, found: Discovery
+) -> None:
+    one = Followed(tmp_path, found)
+    one.configuration.follow([])
+    assert not one.configuration.settle("no memory", in_force=False)
+    assert one.configuration.problem == "no memory"
+    assert not one.configuration.settle("", in_force=True)
+    assert one.configuration.problem == ""
+
+
+def test_a_quarantine_ends_with_another_configuration_that_is_good(
+    tmp_path: Path, found: Discovery
+) -> None:
+    one = Followed(tmp_path, replace(found, faults={}))
+    one.put("insert: [{cube: rate, ports: [pod]}]")
+    one.configuration.go_on_without({"rate": "it fell over"})
+    one.configuration.settle("", in_force=True)
+    assert "rate0" not in stack(one.proposed[-1], "pod")
+    assert one.put("x: 1") != ""
+    assert dict(one.found.faults) == {"rate": "it fell over"}
+    assert one.put("{insert: [{cube: rate, ports: [pod]}], exclude: [early]}") == ""
+    assert "rate0" in stack(one.proposed[-1], "pod")
+
+
+def fused() -> ConfigMap:
+    return config_map("composition: fused")
+
+
 def test_a_node_that_can_run_nothing_does_not_start(tmp_path: Path, found: Discovery) -> None:
     less = replace(found, cubes={k: c for k, c in found.cubes.items() if k != "router"})
     with pytest.raises(CompositionError, match="no working cube for router"):
         Followed(tmp_path, less)
+
+
+@pytest.fixture(autouse=True)
+def logging() -> Iterator[None]:
+    """The command logs to its own standard error, which is closed when it ends."""
+    yield
+    structlog.reset_defaults()
 
 
 def check(tmp_path: Path, text: str, *options: str) -> tuple[int, str, str]:

@@ -228,7 +228,7 @@ async def test_what_a_new_configuration_watches_is_known_to_its_first_pass() -> 
     )
     followed: list[Change] = []
 
-    def follow(changes: list[Change]) -> None:
+    def follow(changes: list[Change], complete: bool) -> None:
         followed.extend(changes)
         if changes and changes[0].new == config:
             agent.reconciler.watches = (BUDGET,)
@@ -239,7 +239,7 @@ async def test_what_a_new_configuration_watches_is_known_to_its_first_pass() -> 
             agent._queue += [Change.between(None, each) for each in (late, first)]
 
     agent._configuration.follow = follow
-    agent._feed = SimpleNamespace(watch=watch)
+    agent._feed = SimpleNamespace(watch=watch, complete=True)
     taken = await Agent._taken_in(agent, [Change.between(None, config)])
     assert [change.new for change in taken] == [config, late, first]
     assert taken == followed  # what comes meanwhile may be a configuration, too

@@ -54,6 +54,13 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     return run
 
 
+POD = {
+    "kind": "Pod",
+    "metadata": {"name": "a", "namespace": "default"},
+    "spec": {"nodeName": NODE, "containers": [{"name": "c"}]},
+}
+
+
 class Running:
     """A feed that follows a server, with what it has emitted in ``state``."""
 
@@ -213,6 +220,30 @@ async def test_without_a_server_a_node_begins_with_what_it_remembers(tmp_path):
         port = int(url.rpartition(":")[2])
         async with server.serving(port=port):
             await until(lambda: again.feed.complete, 30)
+
+
+@in_loop
+async def test_half_a_cluster_is_not_told_of(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    server.put({"kind": "NetworkPolicy", "metadata": {"name": "a", "namespace": "default"}})
+    server.put(POD)
+    async with server.serving() as url:
+        async with Running(server, url, tmp_path).following() as running:
+            await running.feed.begun()
+            running.memory.remember_node(running.state.nodes[NODE])
+        server.faults.slow(1.0, resource="services", verb="list")
+        again = Running(server, url, tmp_path, patience=0.1)
+        async with again.following():
+            await again.feed.begun()
+            await until(lambda: again.state.nodes)
+            assert [each.kind for each in again.state] == ["Node"]
+            assert await again.feed.find_pod("default/a") is not None
+            assert "default/a" in again.state.pods  # it was asked for
+            assert not again.state.policies
+            await until(lambda: again.feed.complete, 10)
+            assert set(again.state.policies) == {"default/a"}
+            assert set(again.state.pods) == {"default/a"}
 
 
 @in_loop

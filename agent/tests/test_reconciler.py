@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,11 +19,13 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.tcx import TcxLink
 from cubelet.composer.core import Core, CoreSettings
+from cubelet.datapath import Datapath
 from cubelet.memory import Memory
 from cubelet.reconciler import Reconciler
 from cubelet.settings import Settings
 from cubelet.setup import Setup
 from cubelet.state import State
+from cubelet.switchover import Switchover
 from cubelet_hooks.objects import Change, Node, Object, Port, Service, ServicePort
 from cubelet_hooks.testing.network import TestNetwork, build_network, private_network
 
@@ -355,6 +358,85 @@ def test_a_pod_that_goes_in_between_is_forgotten(agent: Agent) -> None:
     assert agent.run(gone=(pod(agent, "a"),)) == {}
     assert not agent.reconciler.unsettled
     assert filters(agent) == set()
+
+
+def test_waiting_pods_do_not_cost_others_their_links(agent: Agent) -> None:
+    agent.run(NODE, pod(agent, "a"))
+    agent.reconciler.distrust()
+    agent.reconciler.run([Change.between(None, pod(agent, "b"))], hurry=True)
+    assert filters(agent) == {"pod1"}
+    assert "pod0" in agent.attached
+
+
+def test_what_was_judged_before_a_switch_is_judged_again_after_it(agent: Agent) -> None:
+    agent.run(NODE, pod(agent, "a"))
+    first = epoch(agent)
+    agent.run(service("unneeded", 9))
+    second = epoch(agent)
+    agent.run(gone=(service("unneeded", 9),))  # what ran before runs again
+    assert first < second < epoch(agent)
+    last = epoch(agent)
+    again = agent.restart()
+    assert again.run(NODE, pod(again, "a")) == {}
+    assert epoch(again) == last  # the same composition, and no other ran meanwhile
+
+
+def test_verdicts_are_raised_when_the_last_port_runs_the_new_programs(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.run(NODE, pod(agent, "a"))
+    again = agent.restart()
+    order: list[str] = []
+    attach, settle = Datapath.attach_pod, Switchover.settle_verdicts
+
+    def attached(self: Datapath, *arguments: Any, **options: Any) -> None:
+        order.append("attached")
+        attach(self, *arguments, **options)
+
+    def settled(self: Switchover, final: bool) -> None:
+        before = epoch(again)
+        settle(self, final)
+        order.append("raised" if epoch(again) > before else "as it was")
+
+    monkeypatch.setattr(Datapath, "attach_pod", attached)
+    monkeypatch.setattr(Switchover, "settle_verdicts", settled)
+    again.run(NODE, pod(again, "a"), service("unneeded", 9))
+    assert order == ["attached", "raised"]
+
+
+def test_what_cannot_be_planned_after_a_restart_is_kept(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1), service("b", 2))
+    again = agent.restart()
+    problems = again.run(NODE, service("b", 2), service("poison", 3))
+    assert "poison" in again.reconciler.faults["tint"]
+    assert problems == {}
+    assert again.ports == {1, 2}
+
+
+def test_another_size_alone_is_put_in_force(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1))
+    before = agent.identity
+    more = Setup(
+        tint.composition(), Core("cubelet", CoreSettings(flows=4096)), agent.settings.service_cidrs
+    )
+    agent.reconciler.propose(more)
+    assert agent.run() == {}
+    assert agent.identity == before
+    assert agent.reconciler.datapath.maps["cubelet_flows"].info.layout.max_entries == 4096
+
+
+def test_routes_stay_while_it_is_not_known_who_wants_them(agent: Agent) -> None:
+    other = Node(name="node2", pod_cidrs=(ip_network("10.2.0.0/24"),))
+    agent.run(NODE, other)
+    assert "10.2.0.0/24" in routes()
+    again = agent.restart()
+    again.reconciler.complete = False
+    again.run()
+    assert again.reconciler.serving
+    assert "10.2.0.0/24" in routes()
+    again.reconciler.complete = True
+    again.run(NODE)
+    assert "10.2.0.0/24" not in routes()
 
 
 def test_a_device_that_is_lost_is_made_anew(agent: Agent) -> None:

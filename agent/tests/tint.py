@@ -58,8 +58,10 @@ class Tint(Cube):
         return [("service", change.key)] if change.kind == Service.kind else ()
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """Its port."""
+        """Its port; a Service called ``poison`` is too much."""
         service = view.services.get(unit[1])
+        if unit[1].endswith("/poison"):
+            raise RuntimeError(f"{unit[1]} is no food")
         return [Entry("ports", Key(service.ports[0].port), Value(1))] if service else ()
 
 

@@ -7,6 +7,7 @@ sources --> one queue --> state --> cubes plan --> applier --> maps
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -68,7 +69,7 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.discovery = discover()
-        memory = Memory(settings.state_dir / "memory.json")
+        self._memory = memory = Memory(settings.state_dir / "memory.json")
         self.state = State()
         self._clock = Clock()
         self.reconciler = Reconciler(settings, self.state, self._clock, memory)
@@ -183,21 +184,27 @@ class Agent:
     async def _reconcile(self) -> None:
         await self._feed.begun()  # before that, what pins hold could look unwanted
         self._wake.set()
+        reviewed = time.monotonic()
         while True:
-            pause = _RETRY if self.reconciler.problems else _REVIEW
+            due = reviewed + (_RETRY if self.reconciler.problems else _REVIEW)
+            pause = max(0.0, due - time.monotonic())
             if self.reconciler.unsettled:
-                pause = _SETTLE
-            try:
+                pause = min(pause, _SETTLE)
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
-            except TimeoutError:
-                if pause is not _SETTLE:
-                    self.reconciler.distrust()
             if not self._waiters:  # a pod that waits is served at once, bursts while a pass runs
                 await asyncio.sleep(_COALESCE)
+            if time.monotonic() >= due:
+                self.reconciler.distrust()
+                reviewed = time.monotonic()
             self._wake.clear()
             changes, self._queue = self._queue, []
             waiters, self._waiters = self._waiters, []
-            await self._pass(changes, hurry=bool(waiters))
+            try:
+                await self._pass(changes, hurry=bool(waiters))
+            except Exception:  # a bug here must not end the agent
+                log.exception("a pass failed")
+                self.reconciler.distrust()
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -218,8 +225,8 @@ class Agent:
             self._meters.recomposed()
             names = [cube.instance for cube in composition.cubes]
             self.discovery.observe("cubelet_composed", mode=composition.mode, instances=names)
-        self._configuration.settle(self.reconciler.refused)
-        self._quarantine()
+        given_up = self._configuration.settle(self.reconciler.refused, self.reconciler.in_force)
+        self._quarantine(given_up)
         quarantined = self.discovery.quarantined()
         self._feed.passed(self.ready, self._configuration.problem, quarantined)
         for change in changes:
@@ -230,7 +237,7 @@ class Agent:
         reconciler.run(changes, hurry)
         try:
             self.runtime.take_over(reconciler.composition, reconciler.datapath.maps)
-        except OSError as error:
+        except Exception as error:  # a bug here must not end the agent
             log.error("cubes are not served", error=str(error))
             reconciler.problems["runtime"] = f"cubes' events are not read: {error}"
         else:
@@ -243,18 +250,25 @@ class Agent:
         """
         taken: list[Change] = []
         while True:
-            self._configuration.follow(changes)
+            self._configuration.follow(changes, self._feed.complete)
             taken += changes
             await self._feed.watch(self.reconciler.watches)
             changes, self._queue = self._queue, []
             if not changes:
                 return taken
 
-    def _quarantine(self) -> None:
-        """Go on without cubes that fail while they run, or that keep the node from starting."""
-        faults, self.reconciler.faults = self.reconciler.faults, {}
+    def _quarantine(self, given_up: bool) -> None:
+        """Go on without cubes that fail while they run, or that keep the node from starting.
+
+        Those of a configuration that is ``given_up`` do neither.
+        """
+        faults = dict(self.reconciler.faults)
+        self.reconciler.faults.clear()
+        if given_up:
+            self._wake.set()
+            return
         fresh = {k: v for k, v in faults.items() if k not in self.discovery.faults}
-        if not fresh or (self.reconciler.in_force and self.reconciler.refused):
+        if not fresh:
             return
         for kind, reason in fresh.items():
             log.error("cube quarantined", cube=kind, reason=reason)
@@ -274,7 +288,7 @@ class Agent:
             if self.reconciler.sweeper is not None:
                 self._answers.monitor.silence()
                 self.reconciler.sweeper.sweep()
-        except OSError as error:
+        except Exception as error:  # a bug here must not end the agent
             log.error("a sweep failed", error=str(error))
             self.reconciler.problems["sweep"] = str(error)
         else:
@@ -285,12 +299,9 @@ class Agent:
 
     async def _attached(self, port: Port) -> None:
         await self._submit(Change.between(self.state.ports.get(port.key), port))
-        problems = self.reconciler.problems
-        found = [
-            problems[place] for place in ("pass", "maps", f"port {port.key}") if place in problems
-        ]
-        if found:
-            raise AgentError(11, f"pod {port.key} is not served by the datapath", "; ".join(found))
+        hindrance = self.reconciler.hindrance(port)
+        if hindrance:
+            raise AgentError(11, f"pod {port.key} is not served by the datapath", hindrance)
 
     async def _detached(self, port: Port) -> None:
         known = self.state.ports.get(port.key)
@@ -322,6 +333,7 @@ class Agent:
         quarantined = self.discovery.quarantined().items()
         refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]
         found = [*self.reconciler.problems.values(), *self.reconciler.contests]
+        found += [self._memory.problem] if self._memory.problem else []
         return [*map(str, self._feed.problems), *refused, *found]
 
     def _status(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cubelet.bpf.layout import ARRAYS
@@ -72,10 +72,16 @@ class Applier:
         self._family = family
         self._retry: Delta = {}
 
-    def sync(self, contents: Mapping[str, Mapping[bytes, bytes]], remove: bool = True) -> Outcome:
+    def sync(
+        self,
+        contents: Mapping[str, Mapping[bytes, bytes]],
+        remove: bool = True,
+        spared: Collection[str] = (),
+    ) -> Outcome:
         """Compare with what the maps really hold, and write the difference.
 
-        Without ``remove``, entries that nobody wants stay: it may only be unknown who does.
+        Without ``remove``, and in the maps of ``spared`` instances, entries that nobody wants stay:
+        it may only be unknown who does.
         """
         delta: Delta = {}
         for spec in self._specs:
@@ -83,7 +89,7 @@ class Applier:
             changes: dict[bytes, bytes | None] = {
                 key: value for key, value in wanted.items() if actual.get(key) != value
             }
-            if remove:
+            if remove and spec.owner not in spared:
                 changes |= dict.fromkeys(actual.keys() - wanted.keys())
             delta[spec.c_name] = changes
         self._retry = {}

@@ -89,5 +89,7 @@ def parse_config(text: str) -> ClusterConfig:
     try:
         values = yaml.safe_load(text) or {}
         return msgspec.convert(values, ClusterConfig, dec_hook=decode_text)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # YAML's own texts can be wrong in many ways
         raise SettingsError(str(error)) from error
+    except RecursionError as error:
+        raise SettingsError("is nested too deeply") from error

@@ -6,15 +6,19 @@ the attachments switched. A composition that fails leaves the running one as it 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
 from cubelet.bpf.links import Attachment, Mode
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.rcu import synchronize
+from cubelet.bpf.syscalls import BpfError
 from cubelet.bpf.xdp import XdpLink
 from cubelet.composer.compiler import Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
@@ -23,6 +27,8 @@ from cubelet.composer.loader import Programs, load_programs
 from cubelet.composer.source import write_source
 from cubelet.mapstore import close_maps, open_maps
 from cubelet_hooks.objects import LocalNode, Port
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,9 @@ class EarlyAttachment:
         self._supported: dict[int, bool] = {}
 
     def ready(self, ifindex: int) -> bool:
-        """Have a link on the uplink, which lets all pass until a program comes; False without XDP.
+        """Have a link on the uplink, which lets all pass until a program comes.
 
-        Raises BpfError when somebody else's program is there.
+        False without XDP, and when somebody else's program is there.
         """
         if ifindex not in self._supported:
             self._supported = {ifindex: self._is_there(ifindex) or self._attach(ifindex)}
@@ -68,7 +74,13 @@ class EarlyAttachment:
     def _attach(self, ifindex: int) -> bool:
         ensure_bpffs(self._pin.parent)
         unlink(self._pin)
-        link = XdpLink.create(ifindex)
+        try:
+            link = XdpLink.create(ifindex)
+        except BpfError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            log.warning("the uplink's driver runs somebody else's program", device=ifindex)
+            return False
         if link is None:
             return False
         with link:
@@ -107,9 +119,11 @@ class Datapath:
         """What is in force: a hash of sources, settings and kernel; '' before the first."""
         return self.programs.identity if self.programs else ""
 
-    def is_pinned(self, identity: str) -> bool:
-        """Whether this composition's programs are pinned: it runs, now or from an earlier run."""
-        return any((self._bpffs / "programs").glob(f"{identity}-*"))
+    def runs_alone(self, identity: str) -> bool:
+        """Whether this composition's programs and no others are pinned: an earlier run left it."""
+        folder = self._bpffs / "programs"
+        found = list(folder.iterdir()) if folder.exists() else []
+        return len(found) == 1 and found[0].name.startswith(f"{identity}-")
 
     def prepare(self, composition: Composition, core: Core, local: LocalNode) -> Prepared | None:
         """Compile and load a composition; None if it is what already runs. Blocking.
@@ -119,7 +133,8 @@ class Datapath:
         """
         early_xdp = self._early.ready(local.uplink_ifindex) if composition.early_stages() else False
         source = write_source(composition, core, local, self._hz, early_xdp=early_xdp)
-        if source_identity(source) == self.identity:
+        same = self.compiled is not None and self.compiled.specs == source.specs
+        if same and source_identity(source) == self.identity:
             return None
         kinds = {cube.source().name: cube.kind for cube in composition.cubes}
         compiled = compile_source(source, self._cache, kinds)
@@ -139,10 +154,6 @@ class Datapath:
         programs = prepared.programs
         self._folder = programs.pin(self._bpffs / "programs")
         failed = {}
-        try:
-            self._early.run(programs.early)
-        except OSError as error:
-            failed["early"] = str(error)
         for name, (port_class, attachment) in tuple(self._attached.items()):
             try:
                 attachment.replace(programs.entries[port_class])
@@ -196,8 +207,14 @@ class Datapath:
         if self.programs is None:
             raise RuntimeError("nothing is composed yet")
         pin = ensure_bpffs(self._links) / name.replace(".", "_")
-        mode = Mode.CLSACT if quickly else None
-        attachment = Attachment.attach(ifindex, self.programs.entries[port_class], pin, mode=mode)
+        program = self.programs.entries[port_class]
+        try:
+            mode = Mode.CLSACT if quickly else None
+            attachment = Attachment.attach(ifindex, program, pin, mode=mode)
+        except BpfError:
+            if not quickly:
+                raise
+            attachment = Attachment.attach(ifindex, program, pin)  # a kernel without cls_bpf
         self._attached[name] = (port_class, attachment)
 
     def detach(self, name: str) -> None:
@@ -206,11 +223,21 @@ class Datapath:
         if known is not None:
             known[1].detach()
 
+    def knows(self, port: Port) -> bool:
+        """Whether a pod's device runs a program, put there by this run or an earlier one."""
+        pin = self._links / port.host_ifname.replace(".", "_")
+        return port.host_ifname in self._attached or pin.exists()
+
     def attach_node(self, local: LocalNode) -> None:
         """Attach the node's own devices."""
         self.attach("host", local.datapath_ifindex, "host")
         self.attach("overlay", local.overlay_ifindex, "overlay")
         self.attach("uplink", local.uplink_ifindex, "uplink")
+
+    def run_early(self) -> None:
+        """Have the uplink's driver run what it is to run. Raises BpfError."""
+        if self.programs is not None:
+            self._early.run(self.programs.early)
 
     def attach_pod(self, port: Port, quickly: bool = False) -> None:
         """Attach a pod's port."""

@@ -49,21 +49,31 @@ class Remembered(msgspec.Struct, frozen=True):
 
 
 class Memory:
-    """One small file. A file that cannot be read is as none: what is lost is found out anew."""
+    """One small file. A file that cannot be read is as none: what is lost is found out anew.
+
+    ``problem`` says why it cannot be written; the next time, that is tried again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.known = _read(path)
+        self.problem = ""
 
     def remember(self, **changed: object) -> None:
-        """Replace fields, on disk too. Raises OSError."""
+        """Replace fields, on disk too where that can be."""
         fresh = msgspec.structs.replace(self.known, **changed)
-        if fresh != self.known:
+        if fresh == self.known and not self.problem:
+            return
+        self.known = fresh
+        try:
             write_atomic(self._path, msgspec.json.encode(fresh))
-            self.known = fresh
+        except OSError as error:
+            self.problem = f"cannot write {self._path}: {error.strerror}"
+        else:
+            self.problem = ""
 
     def remember_node(self, node: Node) -> None:
-        """Keep what :meth:`Remembered.node` gives back. Raises OSError."""
+        """Keep what :meth:`Remembered.node` gives back."""
         self.remember(
             addresses=tuple(map(str, node.addresses)), pod_cidrs=tuple(map(str, node.pod_cidrs))
         )
@@ -74,6 +84,6 @@ def _read(path: Path) -> Remembered:
         return msgspec.json.decode(path.read_bytes(), type=Remembered)
     except FileNotFoundError:
         return Remembered(slots=Slots.forgotten())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.error("cannot read what the last run remembered", path=str(path), error=str(error))
         return Remembered(slots=Slots.forgotten())

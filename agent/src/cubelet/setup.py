@@ -29,7 +29,7 @@ OPTIONAL = ("lbrp", "nat", "firewall")
 """Built-in kinds without which a node still forwards packets."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setup:
     """A configuration that has been checked as a whole. ``composition`` is not specialised yet."""
 

@@ -10,16 +10,23 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from cubelet.composer.core import JUMPS
 from cubelet.composer.layout import MapSpec
 from cubelet.composer.source import Source
 
+log = structlog.get_logger()
 TIMEOUT = 120.0
+_DAY = 86_400
+_KEPT = 64
+"""Compositions that stay in the cache: devices' numbers are in them, so a boot brings others."""
 _CLANG = re.compile(
     r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE
 )
@@ -32,10 +39,14 @@ class CompileError(Exception):
     """A composition that clang or the verifier refuses.
 
     ``cube`` is the kind at fault ('' when it is the core's own code), ``file`` and ``line`` where
-    in its source, ``log`` all that was said.
+    in its source, ``log`` all that was said. Unless it is ``final`` another attempt may succeed:
+    there was not enough time, or memory.
     """
 
-    def __init__(self, cube: str, file: str, line: int, message: str, log: str) -> None:
+    def __init__(
+        self, cube: str, file: str, line: int, message: str, log: str, final: bool = True
+    ) -> None:
+        self.final = final
         self.cube, self.file, self.line, self.message, self.log = cube, file, line, message, log
         place = f"{file}:{line}: " if file else ""
         super().__init__(f"cube {cube}: {place}{message}" if cube else f"{place}{message}")
@@ -58,10 +69,12 @@ def compile_source(source: Source, cache: Path, kinds: Mapping[str, str]) -> Com
     """
     identity = source_identity(source)
     stored = cache / f"{identity}.json"
-    if not stored.exists():
+    encoded = _load(stored)
+    if encoded is None:
         cache.mkdir(parents=True, exist_ok=True)
-        _store(stored, _run_builder(source, cache, kinds))
-    encoded = json.loads(stored.read_text())
+        text = _run_builder(source, cache, kinds)
+        encoded = json.loads(text)
+        _store(stored, text)
     code = {name: base64.b64decode(text) for name, text in encoded.items()}
     return Compiled(identity, code, source.specs, source.jumps)
 
@@ -78,10 +91,29 @@ def source_identity(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
+def _load(path: Path) -> dict[str, str] | None:
+    """What was stored; None if nothing was, or if a power cut left a part of it."""
+    try:
+        found: dict[str, str] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    if time.time() - path.stat().st_mtime > _DAY:
+        os.utime(path)  # used: it is not among the oldest
+    return found
+
+
 def _store(path: Path, text: str) -> None:
+    """Keep it beside those used last; without room for it, it is compiled again the next time."""
     unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text)
+        unfinished.replace(path)
+        kept = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)
+        for old in kept[:-_KEPT]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot keep what was compiled", path=str(path), error=str(error))
+        unfinished.unlink(missing_ok=True)
 
 
 def _job(source: Source, cache: Path) -> dict[str, Any]:
@@ -121,7 +153,8 @@ def _run_builder(source: Source, cache: Path, kinds: Mapping[str, str]) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise CompileError("", "", 0, f"the compiler took over {TIMEOUT:.0f} s", "") from error
+        slow = f"the compiler took over {TIMEOUT:.0f} s"
+        raise CompileError("", "", 0, slow, "", final=False) from error
     if done.returncode != 0:
         raise explain(done.stderr, done.returncode, kinds)
     return done.stdout
@@ -139,7 +172,7 @@ def explain(log: str, status: int, kinds: Mapping[str, str]) -> CompileError:
         return CompileError("", "", 0, f"refused by the verifier: {_verdict(log)}", log)
     last = log.strip().splitlines()[-1] if log.strip() else "no output"
     what = f"the compiler ended by signal {-status}" if status < 0 else last
-    return CompileError("", "", 0, what, log)
+    return CompileError("", "", 0, what, log, final=False)
 
 
 def _at(match: re.Match[str], text: str, log: str, kinds: Mapping[str, str]) -> CompileError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -20,7 +21,14 @@ Mode = Literal["fused", "tailcall"]
 
 
 class CompositionError(Exception):
-    """The composition cannot be made; the text names the cube and the remedy."""
+    """The composition cannot be made; the text names the cube and the remedy.
+
+    ``kind`` is the cube's that is at fault, '' if it is none's or several's.
+    """
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,14 +73,18 @@ class Facts(msgspec.Struct, frozen=True):
     """What the cluster's objects say that is compiled in, by instance.
 
     ``defines`` are constants; ``needed`` the port classes on which a cube of a stack has
-    something to do.
+    something to do; ``versions`` hash the sources and settings that the constants go with.
     """
 
     defines: Mapping[str, Mapping[str, int]] = {}
     needed: Mapping[str, tuple[str, ...]] = {}
+    versions: Mapping[str, str] = {}
 
     def joined(self, earlier: Facts) -> Facts:
-        """These, and what was needed ``earlier``; its constants count before ours."""
+        """These, and what was needed ``earlier``, whose constants count before ours.
+
+        Unless they are of other sources or settings: they would be misread then.
+        """
         needed = {
             name: tuple(
                 each
@@ -83,9 +95,11 @@ class Facts(msgspec.Struct, frozen=True):
         }
         defines = {
             name: {**values, **earlier.defines.get(name, {})}
+            if self.versions.get(name) == earlier.versions.get(name)
+            else values
             for name, values in self.defines.items()
         }
-        return Facts(defines, needed)
+        return Facts(defines, needed, self.versions)
 
 
 @dataclass(frozen=True)
@@ -125,10 +139,11 @@ class Composition:
                 defines[name] = dict(cube.defines(view))
                 wanted = frozenset(cube.needed_on(view))
             except Exception as error:
-                raise CompositionError(f"cube {cube.kind}: {error!r}") from error
+                raise CompositionError(f"cube {cube.kind}: {error!r}", cube.kind) from error
             if not cube.core:
                 needed[name] = tuple(each for each in PORT_CLASSES if each in wanted)
-        return Facts(defines, needed)
+        versions = before.versions if before else {c.instance: _version(c) for c in self.cubes}
+        return Facts(defines, needed, versions)
 
     def specialised(self, facts: Facts) -> Composition:
         """The same without what has nothing to do, and with the constants in place.
@@ -287,6 +302,14 @@ def _slots(cubes: Iterable[Cube], known: Slots | None) -> Slots:
         raise CompositionError(str(error)) from error
 
 
+def _version(cube: Cube) -> str:
+    """A hash of what a cube's constants go with."""
+    source = cube.source()
+    digest = hashlib.sha256(source.read_bytes() if source.is_file() else b"")
+    digest.update(repr(cube.settings).encode())
+    return digest.hexdigest()[:16]
+
+
 def _missing_text(kinds: Sequence[str]) -> str:
     packages = " ".join(f"cubelet-{kind}" for kind in kinds)
     return f"no working cube for {', '.join(kinds)}; remedy: pip install {packages}"
@@ -300,7 +323,9 @@ def _instance(
         values: Settings = msgspec.convert(dict(settings.get(name, {})), cube_type.settings_type)
         cube = cube_type(instance, values)
     except (msgspec.ValidationError, ValueError) as error:
-        raise CompositionError(f"settings of {name}: {error}") from error
+        raise CompositionError(f"settings of {name}: {error}", cube_type.kind) from error
+    except Exception as error:  # whatever somebody else's code raises
+        raise CompositionError(f"cube {name} cannot be made: {error!r}", cube_type.kind) from error
     try:
         check_provided(cube)
     except ValueError as error:

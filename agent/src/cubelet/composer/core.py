@@ -207,6 +207,7 @@ class Core(Cube):
     """The core as planner and applier see it: which port may send what, and who tunnels."""
 
     kind = "cubelet"
+    essential = True
     settings_type = CoreSettings
     settings: CoreSettings
     maps: ClassVar[tuple[Map, ...]] = CORE_MAPS

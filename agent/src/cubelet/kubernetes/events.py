@@ -71,7 +71,7 @@ class EventWriter:
                 about, reason, message = self._waiting.popleft()
                 try:
                     await self._write(about, reason, message)
-                except ApiError as error:
+                except (ApiError, msgspec.DecodeError) as error:
                     log.warning("cannot write an Event", reason=reason, error=str(error))
                 # Agents that learn of the same thing at once do not all say so at once.
                 await asyncio.sleep(self._pause * 2 * random.random())

@@ -16,7 +16,7 @@ from cubelet.settings import Settings
 from cubelet.sources.api import ApiError, ApiSource, Malformed
 from cubelet.sources.problem import Problem
 from cubelet.state import State
-from cubelet_hooks.objects import Change, ConfigMap, NetworkPolicy, Node, Pod
+from cubelet_hooks.objects import Change, ConfigMap, Node, Pod
 from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
@@ -62,7 +62,7 @@ class ApiFeed:
         self._events = EventWriter(self._source.connection, settings.name)
         self._keeper = NodeKeeper(self._source.connection, settings.name)
         self._degraded = False
-        self._policies_changed = False
+        self._held: list[Change] | None = []
         self._refused = ""
         self._quarantined: dict[str, str] = {}
         self.problems: list[Problem] = []
@@ -80,7 +80,7 @@ class ApiFeed:
     @property
     def complete(self) -> bool:
         """Whether everything is known, and could be read."""
-        return self._source.has_synced and self._source.knows_custom and not self.problems
+        return self._held is None and self._source.knows_custom and not self.problems
 
     @property
     def usable(self) -> bool:
@@ -100,10 +100,11 @@ class ApiFeed:
         await asyncio.wait([reading], timeout=self._patience if remembered else None)
         if reading.done():
             reading.result()
+            self._release()
             return
         self._degraded = True
         log.warning("going by what the last run knew", node=self._name)
-        reading.add_done_callback(lambda _: self._wake())
+        reading.add_done_callback(lambda _: self._release())
 
     async def watch(self, resources: Iterable[Resource]) -> None:
         """Follow these kinds too; their objects are waited for as long as the server answers."""
@@ -120,7 +121,7 @@ class ApiFeed:
         applied in the pod's namespace when it was: they could not be applied to the pod.
         """
         try:
-            return await self._source.find_pod(key)
+            pod = await self._source.find_pod(key)
         except ApiError as error:
             namespace = key.partition("/")[0]
             if not self._source.has_synced and namespace in self._memory.known.policed:
@@ -130,13 +131,15 @@ class ApiFeed:
                     f"the API server cannot be asked: {error}",
                 ) from error
             return None
+        if pod is not None and self._held is not None:
+            self._emit_on(Change.between(None, pod))  # it is about to be served
+        return pod
 
     def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
         """Tell the server that pods are served, and of what was refused or quarantined."""
         if ready:
             self._keeper.serve()
-        if self._policies_changed and self._source.has_synced:
-            self._policies_changed = False
+        if self._held is None:
             policed = {policy.namespace for policy in self._state.policies.values()}
             self._memory.remember(policed=tuple(sorted(policed)))
         if refused and refused != self._refused:
@@ -152,10 +155,25 @@ class ApiFeed:
         self._quarantined = dict(quarantined)
 
     def _emit(self, change: Change) -> None:
-        if change.kind == Node.kind and change.key == self._name:
+        """Hand a change on; before all is known only what cannot be misread by itself.
+
+        From half a cluster follows what nobody wants: policies without the pods that they allow,
+        Services without endpoints.
+        """
+        own_node = change.kind == Node.kind and change.key == self._name
+        if own_node:
             self._keeper.look()
-        self._policies_changed |= change.kind == NetworkPolicy.kind
-        self._emit_on(change)
+        if self._held is not None:
+            self._held.append(change)
+        if self._held is None or own_node:
+            self._emit_on(change)
+
+    def _release(self) -> None:
+        """All is known: hand on what was held back, in the order in which it came."""
+        held, self._held = self._held, None
+        for change in held or ():
+            self._emit_on(change)
+        self._wake()
 
     def _report(self, problems: list[Problem]) -> None:
         self.problems = problems

@@ -47,14 +47,15 @@ class RouteReport:
     refused: tuple[Refused, ...] = ()
 
 
-def sync_routes(wanted: Iterable[Network], local: LocalNode) -> RouteReport:
+def sync_routes(wanted: Iterable[Network], local: LocalNode, remove: bool = True) -> RouteReport:
     """Make our routes in the main table exactly those to `wanted`, through the gateway.
 
+    Without `remove` others of ours stay: it may only be unknown who wants them.
     A network that anybody else routes, with whatever metric, is refused: the same prefix through
     the gateway could cut the node off. Raises NetError when routes cannot be listed or removed.
     """
     with rtnl.session() as ipr:
-        return _Sync(ipr, local).run(wanted)
+        return _Sync(ipr, local).run(wanted, remove)
 
 
 def remove_routes(ipr: IPRoute) -> tuple[Network, ...]:
@@ -80,7 +81,7 @@ class _Sync:
         self._right = {_network(route) for route in self._ours if self._is_right(route)}
         self._foreign = {_network(route): route for route in routes if route["proto"] != PROTOCOL}
 
-    def run(self, wanted: Iterable[Network]) -> RouteReport:
+    def run(self, wanted: Iterable[Network], remove: bool) -> RouteReport:
         installed, refused = [], []
         held: set[Network] = set()
         for network in dict.fromkeys(wanted):
@@ -93,7 +94,8 @@ class _Sync:
                 held.add(network)
             else:
                 refused.append(Refused(network, reason))
-        return RouteReport(tuple(installed), self._prune(held), tuple(refused))
+        removed = self._prune(held) if remove else ()
+        return RouteReport(tuple(installed), removed, tuple(refused))
 
     def _is_right(self, route: Any) -> bool:
         return (
