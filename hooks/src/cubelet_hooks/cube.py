@@ -34,7 +34,9 @@ Row = Mapping[str, object] | tuple[Record, Record]
 """A line of a table: values by column, or a map's key and value, whose fields are the columns."""
 
 Read = Callable[[str], Mapping[Any, Any]]
-"""The records of one of the cube's maps, by its name: looked up when they are asked for."""
+"""The records of one of the cube's maps, by its name: looked up when they are asked for.
+
+Numbers kept per CPU are summed up; of an array those are left out that are all zero."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ class Cube:
     """On the uplink's stack it sees every IP packet from there before anything else does, the
     host's own traffic and tunnels' outer packets too: ``__u16 KIND_early(const struct
     cubelet_early *e)`` gives 0 to let it pass, or the reason to drop it. It runs in XDP where the
-    uplink's driver has it, else at the head of the uplink's program."""
+    uplink's driver has it, else at the head of the uplink's program: there packets that the kernel
+    has put together (GRO) come as one, and none comes that is shorter than it claims. It may use
+    maps and send an :attr:`event`. For a deadline that Python sets or reads, ``bpf_ktime_get_ns()``
+    has the clock of ``time.monotonic_ns()``."""
     floods: ClassVar[bool] = False
     """A core cube that returns ``cubelet_flood``: its array ``KIND_flood_ports`` (of the record
     ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""
