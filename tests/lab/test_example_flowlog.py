@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +63,37 @@ def configure(world: World, config: dict[str, Any], sync: bool = True) -> None:
     assert world.call(NODE, "status")["problems"] == []
 
 
-def flowlog(world: World, folder: Path, *arguments: str) -> str:
-    """What `cubelet flowlog` says."""
-    done = subprocess.run(
+def ask(world: World, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`cubelet flowlog`, begun."""
+    return subprocess.Popen(
         [sys.executable, "-m", "cubelet", "flowlog", *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        check=True,
-        timeout=30,
         env={
             **os.environ,
             "CUBELET_SOCKET": str(world.layout.socket(NODE)),
             "PYTHONPATH": str(folder),
         },
     )
-    return done.stdout
+
+
+def flowlog(world: World, folder: Path, *arguments: str) -> str:
+    """What `cubelet flowlog` says."""
+    with ask(world, folder, *arguments) as asked:
+        said, _ = asked.communicate(timeout=30)
+    assert asked.returncode == 0
+    return said
+
+
+@contextmanager
+def following(world: World, folder: Path, heard: list[str]) -> Iterator[None]:
+    """`cubelet flowlog tail -f` while something happens, from a line on that it has said before."""
+    with ask(world, folder, "tail", "-n1", "-f") as asked:
+        assert asked.stdout is not None
+        asked.stdout.readline()
+        yield
+        asked.terminate()
+        heard += asked.stdout.readlines()
 
 
 def tail(world: World, folder: Path) -> list[dict[str, Any]]:
@@ -110,6 +127,7 @@ def test_it_tells_of_flows_and_others_lose_nothing(
     node: World, small_space: Space, packages: Path, tmp_path: Path
 ) -> None:
     serve(small_space)
+    heard: list[str] = []
     file, a, b = tmp_path / "flows", small_space.at("a"), small_space.ip("b")
     assert plugins(node)["flowlog"]["state"] != "active"
     with loads() as running:
@@ -120,10 +138,11 @@ def test_it_tells_of_flows_and_others_lose_nothing(
         configure(node, {"cubes": {"flowlog": {"file": str(file), "interval": 1}}})
         assert plugins(node)["flowlog"]["state"] == "active"
 
-        assert small_space.who(a, small_space.vip("web"), 80) == "b"
-        assert small_space.who(a, OUTSIDE_ADDRESS, OUTSIDE_PORT) == "outside"
-        assert small_space.who(a, small_space.ip("c"), ECHO, timeout=0.3) == "timeout"
-        time.sleep(1.2)  # until it is sure that the last one has been denied
+        with following(node, packages, heard):
+            assert small_space.who(a, small_space.vip("web"), 80) == "b"
+            assert small_space.who(a, OUTSIDE_ADDRESS, OUTSIDE_PORT) == "outside"
+            assert small_space.who(a, small_space.ip("c"), ECHO, timeout=0.3) == "timeout"
+            time.sleep(1.2)  # until it is sure that the last one has been denied
         seen = tail(node, packages)
         said = flowlog(node, packages, "tail") + flowlog(node, packages, "status")
         metrics = node.run(node.at_node(NODE), scrape)
@@ -134,6 +153,7 @@ def test_it_tells_of_flows_and_others_lose_nothing(
     running.check(at_least=20)
     check_records(seen, small_space)
     eventually(lambda: all(record in lines(file) for record in seen), 3)
+    assert any(f"({small_space.name}/a) -> {small_space.vip('web')}:80" in x for x in heard)
     assert f"({small_space.name}/a) -> " in said
     assert str(file) in said
     assert 'cubelet_flowlog_records_total{event="opened",instance="flowlog0"}' in metrics
