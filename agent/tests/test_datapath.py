@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -49,14 +50,17 @@ Make = Callable[..., Datapath]
 
 
 @pytest.fixture
-def make(network: TestNetwork, bpffs: Path, cache: Path, tmp_path: Path) -> Make:
+def make(network: TestNetwork, bpffs: Path, cache: Path, tmp_path: Path) -> Iterator[Make]:
     """Starts an agent's datapath; the cube's body as given."""
+    with ExitStack() as stack:
 
-    def start() -> Datapath:
-        tint.write(tmp_path / "tint.bpf.c", tint.FINE)
-        return Datapath(bpffs, cache, 250)
+        def start() -> Datapath:
+            tint.write(tmp_path / "tint.bpf.c", tint.FINE)
+            made = Datapath(bpffs, cache, 250)
+            stack.callback(made.close)
+            return made
 
-    return start
+        yield start
 
 
 def prepare(datapath: Datapath, network: TestNetwork) -> Prepared | None:

@@ -43,6 +43,7 @@ class Agent:
     settings: Settings
     network: TestNetwork
     source: Path
+    successor: Agent | None = None
 
     def __post_init__(self) -> None:
         """Start with what is pinned."""
@@ -53,10 +54,23 @@ class Agent:
         self.reconciler = Reconciler(self.settings, self.state, self.clock, memory)
         self.reconciler.propose(setup(self.settings))
 
+    def close(self) -> None:
+        """End, and let what is pinned forward on."""
+        self.reconciler.close()
+        self.clock.close()
+
     def restart(self) -> Agent:
         """Another one in its place."""
-        self.clock.close()
-        return Agent(self.settings, self.network, self.source)
+        self.close()
+        self.successor = Agent(self.settings, self.network, self.source)
+        return self.successor
+
+    def end(self) -> None:
+        """End the last of those in its place."""
+        if self.successor is None:
+            self.close()
+        else:
+            self.successor.end()
 
     def run(self, *objects: Object, gone: tuple[Object, ...] = ()) -> dict[str, str]:
         """A pass with these objects new or changed; the problems after it."""
@@ -105,9 +119,11 @@ def agent(tmp_path: Path, cache: Path) -> Iterator[Agent]:
         cni_conf=tmp_path / "10-cubelet.conflist",
     )
     with private_network():
+        made = Agent(settings, build_network(2), tmp_path / "tint.bpf.c")
         try:
-            yield Agent(settings, build_network(2), tmp_path / "tint.bpf.c")
+            yield made
         finally:
+            made.end()
             shutil.rmtree(bpffs, ignore_errors=True)
 
 

@@ -129,6 +129,7 @@ class Agent:
         await server.start()
         async with AsyncExitStack() as stack:
             stack.callback(self._clock.close)
+            stack.callback(self.reconciler.close)
             stack.push_async_callback(self.runtime.close)
             stack.push_async_callback(server.stop)
             stack.push_async_callback(self._cni.close)

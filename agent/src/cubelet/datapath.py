@@ -168,6 +168,13 @@ class Datapath:
         close_maps(old)
         return failed
 
+    def close(self) -> None:
+        """Let go of everything; what is attached and pinned forwards on."""
+        for programs in (*self._previous, *([self.programs] if self.programs else [])):
+            programs.close()
+        close_maps({k: v for k, v in self.maps.items() if v is not self._jumps})
+        self._previous, self.programs, self.maps = [], None, {}
+
     def retire(self) -> None:
         """Let go of all compositions but the one in force, once everything is attached to that.
 

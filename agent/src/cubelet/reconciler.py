@@ -124,6 +124,11 @@ class Reconciler:
         self.refused = None
         self.faults.clear()
 
+    def close(self) -> None:
+        """Let go of everything; what is attached and pinned forwards on."""
+        self._switchover.close()
+        self.datapath.close()
+
     @property
     def unsettled(self) -> bool:
         """Whether pods' ports were attached in a hurry, which passes without one make up for."""

@@ -85,6 +85,11 @@ class Switchover:
         """Whether programs run and their maps have been filled once."""
         return self.applier is not None
 
+    def close(self) -> None:
+        """Let go of the maps."""
+        if self._epochs is not None:
+            self._epochs.close()
+
     def forget_facts(self) -> None:
         """Ask all cubes anew: what they said was of a setup that has been given up."""
         self._facts = None
@@ -161,6 +166,8 @@ class Switchover:
             if self._datapath.programs is not prepared.programs:
                 prepared.close()
             raise
+        if self._epochs is not None:
+            self._epochs.close()
         self.applier, self.composition, self._epochs = applier, composition, epochs
         self.failed = failed
         # Others have judged what is cached, and may do so until all ports run this one.
