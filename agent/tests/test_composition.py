@@ -124,7 +124,7 @@ def test_a_kind_may_stand_twice_with_settings_of_its_own():
     settings = {"guard": {"rate": 7}, "guard1": {"rate": 9}}
     made = compose(chain(pod=["guard", "guard1"], host=["guard1"]), FOUND, settings)
     assert [c.instance for c in made.cubes] == ["guard0", "guard1", "find0", "forward0"]
-    assert [c.settings.rate for c in made.cubes[:2]] == [7, 9]
+    assert [c.settings for c in made.cubes[:2]] == [Limits(rate=7), Limits(rate=9)]
     assert made.stacks["host"] == made.stacks["pod"][1:]
 
 
@@ -150,8 +150,9 @@ def test_what_has_nothing_to_do_is_left_out():
 
 
 def test_facts_come_from_the_view():
-    class Picky(COUNT):
+    class Picky(Cube):
         kind = "picky"
+        inward = EVERYWHERE
 
         def needed_on(self, view):
             return {"uplink", "pod"} if view.nodes else ()

@@ -16,7 +16,8 @@ import structlog
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from cubelet.runtime import Counts, Runtime
+from cubelet.context import Counts
+from cubelet.runtime import Runtime
 from cubelet_hooks.context import Context
 from cubelet_hooks.flows import Index
 from cubelet_hooks.testing.datapath import Datapath
