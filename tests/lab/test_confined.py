@@ -26,13 +26,13 @@ NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21, "PERFMON": 38, "BPF"
 # what the DaemonSet mounts is not. Then the rest runs with few capabilities.
 CONFINE = """
 mount --rbind "$1" "$1"
-mount -t tmpfs tmpfs /tmp
-mkdir /tmp/sysctls
-mount --bind /proc/sys/net /tmp/sysctls
+mount --bind /tmp /tmp
+mkdir -p "$1/sysctls"
+mount --bind /proc/sys/net "$1/sysctls"
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
 mount -o remount,bind,ro /
-export CUBELET_SYSCTLS=/tmp/sysctls PYTHONDONTWRITEBYTECODE=1
+export CUBELET_SYSCTLS="$1/sysctls" PYTHONDONTWRITEBYTECODE=1
 exec setpriv --inh-caps=-all --bounding-set="$2" "${@:3}"
 """
 

@@ -121,7 +121,7 @@ def test_its_status_tells_what_it_does_and_what_was_lost(tmp_path: Path) -> None
     path = tmp_path / "flows"
     cube, context = Flowlog("flowlog0", Settings(sample=3, file=str(path))), Context()
     cube.on_event(event(What.OPENED, SENT, LEFT), context)
-    eventually(path.exists)
+    eventually(lambda: path.exists() and path.read_text().endswith("\n"))
     status: Any = cube.answer("status", {}, context)
     assert (status["sample"], status["records opened"], status["lost"]) == (3, 1, 0)
     assert json.loads(path.read_text())["source_pod"] == "shop/web"
