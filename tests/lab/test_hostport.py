@@ -208,10 +208,8 @@ def test_it_serves_with_add_and_is_gone_with_del(space: Space) -> None:
 
 def test_the_second_pod_waits_until_the_first_one_goes(space: Space) -> None:
     world, address = space.world, space.world.node("node2").address
-    space.apply(
-        hosting("b-first", ("UDP", 80, 5435, ""), node="node2"),
-        hosting("a-second", ("UDP", 80, 5435, ""), node="node2"),
-    )
+    space.apply(hosting("b-first", ("UDP", 80, 5435, ""), node="node2"))
+    space.apply(hosting("a-second", ("UDP", 80, 5435, ""), node="node2"))
     told = (
         f"pod {space.name}/a-second: port 5435/UDP of {address} is held by "
         f"pod {space.name}/b-first; remedy: ask for another port or address, or remove that one"
