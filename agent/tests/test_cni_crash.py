@@ -9,7 +9,6 @@ folder with a file for each port that it serves.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import os
 import signal
@@ -29,8 +28,8 @@ from cubelet.cni.ipam import Ipam
 from cubelet.cni.service import CniService
 from cubelet.net import netns, pods, rtnl, sysctl
 from cubelet_hooks.objects import LocalNode, Pod, Port
+from cubelet_hooks.testing.network import private_network
 
-CLONE_NEWNET = 0x40000000
 LOCAL = LocalNode(
     name="one",
     addresses=(ip_address("192.168.7.2"),),
@@ -49,22 +48,12 @@ LOCAL = LocalNode(
 KEPT, POD = "kept", "c1"
 """Containers: one that was attached long ago, and the one that an agent is at work on."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 @pytest.fixture
 def node() -> Iterator[None]:
     """This thread in an empty network namespace, which ends with the test."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.unshare(CLONE_NEWNET) != 0:
-            pytest.fail("cannot make a network namespace: run the tests as root")
-        try:
-            yield
-        finally:
-            netns.enter(home)
-    finally:
-        os.close(home)
+    with private_network():
+        yield
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Each test has a node's network namespace to itself, and pods' namespaces beside 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import socket
@@ -32,8 +31,8 @@ from cubelet.net.netns import NetnsGone
 from cubelet.net.pods import PodLink
 from cubelet.server import AgentServer
 from cubelet_hooks.objects import LocalNode, Pod, Port
+from cubelet_hooks.testing.network import private_network
 
-CLONE_NEWNET = 0x40000000
 LOCAL = LocalNode(
     name="one",
     addresses=(ip_address("192.168.7.2"),),
@@ -49,22 +48,13 @@ LOCAL = LocalNode(
     overlay_mtu=1350,
     router_mac="02:00:00:00:00:06",
 )
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
 def node() -> Iterator[None]:
     """This thread in an empty network namespace, which ends with the test."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.unshare(CLONE_NEWNET) != 0:
-            pytest.fail("cannot make a network namespace: run the tests as root")
-        try:
-            yield
-        finally:
-            netns.enter(home)
-    finally:
-        os.close(home)
+    with private_network():
+        yield
 
 
 @contextmanager

@@ -6,9 +6,7 @@ What `ip` shows is what is compared: it shares no code with the library that mad
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -24,8 +22,8 @@ import pytest
 from cubelet.net import NetError, node, rtnl, sysctl
 from cubelet.net.node import NodeSettings, ensure, gateway_of, mac_of, teardown
 from cubelet.net.routes import Refused, RouteReport, sync_routes
+from cubelet_hooks.testing.network import private_network
 
-CLONE_NEWNET = 0x40000000
 PODS, SERVICES, HAIRPIN = map(ip_network, ("10.244.0.0/16", "10.96.0.0/12", "169.254.1.2/32"))
 UPLINK_ADDRESS = "192.168.7.2"
 SETTINGS = NodeSettings(
@@ -35,7 +33,6 @@ SETTINGS = NodeSettings(
     addresses=(ip_address(UPLINK_ADDRESS),),
 )
 OWN_DEVICES = {"cubelet0", "cubelet0-dp", "cubelet-vxlan"}
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ip(*args: str) -> None:
@@ -99,16 +96,8 @@ def forwarding() -> dict[str, str]:
 @pytest.fixture
 def netns() -> Iterator[None]:
     """This thread in an empty network namespace, which ends with the test."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.unshare(CLONE_NEWNET) != 0:
-            pytest.fail("cannot make a network namespace: run the tests as root")
-        try:
-            yield
-        finally:
-            assert _libc.setns(home, CLONE_NEWNET) == 0
-    finally:
-        os.close(home)
+    with private_network():
+        yield
 
 
 @pytest.fixture

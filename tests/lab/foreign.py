@@ -106,3 +106,19 @@ def _describe(folder: Path, name: str, module: str) -> None:
 
 def plugins(world: World) -> dict[str, dict[str, object]]:
     return {row["kind"]: row for row in world.call(NODE, "plugins")}
+
+
+def configuration(config: dict[str, Any] | str) -> dict[str, Any]:
+    """The ConfigMap of the cluster-wide configuration."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "cubelet", "namespace": "kube-system"},
+        "data": {"config.yaml": config if isinstance(config, str) else yaml.safe_dump(config)},
+    }
+
+
+def configure(world: World, config: dict[str, Any] | str) -> list[str]:
+    """Change the cluster-wide configuration; the problems that it leads to."""
+    world.apply(configuration(config))
+    return list(world.call(NODE, "status")["problems"])

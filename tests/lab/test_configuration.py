@@ -9,12 +9,12 @@ import pytest
 
 from cubelet.lab.store import Key
 
+from .foreign import NODE, configure
 from .load import connections, datagrams, loads, stream
 from .manifests import pod, policy, service
 from .world import Space, World
 
 ECHO = 7
-NODE = "node1"
 
 
 @pytest.fixture
@@ -28,19 +28,6 @@ def pair(world: World, space: Space) -> Iterator[Space]:
 
 def stack(world: World, port_class: str = "pod", node: str = NODE) -> list[str]:
     return list(world.call(node, "status")["composition"]["stacks"][port_class])
-
-
-def configure(world: World, text: str) -> list[str]:
-    """Change the cluster-wide configuration; the problems that it leads to."""
-    world.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "cubelet", "namespace": "kube-system"},
-            "data": {"config.yaml": text},
-        }
-    )
-    return list(world.call(NODE, "status")["problems"])
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import yaml
 from cubelet.lab import netns, traffic
 from cubelet.lab.store import Key
 
-from .foreign import NODE, command, example, plugins, start
+from .foreign import NODE, command, configuration, configure, example, plugins, start
 from .load import connections, datagrams, loads, stream
 from .manifests import pod, service
 from .world import Space, World, eventually
@@ -51,7 +51,7 @@ def node(small: World, packages: Path) -> Iterator[World]:
     file = small.layout.manifests / "blocklists.yaml"
     added = [f"{address}/24" for address in (FLOODER, LISTED, OPERATORS)]
     small.stop(NODE)
-    configure(small, {"exclude": ["ddos"]}, sync=False)
+    small.objects.store.put(configuration({"exclude": ["ddos"]}))
     start(small, command(small, metrics=METRICS), packages)
     for each in added:
         netns.ip(["address", "add", each, "dev", "eth0"], small.outside)
@@ -63,20 +63,6 @@ def node(small: World, packages: Path) -> Iterator[World]:
     small.stop(NODE)
     small.start(NODE)
     assert small.call(NODE, "status")["problems"] == []
-
-
-def configure(world: World, config: dict[str, Any], sync: bool = True) -> None:
-    """Change the cluster-wide configuration."""
-    manifest = {
-        "kind": "ConfigMap",
-        "metadata": {"name": "cubelet", "namespace": "kube-system"},
-        "data": {"config.yaml": yaml.safe_dump(config)},
-    }
-    if not sync:
-        world.objects.store.put(manifest)
-        return
-    world.apply(manifest)
-    assert world.call(NODE, "status")["problems"] == []
 
 
 def cubelet(world: World, folder: Path, *arguments: str) -> str:
@@ -162,7 +148,7 @@ def test_it_comes_works_and_goes_and_others_lose_nothing(
         running.add("from outside, new", outside, connections, address, tcp)
         running.add("pod to pod", a, datagrams, b, ECHO)
         time.sleep(0.3)
-        configure(node, {"cubes": {"ddos": {"rate": RATE}}})
+        assert configure(node, {"cubes": {"ddos": {"rate": RATE}}}) == []
         assert plugins(node)["ddos"]["state"] == "active"
         assert in_driver(node)
 
@@ -199,7 +185,7 @@ def test_it_comes_works_and_goes_and_others_lose_nothing(
         assert seen["listed"] >= 1
         assert seen["blocked"] >= 1
 
-        configure(node, {"exclude": ["ddos"]})
+        assert configure(node, {"exclude": ["ddos"]}) == []
         assert not in_driver(node)
         assert plugins(node)["ddos"]["state"] != "active"
         assert node.run(outside, asks, LISTED, address, tcp)
@@ -209,7 +195,7 @@ def test_it_comes_works_and_goes_and_others_lose_nothing(
 def test_a_flood_ends_and_a_client_goes_on(node: World, small_space: Space) -> None:
     tcp, _ = serve(small_space)
     address, outside = node.node(NODE).address, node.outside
-    configure(node, {"cubes": {"ddos": {"rate": RATE, "block_seconds": 2}}})
+    assert configure(node, {"cubes": {"ddos": {"rate": RATE, "block_seconds": 2}}}) == []
     packets = 3 * RATE
     before = drops(node).get("rate", 0)
     with loads() as running:

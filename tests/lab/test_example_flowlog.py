@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
 from cubelet.lab.store import Key
 
-from .foreign import NODE, command, example, plugins, start
+from .foreign import NODE, command, configuration, configure, example, plugins, start
 from .load import connections, datagrams, loads, stream
 from .manifests import pod, policy, service
 from .world import Space, World, eventually
@@ -40,27 +39,13 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def node(small: World, packages: Path) -> Iterator[World]:
     """The small lab with the cube installed but excluded; as before afterwards."""
     small.stop(NODE)
-    configure(small, {"exclude": ["flowlog"]}, sync=False)
+    small.objects.store.put(configuration({"exclude": ["flowlog"]}))
     start(small, command(small, metrics=METRICS), packages)
     yield small
     small.delete(Key("ConfigMap", "kube-system", "cubelet"))
     small.stop(NODE)
     small.start(NODE)
     assert small.call(NODE, "status")["problems"] == []
-
-
-def configure(world: World, config: dict[str, Any], sync: bool = True) -> None:
-    """Change the cluster-wide configuration."""
-    manifest = {
-        "kind": "ConfigMap",
-        "metadata": {"name": "cubelet", "namespace": "kube-system"},
-        "data": {"config.yaml": yaml.safe_dump(config)},
-    }
-    if not sync:
-        world.objects.store.put(manifest)
-        return
-    world.apply(manifest)
-    assert world.call(NODE, "status")["problems"] == []
 
 
 def ask(world: World, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -135,7 +120,7 @@ def test_it_tells_of_flows_and_others_lose_nothing(
         running.add("TCP", a, stream, b, ECHO)
         running.add("new TCP", a, connections, b, ECHO)
         time.sleep(0.3)
-        configure(node, {"cubes": {"flowlog": {"file": str(file), "interval": 1}}})
+        assert configure(node, {"cubes": {"flowlog": {"file": str(file), "interval": 1}}}) == []
         assert plugins(node)["flowlog"]["state"] == "active"
 
         with following(node, packages, heard):
@@ -147,7 +132,7 @@ def test_it_tells_of_flows_and_others_lose_nothing(
         said = flowlog(node, packages, "tail") + flowlog(node, packages, "status")
         metrics = node.run(node.at_node(NODE), scrape)
 
-        configure(node, {"exclude": ["flowlog"]})
+        assert configure(node, {"exclude": ["flowlog"]}) == []
         assert plugins(node)["flowlog"]["state"] != "active"
         time.sleep(0.3)
     running.check(at_least=20)
@@ -180,7 +165,7 @@ def check_records(seen: list[dict[str, Any]], space: Space) -> None:
 
 def test_without_a_file_it_tells_the_agents_log(node: World, small_space: Space) -> None:
     small_space.apply(pod("a"), pod("b", ("TCP", ECHO)))
-    configure(node, {"cubes": {"flowlog": {"sample": 1}}})
+    assert configure(node, {"cubes": {"flowlog": {"sample": 1}}}) == []
     assert small_space.who(small_space.at("a"), small_space.ip("b"), ECHO) == "b"
     log, wanted = node.layout.log(f"agent.{NODE}"), f"{small_space.name}/b"
 

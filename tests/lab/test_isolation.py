@@ -12,7 +12,7 @@ import pytest
 
 from cubelet.lab.store import Key
 
-from .foreign import NODE, QUIET_C, QUIET_CUBE, command, install, plugins, start
+from .foreign import NODE, QUIET_C, QUIET_CUBE, command, configure, install, plugins, start
 from .load import Loads, connections, datagrams, loads, stream
 from .manifests import pod, service
 from .world import Space, World, eventually
@@ -51,13 +51,6 @@ def busy(small: World, small_space: Space, tmp_path: Path) -> Iterator[Space]:
     small.start(NODE)
     small.delete(Key("ConfigMap", "kube-system", "cubelet"))
     assert small.call(NODE, "status")["problems"] == []
-
-
-def configure(world: World, text: str) -> list[str]:
-    """Change the cluster-wide configuration; the problems that it leads to."""
-    metadata = {"name": "cubelet", "namespace": "kube-system"}
-    world.apply({"kind": "ConfigMap", "metadata": metadata, "data": {"config.yaml": text}})
-    return list(world.call(NODE, "status")["problems"])
 
 
 def stack(world: World) -> list[str]:
