@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from cubelet.cli.commands import app
@@ -282,13 +280,6 @@ def test_a_node_that_can_run_nothing_does_not_start(tmp_path: Path, found: Disco
     less = replace(found, cubes={k: c for k, c in found.cubes.items() if k != "router"})
     with pytest.raises(CompositionError, match="no working cube for router"):
         Followed(tmp_path, less)
-
-
-@pytest.fixture(autouse=True)
-def logging() -> Iterator[None]:
-    """The command logs to its own standard error, which is closed when it ends."""
-    yield
-    structlog.reset_defaults()
 
 
 def check(tmp_path: Path, text: str, *options: str) -> tuple[int, str, str]:

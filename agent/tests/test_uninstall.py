@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from cubelet import uninstall as module
@@ -190,12 +189,6 @@ def test_pins_are_removed_from_a_bpf_filesystem_only(kernel: Kernel, settings: S
 
 
 class TestCommand:
-    @pytest.fixture(autouse=True)
-    def logging(self) -> Iterator[None]:
-        """The command logs to its own standard error, which is closed when it ends."""
-        yield
-        structlog.reset_defaults()
-
     @pytest.fixture
     def config(self, settings: Settings, tmp_path: Path) -> str:
         path = tmp_path / "agent.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -356,7 +357,11 @@ def received(bridge: Datapath, network: TestNetwork) -> Iterator[Callable[[Packe
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as end:
                 end.bind((f"{network.ports[f'default/{pod}'].host_ifname}p", 0))
                 end.send(bytes(packet))
-            trace = Trace.unpack(bridge.maps["cubelet_trace"].lookup(bytes(4)) or b"")
+            for _ in range(20):  # a busy kernel receives later
+                trace = Trace.unpack(bridge.maps["cubelet_trace"].lookup(bytes(4)) or b"")
+                if trace.sent or trace.reason:
+                    break
+                time.sleep(0.001)
             return trace.hop.ifindex if trace.sent else -trace.reason
 
         yield send

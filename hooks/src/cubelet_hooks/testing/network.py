@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cubelet_hooks.objects import LocalNode, Port
@@ -47,6 +48,7 @@ def build_network(pods: int = 4) -> TestNetwork:
     """Make the devices in the current namespace: uplink 172.18.0.2/24, podCIDR 10.1.0.0/24."""
     from pyroute2 import IPRoute
 
+    _switch("ipv6/conf/default/disable_ipv6")  # or devices send packets of their own
     with IPRoute() as ip:
         uplink = _pair(ip, "uplink0", UPLINK_MAC)
         overlay = _pair(ip, "overlay0", "02:00:00:00:00:05")
@@ -56,8 +58,7 @@ def build_network(pods: int = 4) -> TestNetwork:
         ip.route("add", dst="default", gateway="172.18.0.254")
         indexes = [_pair(ip, f"pod{n}", f"02:00:00:00:02:{n:02x}") for n in range(pods)]
     for name in ("all", "uplink0"):
-        with open(f"/proc/sys/net/ipv4/conf/{name}/forwarding", "w") as switch:
-            switch.write("1")
+        _switch(f"ipv4/conf/{name}/forwarding")
     local = LocalNode(
         name="node1",
         addresses=(ipaddress.ip_address("172.18.0.2"),),
@@ -74,6 +75,10 @@ def build_network(pods: int = 4) -> TestNetwork:
         router_mac=ROUTER_MAC,
     )
     return TestNetwork(local, {p.key: p for p in map(_port, range(pods), indexes)})
+
+
+def _switch(name: str) -> None:
+    Path("/proc/sys/net", name).write_text("1")
 
 
 def _pair(ip: Any, name: str, mac: str) -> int:
