@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,11 @@ from cubelet.cni import files
 from cubelet.cni.ipam import Ipam
 from cubelet.cni.service import CniService
 from cubelet.net import netns, pods, rtnl, sysctl
-from cubelet_hooks.objects import LocalNode, Pod, Port
+from cubelet_hooks.objects import Pod, Port
+from cubelet_hooks.testing import local_node
 from cubelet_hooks.testing.network import private_network
 
-LOCAL = LocalNode(
-    name="one",
-    addresses=(ip_address("192.168.7.2"),),
-    pod_cidr=ip_network("10.244.1.0/24"),
-    gateway=ip_address("10.244.1.1"),
-    gateway_mac="02:00:00:00:00:01",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:05",
-    uplink_mtu=1400,
-    overlay_mtu=1350,
-    router_mac="02:00:00:00:00:06",
-)
+LOCAL = local_node(ip_network("10.244.1.0/24"), uplink_mtu=1400, overlay_mtu=1350)
 KEPT, POD = "kept", "c1"
 """Containers: one that was attached long ago, and the one that an agent is at work on."""
 

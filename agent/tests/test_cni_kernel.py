@@ -30,24 +30,11 @@ from cubelet.net import NetError, netns, pods
 from cubelet.net.netns import NetnsGone
 from cubelet.net.pods import PodLink
 from cubelet.server import AgentServer
-from cubelet_hooks.objects import LocalNode, Pod, Port
+from cubelet_hooks.objects import Pod, Port
+from cubelet_hooks.testing import local_node
 from cubelet_hooks.testing.network import private_network
 
-LOCAL = LocalNode(
-    name="one",
-    addresses=(ip_address("192.168.7.2"),),
-    pod_cidr=ip_network("10.244.1.0/24"),
-    gateway=ip_address("10.244.1.1"),
-    gateway_mac="02:00:00:00:00:01",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:05",
-    uplink_mtu=1400,
-    overlay_mtu=1350,
-    router_mac="02:00:00:00:00:06",
-)
+LOCAL = local_node(ip_network("10.244.1.0/24"), uplink_mtu=1400, overlay_mtu=1350)
 
 
 @pytest.fixture

@@ -26,8 +26,9 @@ from cubelet.state import State
 from cubelet_hooks.cube import Cube, Read, Row, Settings
 from cubelet_hooks.flows import Count, Counter, Hop, Index, PortClass, PortKey
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Change, LocalNode, Port
+from cubelet_hooks.objects import Change, Port
 from cubelet_hooks.records import U8, U16, U32, Addr, Be16, Be32, Record
+from cubelet_hooks.testing import local_node
 from cubelet_hooks.view import View
 
 
@@ -112,20 +113,11 @@ def network(text: str) -> Any:
     return ipaddress.ip_network(text)
 
 
-LOCAL = LocalNode(
-    name="node1",
-    addresses=(address("172.18.0.2"),),
-    pod_cidr=network("10.1.0.0/24"),
-    gateway=address("10.1.0.1"),
-    gateway_mac="02:00:00:00:00:02",
+LOCAL = local_node(
     gateway_ifindex=11,
     datapath_ifindex=1,  # there always is one: the loopback device
     overlay_ifindex=1 << 30,  # there never is
     uplink_ifindex=14,
-    uplink_mac="02:00:00:00:00:03",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:01",
 )
 PORT = Port(
     namespace="default",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -10,7 +10,6 @@ from cubelet_hooks.objects import (
     Change,
     EndpointSlice,
     LabelSelector,
-    LocalNode,
     Namespace,
     NetworkPolicy,
     Node,
@@ -19,26 +18,9 @@ from cubelet_hooks.objects import (
     Requirement,
     Service,
 )
+from cubelet_hooks.testing.samples import local_node
 
 VIP = IPv4Address("10.96.0.10")
-
-
-def local_node() -> LocalNode:
-    return LocalNode(
-        name="n1",
-        addresses=(IPv4Address("192.0.2.1"),),
-        pod_cidr=IPv4Network("10.1.1.0/24"),
-        gateway=IPv4Address("10.1.1.1"),
-        gateway_mac="02:00:00:00:00:01",
-        gateway_ifindex=2,
-        datapath_ifindex=3,
-        overlay_ifindex=4,
-        uplink_ifindex=5,
-        uplink_mac="02:00:00:00:00:05",
-        uplink_mtu=1500,
-        overlay_mtu=1450,
-        router_mac="02:00:00:00:00:02",
-    )
 
 
 def port() -> Port:
@@ -62,7 +44,7 @@ def port() -> Port:
     [
         (Node("n1"), "Node", "n1"),
         (Namespace("shop"), "Namespace", "shop"),
-        (local_node(), "LocalNode", "n1"),
+        (local_node(), "LocalNode", "node1"),
         (Pod("shop", "web-0"), "Pod", "shop/web-0"),
         (Service("shop", "web"), "Service", "shop/web"),
         (EndpointSlice("shop", "web-1"), "EndpointSlice", "shop/web-1"),

@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from cubelet_hooks.testing import Result
-from cubelet_hooks.testing.network import ROUTER_MAC
+from cubelet_hooks.testing.samples import ROUTER_MAC
 
 from .conftest import MakeRig
 from .cubes import Way

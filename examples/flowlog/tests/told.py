@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from cubelet.state import State
 from cubelet_flowlog.records import Told, What
 from cubelet_hooks.flows import PortClass, Tuple
-from cubelet_hooks.objects import Change, LocalNode, Object, Pod
+from cubelet_hooks.objects import Change, Object, Pod
+from cubelet_hooks.testing import local_node
 
 WEB, VIP, DB, NODE = map(ip_address, ("10.1.0.2", "10.96.0.9", "10.1.1.3", "172.18.0.2"))
 SENT = Tuple(WEB, VIP, 4000, 80, 6)
 LEFT = Tuple(WEB, DB, 4000, 8080, 6)
-LOCAL = LocalNode(
-    name="node1",
-    addresses=(NODE,),
-    pod_cidr=ip_network("10.1.0.0/24"),
-    gateway=ip_address("10.1.0.1"),
-    gateway_mac="02:00:00:00:00:02",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:03",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:01",
-)
+LOCAL = local_node(addresses=(NODE,))
 
 
 def pod(name: str, address: Any, phase: str = "Running", host_network: bool = False) -> Pod:

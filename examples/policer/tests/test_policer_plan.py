@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -11,7 +11,8 @@ import pytest
 from cubelet.state import State
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.metrics import Sample
-from cubelet_hooks.objects import Change, LocalNode, Pod, Port
+from cubelet_hooks.objects import Change, Pod, Port
+from cubelet_hooks.testing import local_node
 from cubelet_policer.bandwidth import ANNOTATIONS
 from cubelet_policer.cube import Policer
 from cubelet_policer.records import Bucket, Direction, LimitKey, Rate
@@ -33,21 +34,7 @@ PORT = Port(
     addresses=(ip_address("10.1.0.2"),),
     mtu=1500,
 )
-LOCAL = LocalNode(
-    name="node1",
-    addresses=(ip_address("172.18.0.2"),),
-    pod_cidr=ip_network("10.1.0.0/24"),
-    gateway=ip_address("10.1.0.1"),
-    gateway_mac="02:00:00:00:00:02",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:03",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:01",
-)
+LOCAL = local_node()
 
 
 def view(*objects) -> State:

@@ -21,7 +21,7 @@ from cubelet_bridge.cube import Bridge
 from cubelet_bridge.records import FloodRate, FloodRateKey, LearnedStation, StationKey
 from cubelet_hooks.flows import Flow, FlowFlag
 from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.network import GATEWAY_MAC, ROUTER_MAC
+from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC
 
 if TYPE_CHECKING:
     from cubelet_hooks.testing.network import TestNetwork

@@ -24,25 +24,12 @@ from cubelet_firewall.records import (
 )
 from cubelet_firewall.settings import Settings
 from cubelet_hooks.cube import Unit
-from cubelet_hooks.objects import Address, Change, LocalNode, NetworkPolicy, Object, Pod, Port
+from cubelet_hooks.objects import Address, Change, NetworkPolicy, Object, Pod, Port
 from cubelet_hooks.records import Record
+from cubelet_hooks.testing import local_node
 
 PROTOCOLS = {"ICMP": 1, "TCP": 6, "UDP": 17, "SCTP": 132}
-LOCAL = LocalNode(
-    name="n1",
-    addresses=(ip_address("172.18.0.2"),),
-    pod_cidr=ip_network("10.1.1.0/24"),
-    gateway=ip_address("10.1.1.1"),
-    gateway_mac="02:00:00:00:00:01",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:05",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:02",
-)
+LOCAL = local_node(ip_network("10.1.1.0/24"), name="n1")
 
 
 class Tries:

@@ -14,33 +14,19 @@ from cubelet_hooks.objects import (
     EndpointPort,
     EndpointSlice,
     HostPort,
-    LocalNode,
     Object,
     Port,
     Service,
     ServicePort,
 )
 from cubelet_hooks.records import Record
+from cubelet_hooks.testing import local_node
 from cubelet_lbrp import hostports
 from cubelet_lbrp.cube import Lbrp, Settings
 
 VIP, EXTERNAL, NODE = map(ip_address, ("10.96.0.10", "198.51.100.7", "192.0.2.1"))
 A, B = ip_address("10.1.1.5"), ip_address("10.1.2.6")
-LOCAL = LocalNode(
-    name="n1",
-    addresses=(NODE,),
-    pod_cidr=IPv4Network("10.1.1.0/24"),
-    gateway=ip_address("10.1.1.1"),
-    gateway_mac="02:00:00:00:00:01",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:05",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:02",
-)
+LOCAL = local_node(IPv4Network("10.1.1.0/24"), name="n1", addresses=(NODE,))
 WEB = Service(
     "shop",
     "web",

@@ -26,7 +26,8 @@ from cubelet_hooks.objects import (
     ServicePort,
 )
 from cubelet_hooks.testing import Datapath, Result, network
-from cubelet_hooks.testing.network import ROUTER_MAC, pod_mac
+from cubelet_hooks.testing.network import pod_mac
+from cubelet_hooks.testing.samples import ROUTER_MAC
 from cubelet_lbrp.cube import Lbrp
 from cubelet_lbrp.records import Frontend, FrontendKey, Scope
 

@@ -19,7 +19,6 @@ from cubelet_hooks.objects import (
     EndpointPort,
     EndpointSlice,
     HostPort,
-    LocalNode,
     Namespace,
     Node,
     Object,
@@ -27,6 +26,7 @@ from cubelet_hooks.objects import (
     Service,
     ServicePort,
 )
+from cubelet_hooks.testing import local_node
 from cubelet_lbrp.cube import Lbrp, Settings, cubelet_cubes
 from cubelet_lbrp.records import (
     Backend,
@@ -50,20 +50,8 @@ A, B = ip_address("10.1.1.5"), ip_address("10.1.2.6")
 TCP, UDP, SCTP = 6, 17, 132
 WEB = ("service", "default/web")
 
-LOCAL = LocalNode(
-    name="n1",
-    addresses=(NODE, SECOND, ip_address("2001:db8::1")),
-    pod_cidr=IPv4Network("10.1.1.0/24"),
-    gateway=ip_address("10.1.1.1"),
-    gateway_mac="02:00:00:00:00:01",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:05",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:02",
+LOCAL = local_node(
+    IPv4Network("10.1.1.0/24"), name="n1", addresses=(NODE, SECOND, ip_address("2001:db8::1"))
 )
 SLICE = EndpointSlice(
     "default",

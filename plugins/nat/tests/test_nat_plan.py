@@ -10,25 +10,12 @@ import pytest
 
 from cubelet.state import State
 from cubelet_hooks.cube import Entry
-from cubelet_hooks.objects import Change, LocalNode, Node, Object, Pod
+from cubelet_hooks.objects import Change, Node, Object, Pod
+from cubelet_hooks.testing import local_node
 from cubelet_nat.cube import ExemptKey, Nat, Present, cubelet_cubes
 from cubelet_nat.settings import Settings
 
-LOCAL = LocalNode(
-    name="n1",
-    addresses=(ip_address("192.0.2.1"),),
-    pod_cidr=IPv4Network("10.1.1.0/24"),
-    gateway=ip_address("10.1.1.1"),
-    gateway_mac="02:00:00:00:00:01",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:05",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:02",
-)
+LOCAL = local_node(IPv4Network("10.1.1.0/24"), addresses=(ip_address("192.0.2.1"),))
 NODE = Node("n2", pod_cidrs=(IPv4Network("10.1.2.0/24"), IPv6Network("fd00:2::/64")))
 
 

@@ -17,7 +17,7 @@ from cubelet_bridge.cube import Bridge
 from cubelet_hooks.flows import Hop, PortClass
 from cubelet_hooks.objects import Node
 from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.network import GATEWAY_MAC, ROUTER_MAC, UPLINK_MAC
+from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, UPLINK_MAC
 from cubelet_router.cube import Router
 
 if TYPE_CHECKING:

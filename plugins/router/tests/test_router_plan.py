@@ -9,24 +9,19 @@ import pytest
 
 from cubelet.state import State
 from cubelet_hooks.maps import EVERYTHING
-from cubelet_hooks.objects import Change, LocalNode, Namespace, Node, Object
+from cubelet_hooks.objects import Change, Namespace, Node, Object
+from cubelet_hooks.testing import local_node
 from cubelet_router.cube import Router, RouterSettings, cubelet_cubes
 from cubelet_router.records import Prefix, Route, RouteKind
 
-LOCAL = LocalNode(
+LOCAL = local_node(
+    ip_network("10.0.1.0/24"),
     name="a",
     addresses=(ip_address("192.0.2.1"), ip_address("198.51.100.1")),
-    pod_cidr=ip_network("10.0.1.0/24"),
-    gateway=ip_address("10.0.1.1"),
-    gateway_mac="02:00:00:00:00:02",
     gateway_ifindex=5,
     datapath_ifindex=6,
     overlay_ifindex=7,
     uplink_ifindex=8,
-    uplink_mac="02:00:00:00:00:03",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:01",
 )
 
 

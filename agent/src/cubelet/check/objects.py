@@ -16,7 +16,6 @@ from cubelet_hooks.objects import (
     EndpointSlice,
     HostPort,
     LabelSelector,
-    LocalNode,
     Namespace,
     NetworkPolicy,
     Node,
@@ -30,22 +29,9 @@ from cubelet_hooks.objects import (
     ServicePort,
 )
 from cubelet_hooks.resources import Resource
+from cubelet_hooks.testing import local_node
 
-LOCAL = LocalNode(
-    name="node1",
-    addresses=(ip_address("172.18.0.2"),),
-    pod_cidr=ip_network("10.1.0.0/24"),
-    gateway=ip_address("10.1.0.1"),
-    gateway_mac="02:00:00:00:00:02",
-    gateway_ifindex=2,
-    datapath_ifindex=3,
-    overlay_ifindex=4,
-    uplink_ifindex=5,
-    uplink_mac="02:00:00:00:00:03",
-    uplink_mtu=1500,
-    overlay_mtu=1450,
-    router_mac="02:00:00:00:00:01",
-)
+LOCAL = local_node()
 
 
 def node(number: int, zone: str = "") -> Node:

@@ -6,5 +6,6 @@ Needs the ``cubelet`` distribution (the composer), scapy, root and BCC. A pytest
 
 from cubelet_hooks.testing.datapath import Datapath, Result
 from cubelet_hooks.testing.outlet import Outlet
+from cubelet_hooks.testing.samples import local_node
 
-__all__ = ["Datapath", "Outlet", "Result"]
+__all__ = ["Datapath", "Outlet", "Result", "local_node"]

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cubelet_hooks.objects import LocalNode, Port
+from cubelet_hooks.testing.samples import GATEWAY_MAC, UPLINK_MAC, local_node
 
 _CLONE_NEWNET = 0x40000000
-ROUTER_MAC = "02:00:00:00:00:01"
-GATEWAY_MAC = "02:00:00:00:00:02"
-UPLINK_MAC = "02:00:00:00:00:03"
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,11 @@ def build_network(pods: int = 4) -> TestNetwork:
         indexes = [_pair(ip, f"pod{n}", f"02:00:00:00:02:{n:02x}") for n in range(pods)]
     for name in ("all", "uplink0"):
         _switch(f"ipv4/conf/{name}/forwarding")
-    local = LocalNode(
-        name="node1",
-        addresses=(ipaddress.ip_address("172.18.0.2"),),
-        pod_cidr=ipaddress.ip_network("10.1.0.0/24"),
-        gateway=ipaddress.ip_address("10.1.0.1"),
-        gateway_mac=GATEWAY_MAC,
+    local = local_node(
         gateway_ifindex=gateway,
         datapath_ifindex=datapath,
         overlay_ifindex=overlay,
         uplink_ifindex=uplink,
-        uplink_mac=UPLINK_MAC,
-        uplink_mtu=1500,
-        overlay_mtu=1450,
-        router_mac=ROUTER_MAC,
     )
     return TestNetwork(local, {p.key: p for p in map(_port, range(pods), indexes)})
 
