@@ -37,8 +37,8 @@ from cubelet_hooks.objects import (
     ServicePort,
 )
 from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.network import TestNetwork, pod_mac
-from cubelet_hooks.testing.samples import ROUTER_MAC
+from cubelet_hooks.testing.network import TestNetwork
+from cubelet_hooks.testing.samples import ROUTER_MAC, pod_mac
 from cubelet_lbrp.cube import Lbrp
 from cubelet_nat.cube import Nat
 from cubelet_router.cube import Router

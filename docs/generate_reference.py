@@ -21,7 +21,7 @@ MODULES = (
     *("hookspecs", "cube", "maps", "records", "view", "objects", "selectors", "context"),
     *("metrics", "command", "resources", "flows", "reasons"),
     *("testing.datapath", "testing.contents", "testing.network", "testing.outlet"),
-    "testing.plugin",
+    *("testing.plugin", "testing.samples"),
 )
 HEADERS = ("base", "packet", "verdict", "flow", "epoch", "early", "parse", "rewrite")
 

@@ -25,8 +25,8 @@ from cubelet_hooks.flows import Counter as Count
 from cubelet_hooks.flows import Flow, Index
 from cubelet_hooks.objects import Endpoint, EndpointPort, EndpointSlice, Pod, Service, ServicePort
 from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.network import TestNetwork, pod_mac
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC
+from cubelet_hooks.testing.network import TestNetwork
+from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 
 A, B, C = cluster.CLIENT, cluster.SERVER, "10.1.0.4"
 REDIRECT = 7

@@ -17,8 +17,8 @@ from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Flow, Tuple
 from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.network import TestNetwork, pod_mac
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC
+from cubelet_hooks.testing.network import TestNetwork
+from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 
 from .cubes import STACK, STACKS, Answer, End, Pair, Path, Paths, Sender, Source, Target, Way
 

@@ -10,7 +10,7 @@ import pytest
 from scapy.layers.inet import IP
 
 from cubelet_hooks.flows import Flow, PortInfo, PortKey, epoch_bucket
-from cubelet_hooks.testing.network import pod_mac
+from cubelet_hooks.testing.samples import pod_mac
 
 from .cubes import Way
 from .rig import NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, kept

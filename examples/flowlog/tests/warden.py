@@ -15,7 +15,7 @@ from cubelet_hooks.cube import PORT_CLASSES, Cube, Reason
 from cubelet_hooks.flows import Index, Tuple
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
 from cubelet_hooks.records import U8, Record
-from cubelet_hooks.testing import network
+from cubelet_hooks.testing import samples
 
 A, B, D, NODE = map(IPv4Address, ("10.1.0.2", "10.1.0.3", "10.1.0.5", "172.18.0.2"))
 SERVICE = IPv4Address("10.96.0.1")
@@ -56,7 +56,7 @@ def udp(
     dport: int, sport: int = 4000, src: IPv4Address = A, dst: IPv4Address = D, size: int = 1
 ) -> Packet:
     """A datagram of a pod, or to one."""
-    ether = Ether(src=network.pod_mac(0 if src == A else 3), dst=network.ROUTER_MAC)
+    ether = Ether(src=samples.pod_mac(0 if src == A else 3), dst=samples.ROUTER_MAC)
     return ether / IP(src=str(src), dst=str(dst)) / UDP(sport=sport, dport=dport) / Raw(bytes(size))
 
 
@@ -69,7 +69,7 @@ def tcp(
     **more: int,
 ) -> Packet:
     """A segment of a pod, or to one."""
-    ether = Ether(src=network.pod_mac(0 if src == A else 3), dst=network.ROUTER_MAC)
+    ether = Ether(src=samples.pod_mac(0 if src == A else 3), dst=samples.ROUTER_MAC)
     ports = TCP(sport=sport, dport=dport, flags=flags, **more)
     return ether / IP(src=str(src), dst=str(dst)) / ports
 

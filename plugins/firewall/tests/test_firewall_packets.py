@@ -16,8 +16,8 @@ from cubelet.composer.composition import Mode
 from cubelet_firewall.cube import Firewall
 from cubelet_hooks.objects import ContainerPort, Namespace, Pod
 from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.network import TestNetwork, pod_mac
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC
+from cubelet_hooks.testing.network import TestNetwork
+from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 
 from .node import policy
 

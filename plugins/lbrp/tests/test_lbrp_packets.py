@@ -26,8 +26,7 @@ from cubelet_hooks.objects import (
     ServicePort,
 )
 from cubelet_hooks.testing import Datapath, Result, network
-from cubelet_hooks.testing.network import pod_mac
-from cubelet_hooks.testing.samples import ROUTER_MAC
+from cubelet_hooks.testing.samples import ROUTER_MAC, pod_mac
 from cubelet_lbrp.cube import Lbrp
 from cubelet_lbrp.records import Frontend, FrontendKey, Scope
 

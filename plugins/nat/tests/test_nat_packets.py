@@ -14,7 +14,7 @@ from scapy.packet import Packet, Raw
 
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.objects import Node
-from cubelet_hooks.testing import Datapath, Result, network
+from cubelet_hooks.testing import Datapath, Result, network, samples
 from cubelet_hooks.view import View
 from cubelet_nat.cube import Nat
 
@@ -58,8 +58,8 @@ def path(cubelet_network: network.TestNetwork) -> Iterator[Datapath]:
 
 
 def frame(transport: Packet, dst: str, src: str) -> Packet:
-    source = network.pod_mac(0) if src == POD else "02:00:00:00:aa:aa"
-    return Ether(src=source, dst=network.ROUTER_MAC) / IP(src=src, dst=dst) / transport
+    source = samples.pod_mac(0) if src == POD else "02:00:00:00:aa:aa"
+    return Ether(src=source, dst=samples.ROUTER_MAC) / IP(src=src, dst=dst) / transport
 
 
 def request(protocol: str, sport: int, dport: int) -> Packet:
@@ -116,7 +116,7 @@ def test_two_pods_never_share_a_port(path: Datapath) -> None:
 
 def test_a_protocol_without_ports_is_given_the_address_alone(path: Datapath) -> None:
     tunnelled = Raw(bytes(24))
-    sent = Ether(src=network.pod_mac(0), dst=network.ROUTER_MAC) / IP(
+    sent = Ether(src=samples.pod_mac(0), dst=samples.ROUTER_MAC) / IP(
         src=POD, dst=OUTSIDE, proto=47
     )
     wanted = IP(src=NODE, dst=OUTSIDE, proto=47)

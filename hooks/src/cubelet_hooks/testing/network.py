@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cubelet_hooks.objects import LocalNode, Port
-from cubelet_hooks.testing.samples import GATEWAY_MAC, UPLINK_MAC, local_node
+from cubelet_hooks.testing.samples import GATEWAY_MAC, UPLINK_MAC, local_node, pod_mac
 
 _CLONE_NEWNET = 0x40000000
 
@@ -93,8 +93,3 @@ def _port(number: int, ifindex: int) -> Port:
         mtu=1500,
         uid=f"uid{number}",
     )
-
-
-def pod_mac(number: int) -> str:
-    """The MAC address of the n-th pod's end."""
-    return f"02:00:00:00:01:{number:02x}"

@@ -34,3 +34,8 @@ def local_node(pod_cidr: Network = PODS, **fields: object) -> LocalNode:
     """This node: ``node1``, 172.18.0.2, its gateway the podCIDR's first; with these fields."""
     wanted = {"pod_cidr": pod_cidr, "gateway": pod_cidr[1], **fields}
     return msgspec.structs.replace(_LOCAL, **wanted)
+
+
+def pod_mac(number: int) -> str:
+    """The MAC address of the n-th pod's end."""
+    return f"02:00:00:00:01:{number:02x}"
