@@ -26,12 +26,14 @@ import pytest
 from cubelet.cni import files
 from cubelet.cni.ipam import Ipam
 from cubelet.cni.service import CniService
-from cubelet.net import netns, pods, rtnl, sysctl
+from cubelet.net import netns, pods, sysctl
+from cubelet.netlink import Connection
 from cubelet_hooks.objects import Pod, Port
 from cubelet_hooks.testing import local_node
 from cubelet_hooks.testing.network import private_network
 
 LOCAL = local_node(ip_network("10.244.1.0/24"), uplink_mtu=1400, overlay_mtu=1350)
+REQUESTS = {16: "NEWLINK", 17: "DELLINK", 20: "NEWADDR", 24: "NEWROUTE"}
 KEPT, POD = "kept", "c1"
 """Containers: one that was attached long ago, and the one that an agent is at work on."""
 
@@ -136,45 +138,19 @@ class Doom:
 
     def arm(self) -> None:
         """Count what changes the kernel or the disk; for a process that ends after it."""
-        real_session, real_write = rtnl.session, sysctl.write
+        real_request, real_write = Connection.request, sysctl.write
 
-        @contextmanager
-        def session() -> Iterator[DoomedRoute]:
-            with real_session() as route:
-                yield DoomedRoute(self, route)
+        def request(kernel: Connection, kind: int, body: bytes, flags: int = 0) -> None:
+            self(REQUESTS[kind])
+            real_request(kernel, kind, body, flags)
 
         def write(key: str, value: str) -> None:
             self("sysctl")
             real_write(key, value)
 
-        vars(rtnl)["session"] = session
+        setattr(Connection, "request", request)  # noqa: B010 # a method is not assigned to
         vars(sysctl)["write"] = write
         vars(files)["os"] = DoomedOs(self)
-
-
-class DoomedRoute:
-    """A netlink connection."""
-
-    def __init__(self, doom: Doom, route: Any) -> None:
-        self._doom = doom
-        self._route = route
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._route, name)
-
-    def link(self, command: str, **fields: Any) -> Any:
-        return self._tell("link", command, fields)
-
-    def addr(self, command: str, **fields: Any) -> Any:
-        return self._tell("addr", command, fields)
-
-    def route(self, command: str, **fields: Any) -> Any:
-        return self._tell("route", command, fields)
-
-    def _tell(self, name: str, command: str, fields: dict[str, Any]) -> Any:
-        if command != "get":
-            self._doom(f"{name} {command}")
-        return getattr(self._route, name)(command, **fields)
 
 
 class DoomedOs:
@@ -219,10 +195,10 @@ def kill_at(number: int, state_dir: Path, paths: dict[str, str], command: str) -
 
 STEPS = {
     "ADD": {
-        *("open", "write", "fsync", "replace", "link add", "link set", "addr add", "route add"),
+        *("open", "write", "fsync", "replace", *REQUESTS.values()),
         *("sysctl", "attached"),
     },
-    "DEL": {"link del", "detached", "open", "write", "fsync", "replace", "unlink"},
+    "DEL": {"DELLINK", "detached", "open", "write", "fsync", "replace", "unlink"},
 }
 
 

@@ -175,7 +175,7 @@ def test_wiring_again_replaces_what_a_crash_left(pod: str) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    ["_set_up", "_add_address", "_add_default_route", "_isolate_host_side", "_get"],
+    ["_set_up", "_add_address", "_add_default_route", "_isolate_host_side", "_index"],
 )
 def test_a_step_that_fails_leaves_nothing(
     pod: str, monkeypatch: pytest.MonkeyPatch, step: str

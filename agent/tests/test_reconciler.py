@@ -119,7 +119,7 @@ def agent(tmp_path: Path, cache: Path) -> Iterator[Agent]:
         cni_conf=tmp_path / "10-cubelet.conflist",
     )
     with private_network():
-        made = Agent(settings, build_network(2), tmp_path / "tint.bpf.c")
+        made = Agent(settings, build_network(6), tmp_path / "tint.bpf.c")
         try:
             yield made
         finally:
@@ -382,6 +382,17 @@ def test_waiting_pods_do_not_cost_others_their_links(agent: Agent) -> None:
     agent.reconciler.run([Change.between(None, pod(agent, "b"))], hurry=True)
     assert filters(agent) == {"pod1"}
     assert "pod0" in agent.attached
+
+
+def test_a_look_at_everything_settles_a_few_at_a_time(agent: Agent) -> None:
+    agent.run(NODE)
+    agent.reconciler.run([Change.between(None, pod(agent, name)) for name in "abcdef"], hurry=True)
+    agent.reconciler.distrust()
+    assert agent.run() == {}
+    assert len(filters(agent)) == 2
+    assert agent.run() == {}
+    assert not unsettled(agent)
+    assert filters(agent) == set()
 
 
 def test_what_was_judged_before_a_switch_is_judged_again_after_it(agent: Agent) -> None:

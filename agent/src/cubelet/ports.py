@@ -45,8 +45,10 @@ class PodPorts:
         self.failing = set()
         for key, port in wanted.items():
             if key not in self.attached:
-                # What runs a program already is not moved to a lesser way of running it.
-                self._attach(port, local, hurry and not self._datapath.knows(port))
+                # What runs a program already is not moved to a lesser way of running it, nor all
+                # at once to a better one.
+                quickly = key in self._makeshift or (hurry and not self._datapath.knows(port))
+                self._attach(port, local, quickly)
         self._makeshift &= self.attached.keys()
         for key in () if hurry else sorted(self._makeshift)[:_SETTLED_AT_ONCE]:
             self._attach(self.attached[key], local, hurry=False)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import socket
+import struct
 from base64 import b32encode
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from cubelet.net import NetError, netns, rtnl, sysctl
+from cubelet.netlink import CREATE, EXCL, Connection, Refused, attribute, number, text
 from cubelet_hooks.records import Address
 
 if TYPE_CHECKING:
@@ -26,7 +29,14 @@ if TYPE_CHECKING:
 _HOST_IFNAME = re.compile(r"cbl[a-z2-7]{12}")
 _IFF_UP = 1
 _MAIN_TABLE = 254
-_LOOPBACK = 1  # the index of "lo" in every network namespace (LOOPBACK_IFINDEX)
+
+# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/veth.h
+_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE = 16, 17, 20, 24
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 18, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTAX_MTU = 4, 5, 8, 2
+_RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 4, 0, 1
 
 # The node's stack takes no part in pod traffic: packets that eBPF leaves to it are not answered.
 _HOST_SYSCTLS = {
@@ -85,28 +95,28 @@ def wire(link: PodLink) -> int:
     with netns.opened(link.netns) as pod:
         if netns.is_current(pod):
             raise NetError(f"network namespace {link.netns} is the node's own")
-        with rtnl.session() as ipr:
-            _delete(ipr, link.host_ifname)
-            _create(ipr, link, pod)
+        with Connection() as kernel:
+            _delete(kernel, link.host_ifname)
+            _create(kernel, link, pod)
             try:
                 netns.run_in(pod, lambda: _configure_pod(link))
                 _isolate_host_side(link.host_ifname)
-                return _index(ipr, link.host_ifname)
+                return _index(link.host_ifname)
             except BaseException:
-                _delete(ipr, link.host_ifname)
+                _delete(kernel, link.host_ifname)
                 raise
 
 
 def bring_up(host_ifname: str) -> None:
     """Set the host side up: only now can the pod send and receive."""
-    with rtnl.session() as ipr:
-        _set_up(ipr, host_ifname, _index(ipr, host_ifname))
+    with Connection() as kernel:
+        _set_up(kernel, host_ifname)
 
 
 def unwire(host_ifname: str) -> bool:
     """Remove the pair, both ends; False if it was gone."""
-    with rtnl.session() as ipr:
-        return _delete(ipr, host_ifname)
+    with Connection() as kernel:
+        return _delete(kernel, host_ifname)
 
 
 def check(link: PodLink, ifindex: int) -> None:
@@ -133,77 +143,88 @@ def _digest(*parts: str) -> bytes:
     return hashlib.sha256("/".join(parts).encode()).digest()
 
 
-def _create(ipr: IPRoute, link: PodLink, pod: int) -> None:
+def _create(kernel: Connection, link: PodLink, pod: int) -> None:
     taken = f"{link.netns} has a device {link.ifname} already"
+    peer = _device(link.ifname, link.mac, link.mtu) + number(_IFLA_NET_NS_FD, pod)
+    veth = attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer))
+    kind = attribute(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), veth)
     with rtnl.attempt(f"create {link.ifname}", remedy={errno.EEXIST: taken}):
-        ipr.link(
-            "add",
-            kind="veth",
-            ifname=link.host_ifname,
-            address=link.host_mac,
-            mtu=link.mtu,
-            peer={
-                "ifname": link.ifname,
-                "address": link.mac,
-                "mtu": link.mtu,
-                "net_ns_fd": pod,
-            },
-        )
+        body = _device(link.host_ifname, link.host_mac, link.mtu) + kind
+        kernel.request(_NEWLINK, body, CREATE | EXCL)
 
 
-def _delete(ipr: IPRoute, name: str) -> bool:
-    found = ipr.link_lookup(ifname=name)
-    with rtnl.attempt(f"remove {name}", ignore=(errno.ENODEV,)):
-        for index in found:
-            ipr.link("del", index=index)
-    return bool(found)
+def _device(name: str, mac: str, mtu: int) -> bytes:
+    address = attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    return _ifinfo() + text(_IFLA_IFNAME, name) + address + number(_IFLA_MTU, mtu)
 
 
-def _get(ipr: IPRoute, name: str) -> Any:
-    with rtnl.attempt(f"find device {name}"):
-        return ipr.link("get", ifname=name)[0]
+def _ifinfo(flags: int = 0) -> bytes:
+    """struct ifinfomsg of a device that an attribute names, with these flags set."""
+    return struct.pack("=BxHiII", AF_UNSPEC, 0, 0, flags, flags)
 
 
-def _index(ipr: IPRoute, name: str) -> int:
-    return int(_get(ipr, name)["index"])
+def _delete(kernel: Connection, name: str) -> bool:
+    try:
+        kernel.request(_DELLINK, _ifinfo() + text(_IFLA_IFNAME, name))
+    except Refused as error:
+        if error.code == errno.ENODEV:
+            return False
+        raise NetError(f"cannot remove {name}: {error.args[-1]}") from error
+    return True
 
 
-def _set_up(ipr: IPRoute, name: str, index: int) -> None:
+def _index(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise NetError(f"cannot find device {name}: {error.strerror}") from error
+
+
+def _set_up(kernel: Connection, name: str) -> None:
     with rtnl.attempt(f"set {name} up"):
-        ipr.link("set", index=index, state="up")
+        kernel.request(_NEWLINK, _ifinfo(_IFF_UP) + text(_IFLA_IFNAME, name))
 
 
 def _configure_pod(link: PodLink) -> None:
-    with rtnl.session() as ipr:
-        index = _index(ipr, link.ifname)
-        _set_up(ipr, "lo", _LOOPBACK)
-        _add_address(ipr, link, index)
-        _set_up(ipr, link.ifname, index)
-        _add_default_route(ipr, link, index)
+    with Connection() as kernel:
+        index = _index(link.ifname)
+        _set_up(kernel, "lo")
+        _add_address(kernel, link, index)
+        _set_up(kernel, link.ifname)
+        _add_default_route(kernel, link, index)
 
 
-def _add_address(ipr: IPRoute, link: PodLink, index: int) -> None:
+def _add_address(kernel: Connection, link: PodLink, index: int) -> None:
+    address = ip_address(link.address)
+    family = _family(address)
+    body = struct.pack("=BBBBI", family, link.prefix_length, 0, _RT_SCOPE_UNIVERSE, index)
+    body += attribute(_IFA_ADDRESS, address.packed)
+    if family == AF_INET:
+        body += attribute(_IFA_LOCAL, address.packed)
     with rtnl.attempt(f"add {link.address} to {link.ifname}"):
-        ipr.addr("add", index=index, address=link.address, prefixlen=link.prefix_length)
+        kernel.request(_NEWADDR, body, CREATE | EXCL)
 
 
-def _add_default_route(ipr: IPRoute, link: PodLink, index: int) -> None:
+def _add_default_route(kernel: Connection, link: PodLink, index: int) -> None:
     """The route's MTU limits what leaves the node: pods of this node see the device's."""
+    gateway = ip_address(link.gateway)
+    kind = (_RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST)
+    body = struct.pack("=BBBBBBBBI", _family(gateway), 0, 0, 0, _MAIN_TABLE, *kind, 0)
+    body += attribute(_RTA_GATEWAY, gateway.packed) + number(_RTA_OIF, index)
+    body += attribute(_RTA_METRICS, number(_RTAX_MTU, link.route_mtu))
     with rtnl.attempt(f"add the default route through {link.gateway}"):
-        ipr.route(
-            "add",
-            family=_family(link),
-            dst="default",
-            gateway=link.gateway,
-            oif=index,
-            metrics={"mtu": link.route_mtu},
-        )
+        kernel.request(_NEWROUTE, body, CREATE | EXCL)
 
 
 def _isolate_host_side(name: str) -> None:
     for key, value in _HOST_SYSCTLS.items():
         if sysctl.exists(key.format(name)):
             sysctl.write(key.format(name), value)
+
+
+def _get(ipr: IPRoute, name: str) -> Any:
+    with rtnl.attempt(f"find device {name}"):
+        return ipr.link("get", ifname=name)[0]
 
 
 def _check_pod(link: PodLink) -> None:
@@ -224,7 +245,8 @@ def _check_device(device: Any, name: str, wanted_mac: str, wanted_mtu: int) -> N
 
 
 def _check_default_route(ipr: IPRoute, link: PodLink, index: int) -> None:
-    for route in ipr.get_default_routes(family=_family(link), table=_MAIN_TABLE):
+    family = _family(ip_address(link.gateway))
+    for route in ipr.get_default_routes(family=family, table=_MAIN_TABLE):
         if (route.get("oif"), route.get("gateway")) == (index, link.gateway):
             _expect("MTU of the default route", route.get(("metrics", "mtu")), link.route_mtu)
             return
@@ -236,5 +258,5 @@ def _expect(what: str, found: object, wanted: object) -> None:
         raise NetError(f"{what} is {found}, not {wanted}")
 
 
-def _family(link: PodLink) -> int:
-    return AF_INET if ip_address(link.address).version == 4 else AF_INET6
+def _family(address: Address) -> int:
+    return AF_INET if address.version == 4 else AF_INET6

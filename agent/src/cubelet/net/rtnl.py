@@ -10,6 +10,7 @@ from ipaddress import ip_interface
 from socket import AF_UNSPEC
 from typing import TYPE_CHECKING, Any
 
+from cubelet import netlink
 from cubelet.net import NetError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def session() -> Iterator[IPRoute]:
 def attempt(
     what: str, ignore: tuple[int, ...] = (), remedy: Mapping[int, str] | None = None
 ) -> Iterator[None]:
-    """Turn a netlink error into NetError "cannot WHAT: ...", with the remedy for its errno.
+    """Turn a refused request into NetError "cannot WHAT: ...", with the remedy for its errno.
 
     Errors in `ignore` mean that the wanted state holds already.
     """
@@ -71,7 +72,7 @@ def attempt(
 
     try:
         yield
-    except NetlinkError as error:
+    except (NetlinkError, netlink.Refused) as error:
         if error.code in ignore:
             return
         hint = (remedy or {}).get(error.code)
