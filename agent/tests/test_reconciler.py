@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -117,6 +118,7 @@ def agent(tmp_path: Path, cache: Path) -> Iterator[Agent]:
         state_dir=tmp_path,
         cni_bin=None,
         cni_conf=tmp_path / "10-cubelet.conflist",
+        linger_seconds=0,
     )
     with private_network():
         made = Agent(settings, build_network(6), tmp_path / "tint.bpf.c")
@@ -293,6 +295,25 @@ def test_a_cube_joins_and_leaves_as_it_is_needed(agent: Agent) -> None:
     assert agent.run(service("b", 2), gone=(service("unneeded", 9),)) == {}
     assert agent.identity == with_tint
     assert agent.ports == {1, 2}
+
+
+def test_a_cube_that_is_needed_no_more_lingers(agent: Agent) -> None:
+    agent.settings = msgspec.structs.replace(agent.settings, linger_seconds=0.3)
+    again = agent.restart()
+    again.run(NODE)
+    with_tint, unneeded = again.identity, service("unneeded", 9)
+    for _ in range(2):
+        again.run(unneeded)
+        assert again.identity == with_tint
+        again.run(gone=(unneeded,))
+        assert (again.identity, again.reconciler.lingers) == (with_tint, None)
+    again.run(unneeded)
+    left = again.reconciler.lingers
+    assert left is not None
+    time.sleep(left)
+    assert again.run() == {}
+    assert again.identity != with_tint
+    assert again.reconciler.lingers is None
 
 
 def test_what_the_last_run_needed_stays_until_all_is_known(agent: Agent) -> None:

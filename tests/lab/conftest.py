@@ -16,7 +16,7 @@ from cubelet.lab.objects import Objects
 from cubelet.lab.store import Key, Store
 
 from .stand_in import StandInAgent
-from .world import Space, World
+from .world import QUICK, Space, World
 
 _numbers = itertools.count()
 
@@ -27,7 +27,7 @@ Up = Callable[..., World]
 
 
 def _up(layout: Layout, cidrs: tuple[str, ...]) -> World:
-    spec = LabSpec(layout.name, plan_nodes(len(cidrs), cidrs), {"sweep_seconds": 1})
+    spec = LabSpec(layout.name, plan_nodes(len(cidrs), cidrs), QUICK)
     cluster.up(layout, spec, lambda _: None)
     return World(layout, spec)
 

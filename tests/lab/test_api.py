@@ -22,14 +22,14 @@ from cubelet.lab.transport import NetnsTransport
 
 from .manifests import pod, policy, service
 from .test_lifecycle import LAB, remains
-from .world import Space, World, eventually
+from .world import QUICK, Space, World, eventually
 
 ECHO = ("TCP", 7)
 
 
 @contextmanager
 def lab(layout: Layout, nodes: int = 2) -> Iterator[World]:
-    spec = LabSpec(layout.name, plan_nodes(nodes, ()), {"sweep_seconds": 1}, api=True)
+    spec = LabSpec(layout.name, plan_nodes(nodes, ()), QUICK, api=True)
     cluster.up(layout, spec, lambda _: None)
     try:
         yield World(layout, spec)

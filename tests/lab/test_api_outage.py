@@ -21,7 +21,7 @@ from .cni import Runtime
 from .load import connections, datagrams, loads, stream
 from .manifests import pod, policy, service
 from .test_api import kubeconfig
-from .world import Space, World, eventually
+from .world import QUICK, Space, World, eventually
 
 NODE = "node1"
 ECHO = 7
@@ -40,7 +40,7 @@ class Site:
     """A lab of one node on an API server, with two pods, a Service and a policy elsewhere."""
 
     def __init__(self, layout: Layout) -> None:
-        spec = LabSpec(layout.name, plan_nodes(1, ()), {"sweep_seconds": 1}, api=True)
+        spec = LabSpec(layout.name, plan_nodes(1, ()), QUICK, api=True)
         cluster.up(layout, spec, lambda _: None)
         self.world = World(layout, spec)
         self.space = Space(self.world, "shop")

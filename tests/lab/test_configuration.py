@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,7 +12,7 @@ from cubelet.lab.store import Key
 from .foreign import NODE, configure
 from .load import connections, datagrams, loads, stream
 from .manifests import pod, policy, service
-from .world import Space, World
+from .world import QUICK, Space, World, eventually
 
 ECHO = 7
 
@@ -35,6 +35,18 @@ def default(world: World) -> Iterator[None]:
     """The default configuration afterwards."""
     yield
     world.delete(Key("ConfigMap", "kube-system", "cubelet"))
+
+
+@pytest.fixture
+def linger(world: World) -> Iterator[Callable[[float], None]]:
+    """Has cubes linger for so many seconds, until the test ends."""
+
+    def restart(seconds: float) -> None:
+        world.stop(NODE)
+        world.start(NODE, linger_seconds=seconds)
+
+    yield restart
+    restart(QUICK["linger_seconds"])
 
 
 def test_the_first_policy_brings_the_firewall_and_the_last_takes_it_out(
@@ -73,9 +85,31 @@ def test_what_was_allowed_without_a_firewall_ends_with_the_first_policy(
     assert pair.who(pair.at("client"), pair.ip("server"), ECHO) == "server"
 
 
-def test_what_outsiders_had_opened_ends_with_the_last_exposed_service(
-    world: World, pair: Space
+def test_a_firewall_that_nobody_needs_any_more_goes_by_itself(
+    world: World, pair: Space, linger: Callable[[float], None]
 ) -> None:
+    linger(2)
+    client, server = pair.at("client"), pair.ip("server")
+    with loads() as running:
+        running.add("UDP", client, datagrams, server, ECHO)
+        running.add("new TCP", client, connections, server, ECHO)
+        pair.apply(policy("allow", "server", ingress=[{"from": [{"podSelector": {}}]}]))
+        pair.delete("NetworkPolicy", "allow")
+        assert "firewall" in stack(world)
+        eventually(lambda: "firewall" not in stack(world), 10)
+        time.sleep(0.3)
+    running.check(at_least=20)
+    pair.apply(policy("deny", "server", ingress=[]))
+    pair.delete("NetworkPolicy", "deny")
+    assert "firewall" in stack(world)
+    assert pair.who(client, server, ECHO) == "server"
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_what_outsiders_had_opened_ends_with_the_last_exposed_service(
+    world: World, pair: Space, linger: Callable[[float], None], seconds: float
+) -> None:
+    linger(seconds)
     assert "lbrp" not in stack(world, "uplink")
     exposed = service("server", "server", ("UDP", 80, ECHO), type="NodePort")
     pair.apply(exposed)
@@ -86,7 +120,7 @@ def test_what_outsiders_had_opened_ends_with_the_last_exposed_service(
         running.add("UDP from outside", world.outside, datagrams, address, port, 50)
         time.sleep(0.5)
         pair.apply(service("server", "server", ("UDP", 80, ECHO)))
-        assert "lbrp" not in stack(world, "uplink")
+        assert ("lbrp" in stack(world, "uplink")) is bool(seconds)
         time.sleep(1)
     report = running["UDP from outside"]
     lost = len(report.lost) / report.sent

@@ -20,7 +20,7 @@ from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from .foreign import NODE, command, plugins, start
 from .load import connections, datagrams, loads, stream
 from .manifests import pod, service
-from .world import Space, World
+from .world import QUICK, Space, World
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = (".", "hooks", *(f"plugins/{p.name}" for p in (ROOT / "plugins").iterdir()))
@@ -85,7 +85,7 @@ def environment(tmp_path: Path) -> Environment:
 @pytest.fixture
 def world(layout: Layout) -> Iterator[World]:
     """A lab of one node with a client and a server."""
-    spec = LabSpec(layout.name, plan_nodes(1, ()), {"sweep_seconds": 1, "metrics": METRICS})
+    spec = LabSpec(layout.name, plan_nodes(1, ()), {**QUICK, "metrics": METRICS})
     cluster.up(layout, spec, lambda _: None)
     try:
         yield World(layout, spec)

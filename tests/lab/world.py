@@ -24,6 +24,9 @@ from cubelet.setup import make_setup
 
 T = TypeVar("T")
 
+QUICK: dict[str, Any] = {"sweep_seconds": 1, "linger_seconds": 0}
+"""Settings of agents that do at once what otherwise waits for more of the same."""
+
 Contents = dict[str, dict[bytes, bytes]]
 """Records by map."""
 

@@ -191,6 +191,8 @@ class Agent:
             pause = max(0.0, due - time.monotonic())
             if self.reconciler.unsettled:
                 pause = min(pause, _SETTLE)
+            if (lingers := self.reconciler.lingers) is not None:
+                pause = min(pause, max(lingers, _SETTLE))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
             if not self._waiters:  # a pod that waits is served at once, bursts while a pass runs

@@ -18,6 +18,7 @@ from cubelet.composer.composition import Composition
 from cubelet.composer.core import CoreSettings
 from cubelet.datapath import Datapath
 from cubelet.flows import FlowSweeper
+from cubelet.lingering import Lingering
 from cubelet.memory import Memory
 from cubelet.net import NetError
 from cubelet.net.node import NodeSettings, ensure
@@ -53,7 +54,10 @@ class Reconciler:
         self._distrusted = True
         self.problems = Problems()
         self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz)
-        self._switchover = Switchover(self.datapath, state, clock, memory, self.problems)
+        self._lingering = Lingering(settings.linger_seconds)
+        self._switchover = Switchover(
+            self.datapath, state, clock, memory, self.problems, self._lingering
+        )
         self._ports = PodPorts(self.datapath, self.problems)
         self.serving = False
         """Whether a pass has come to its end: composed, attached, routed, announced."""
@@ -133,6 +137,11 @@ class Reconciler:
     def unsettled(self) -> bool:
         """Whether pods' ports were attached in a hurry, which passes without one make up for."""
         return self._ports.unsettled
+
+    @property
+    def lingers(self) -> float | None:
+        """Seconds until a pass has to take out what is needed no more; None if nothing is."""
+        return self._lingering.left
 
     def hindrance(self, port: Port) -> str:
         """Why a pod's port must not be said to be served; '' if it is.

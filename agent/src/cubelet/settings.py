@@ -43,9 +43,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     server (``kubernetes``). ``cubes`` holds each cube's settings by kind, ``core``
     those of the core (sizes, timeouts, port ranges). ``chain`` replaces the default composition.
     ``service_cidrs`` are routed from the host into the datapath. ``sweep_seconds`` is how often
-    idle flows are removed. ``cni_bin`` and ``cni_conf`` are where the CNI plugin and its network
-    configuration are put (None: nowhere). ``health`` is the ADDRESS:PORT at which liveness and
-    readiness are told over HTTP, ``metrics`` that of what Prometheus reads (None: nowhere).
+    idle flows are removed, ``linger_seconds`` how long a cube stays composed in that is needed no
+    more. ``cni_bin`` and ``cni_conf`` are where the CNI plugin and its network configuration are
+    put (None: nowhere). ``health`` is the ADDRESS:PORT at which liveness and readiness are told
+    over HTTP, ``metrics`` that of what Prometheus reads (None: nowhere).
     """
 
     node_name: str = ""
@@ -71,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     service_cidrs: tuple[IPv4Network, ...] = (IPv4Network("10.96.0.0/12"),)
     attach_timeout: Annotated[float, msgspec.Meta(gt=0)] = 20.0
     sweep_seconds: Annotated[float, msgspec.Meta(ge=0.1)] = 5.0
+    linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 30.0
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import structlog
+from msgspec.structs import replace
 
 from cubelet.applier import Applier, Epochs, Outcome
 from cubelet.bpf.jiffies import Clock
@@ -16,6 +17,7 @@ from cubelet.composer.compiler import CompileError
 from cubelet.composer.composition import Composition, CompositionError, Facts
 from cubelet.datapath import Datapath, Prepared
 from cubelet.flows import FlowSweeper
+from cubelet.lingering import Lingering
 from cubelet.memory import Memory
 from cubelet.planner import Planner
 from cubelet.problems import Problems
@@ -52,13 +54,20 @@ class Switchover:
     """Holds the composition in force and what fills its maps; puts another one in its place."""
 
     def __init__(
-        self, datapath: Datapath, state: State, clock: Clock, memory: Memory, problems: Problems
+        self,
+        datapath: Datapath,
+        state: State,
+        clock: Clock,
+        memory: Memory,
+        problems: Problems,
+        lingering: Lingering,
     ) -> None:
         self._datapath = datapath
         self._state = state
         self._clock = clock
         self._memory = memory
         self._problems = problems
+        self._lingering = lingering
         self._facts: Facts | None = None
         self._composed: object = None
         self._refused: object = None
@@ -93,6 +102,7 @@ class Switchover:
     def forget_facts(self) -> None:
         """Ask all cubes anew: what they said was of a setup that has been given up."""
         self._facts = None
+        self._lingering.forget()
 
     def recompose(
         self, plan: Plan, local: LocalNode, changed: Collection[str] | None = None
@@ -145,13 +155,17 @@ class Switchover:
             self.faults.setdefault(kind, reason)
 
     def _learn(self, composition: Composition, changed: Collection[str] | None) -> Facts:
-        """What is compiled in; what the last run compiled in too while not all is known."""
+        """What is compiled in; what the last run compiled in too while not all is known.
+
+        What was needed a moment ago still counts as needed.
+        """
         if changed is None or self._facts is None:
             self._facts = composition.facts_of(self._state)
         elif changed:
             self._facts = composition.facts_of(self._state, self._facts, changed)
+        facts = replace(self._facts, needed=self._lingering.joined(self._facts.needed))
         unsure = not self.complete and (self.kept_unknown or not self.in_force)
-        return self._facts.joined(self._memory.known.facts) if unsure else self._facts
+        return facts.joined(self._memory.known.facts) if unsure else facts
 
     def _take_over(self, plan: Plan, composition: Composition, prepared: Prepared) -> None:
         """Fill a composition's maps, then put it in force."""
