@@ -430,7 +430,7 @@ class TestContact:
                         async with server.serving(port=port):
                             await follower.agrees()
                             await until(lambda: not follower.problems)
-                    events = [each["event"] for each in logs]
+                            events = [each["event"] for each in logs]
                     assert events == ["API server away", "API server back"]
                     assert len(follower.reports) <= 4
 
