@@ -12,7 +12,6 @@ import pytest
 
 from cubelet.bpf import layout as layouts
 from cubelet.bpf.constants import MapFlags, MapType
-from cubelet.bpf.jiffies import measure_rate
 from cubelet.bpf.layout import MapInfo, MapLayout, join_cpus, same_layout, split_cpus
 from cubelet.bpf.programs import VerifierError, relocate
 from cubelet.bpf.ringbuf import drain
@@ -119,36 +118,6 @@ def test_skb_context_follows_the_kernels_layout() -> None:
     assert at == {"cb": 48, "tstamp": 152, "gso_size": 176, "hwtstamp": 184}
     context = SkBuff.from_buffer_copy(skb_context(mark=5, cb=(1, 2), gso_segs=3))
     assert (context.mark, list(context.cb), context.gso_segs) == (5, [1, 2, 0, 0, 0], 3)
-
-
-class Ticking:
-    """A machine whose counter ticks `hz` times a second, observed with each call 0.1 ms apart."""
-
-    def __init__(self, hz: float, start: int = 0) -> None:
-        self.hz, self.start, self.time = hz, start, 1000.0
-
-    def now(self) -> int:
-        self.time += 0.0001
-        return (self.start + int(self.time * self.hz)) % 2**32
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
-
-
-@pytest.mark.parametrize("hz", [100, 250, 300, 1000])
-def test_tick_rate_is_measured_even_across_the_wrap(hz: int) -> None:
-    for start in (0, 2**32 - 1000 * hz - 2):
-        machine = Ticking(hz, start)
-        assert measure_rate(machine.now, machine.monotonic, machine.sleep) == hz
-
-
-def test_an_impossible_tick_rate_is_an_error() -> None:
-    machine = Ticking(170)
-    with pytest.raises(RuntimeError, match=r"170\.\d times a second"):
-        measure_rate(machine.now, machine.monotonic, machine.sleep)
 
 
 class Ring:

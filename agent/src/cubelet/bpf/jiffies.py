@@ -1,41 +1,31 @@
 """The kernel's tick counter, in which programs stamp flows (`bpf_jiffies64`), read from here.
 
-User space has no call for it and none for its rate, so a program of two instructions reads it.
+User space has no call for it, so a program of two instructions reads it. Its rate, CONFIG_HZ, is
+the resolution of the coarse clocks, which tick with it (clock_getres(2)).
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from cubelet.bpf.programs import BpfProgram, load
 
-RATES = (100, 250, 300, 1000)
-"""Ticks per second (CONFIG_HZ) that a kernel on our architectures can be built with."""
-
 _MASK = 0xFFFFFFFF
 _HELPER_JIFFIES64 = 118
 _READ_JIFFIES = struct.pack("=BBhiBBhi", 0x85, 0, 0, _HELPER_JIFFIES64, 0x95, 0, 0, 0)
 _FRAME = bytes(64)
-_SPANS = (0.05, 0.2, 0.8)
-"""Seconds over which the rate is measured, longer each time the outcome is doubtful."""
-_TOLERANCE = 0.05
+_CLOCK_MONOTONIC_COARSE = 6
 
 
 class Clock:
     """The low 32 bits of jiffies, and their rate `hz`. Holds a descriptor; close it."""
 
     def __init__(self) -> None:
-        """Measure the rate, in 50 ms; `RuntimeError` if it is none that a kernel can have."""
         self._program: BpfProgram = load(_READ_JIFFIES, "jiffies")
-        try:
-            self.hz = measure_rate(self.now)
-        except BaseException:
-            self.close()
-            raise
+        self.hz = round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
     def now(self) -> int:
         """Jiffies now, modulo 2**32 (wraps after 49 days at 1000 Hz)."""
@@ -67,31 +57,3 @@ class Clock:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def measure_rate(
-    now: Callable[[], int],
-    monotonic: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> int:
-    """Ticks per second of the counter `now`, one of `RATES`."""
-    measured = 0.0
-    for span in _SPANS:
-        first, started = _edge(now, monotonic)
-        sleep(span)
-        last, ended = _edge(now, monotonic)
-        measured = ((last - first) & _MASK) / (ended - started)
-        rate = min(RATES, key=lambda known: abs(known - measured))
-        if abs(rate - measured) <= _TOLERANCE * rate:
-            return rate
-    raise RuntimeError(
-        f"the kernel's clock ticks {measured:.1f} times a second, not one of {RATES}"
-    )
-
-
-def _edge(now: Callable[[], int], monotonic: Callable[[], float]) -> tuple[int, float]:
-    """Counter and time at its next change."""
-    before = now()
-    while (count := now()) == before:
-        pass
-    return count, monotonic()
