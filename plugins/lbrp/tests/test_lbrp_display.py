@@ -71,7 +71,7 @@ def state_of(*objects: Object) -> State:
 def test_every_way_to_a_service_has_its_name_and_its_backends() -> None:
     rows = shown(LOCAL, WEB, SLICE)
     assert list(rows[0]) == [
-        *("namespace", "name", "address", "port", "protocol", "scope", "backends")
+        *("namespace", "name", "address", "port", "protocol", "scope", "affinity", "backends")
     ]
     assert {(row["namespace"], row["name"], row["protocol"]) for row in rows} == {
         ("shop", "web", 6)

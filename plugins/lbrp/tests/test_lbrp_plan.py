@@ -338,10 +338,17 @@ def test_the_uplink_is_looked_at_only_while_a_service_is_exposed(
 
 
 def test_sizes_are_settings() -> None:
-    settings = Settings(max_frontends=1, max_backends=2, max_node_addresses=3, max_source_ranges=4)
+    settings = Settings(
+        max_frontends=1,
+        max_backends=2,
+        max_node_addresses=3,
+        max_source_ranges=4,
+        max_affinities=5,
+    )
     cube = Lbrp("lbrp0", settings)
     sizes = {each.name: cube.size_of(each) for each in cube.maps}
-    assert sizes == {"backends": 2, "members": 2, "sources": 4, "nodes": 3, "services": 1}
+    wanted = {"backends": 2, "members": 2, "sources": 4, "nodes": 3, "services": 1}
+    assert sizes == {**wanted, "affinities": 5}
     with pytest.raises(msgspec.ValidationError, match="max_backends must be at least 1, not 0"):
         msgspec.convert({"max_backends": 0}, Settings)
     with pytest.raises(msgspec.ValidationError, match="max_servces"):

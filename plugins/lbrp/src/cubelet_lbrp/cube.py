@@ -18,8 +18,10 @@ from cubelet_hooks.records import Record
 from cubelet_hooks.view import View
 from cubelet_lbrp import hostports
 from cubelet_lbrp.display import contest_text, service_rows
-from cubelet_lbrp.frontends import entries, exposed, hinted, programmed, zone_of
+from cubelet_lbrp.frontends import entries, exposed, hinted, programmed, sticky, zone_of
 from cubelet_lbrp.records import (
+    Affinity,
+    AffinityKey,
     Backend,
     BackendKey,
     Frontend,
@@ -48,11 +50,12 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_node_addresses: int = 16384
     max_source_ranges: int = 16384
     """Networks of loadBalancerSourceRanges, those of equal lists counted once."""
+    max_affinities: int = 65536
+    """Clients of Services with sessionAffinity, once for each port; those of long ago go first."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a size that no map can have."""
-        names = ("max_frontends", "max_backends", "max_node_addresses", "max_source_ranges")
-        for name in names:
+        for name in self.__struct_fields__:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -102,14 +105,24 @@ class Lbrp(Cube):
             "max_frontends",
             concerns=_frontend_address,
         ),
+        Map(
+            "affinities",
+            MapType.LRU_HASH,
+            AffinityKey,
+            Affinity,
+            "max_affinities",
+            planned=False,
+        ),
     )
     shows: ClassVar[Mapping[str, str]] = {"services": "services"}
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """Whose packets a frontend is for, and how many bits find a client among sources."""
+        """Whose packets a frontend is for, how many bits find a client among sources, and
+        whether some Service wants its clients to keep their backends."""
         return {
             "INSIDE": Scope.INSIDE,
             "OUTSIDE": Scope.OUTSIDE,
+            "AFFINITY": int(any(sticky(service) for service in view.services.values())),
             "SOURCE_BITS": SourceKey.bits(self.family, 32 if self.family == 4 else 128),
         }
 

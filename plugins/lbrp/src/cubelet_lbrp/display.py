@@ -17,6 +17,7 @@ Asked = tuple[Address, int, int]
 
 def service_rows(read: Read, view: View) -> Iterator[Row]:
     """A row for each frontend: ``name`` is the Service's, or ``pod/NAME`` for a pod's host port.
+    ``affinity`` is for how many seconds a client keeps its backend, None: for a flow.
 
     What marks an address as virtual, whatever the port, is none.
     """
@@ -36,6 +37,7 @@ def service_rows(read: Read, view: View) -> Iterator[Row]:
             "port": key.port,
             "protocol": key.protocol,
             "scope": Scope(key.scope),
+            "affinity": frontend.sticky or None,
             "backends": [_place(backend) for backend in chosen if backend is not None],
         }
 

@@ -6,6 +6,7 @@ import hashlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.objects import Network, Node, Protocol, Service, ServicePort
@@ -47,6 +48,10 @@ class Place:
     """A host port's number, which the node may use for its own connections."""
     sources: tuple[Network, ...] = ()
     """Whose clients are served; none: everyone's."""
+    sticky: int = 0
+    """Seconds for which a client keeps its backend; 0: each flow has its own."""
+    group: int = 0
+    """What remembered backends are under, the same for all places of a Service's port."""
 
 
 def programmed(service: Service) -> bool:
@@ -59,6 +64,11 @@ def exposed(service: Service) -> bool:
     """Whether packets that enter by the uplink may ask for the Service."""
     external = service.external_ips or service.load_balancer_ips
     return programmed(service) and bool(external or any(p.node_port for p in service.ports))
+
+
+def sticky(service: Service) -> bool:
+    """Whether a client's flows to the Service are to have one backend."""
+    return service.session_affinity == "ClientIP" and programmed(service)
 
 
 def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
@@ -101,9 +111,10 @@ def hinted(service: Service, view: View) -> bool:
 
 
 def _places(service: Service, port: ServicePort, own: tuple[Address, ...]) -> Iterator[Place]:
+    affinity = _affinity(service, port)
     for address in service.cluster_ips:
         local = service.internal_traffic_policy == "Local"
-        yield Place(address, port.port, Scope.INSIDE, local)
+        yield Place(address, port.port, Scope.INSIDE, local, **affinity)
     external: list[tuple[Address, int, tuple[Network, ...]]] = [
         *((address, port.port, ()) for address in service.external_ips),
         *((address, port.port, service.source_ranges) for address in service.load_balancer_ips),
@@ -111,9 +122,17 @@ def _places(service: Service, port: ServicePort, own: tuple[Address, ...]) -> It
     if port.node_port:
         external += [(address, port.node_port, ()) for address in own]
     for address, number, sources in external:
-        yield Place(address, number, Scope.INSIDE, local=False, sources=sources)
+        yield Place(address, number, Scope.INSIDE, False, sources=sources, **affinity)
         local = service.external_traffic_policy == "Local"
-        yield Place(address, number, Scope.OUTSIDE, local, sources=sources)
+        yield Place(address, number, Scope.OUTSIDE, local, sources=sources, **affinity)
+
+
+def _affinity(service: Service, port: ServicePort) -> dict[str, Any]:
+    """The fields of the port's places that say whether its clients keep their backends."""
+    if not sticky(service):
+        return {}
+    group = _number(f"{service.key} {port.protocol} {port.port}")
+    return {"sticky": service.affinity_timeout, "group": group}
 
 
 def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> Entry:
@@ -125,6 +144,8 @@ def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> En
         int(backends.elsewhere),
         int(place.shared),
         _number_of(place.sources),
+        place.group,
+        place.sticky,
     )
     return Entry("services", key, value)
 
@@ -154,7 +175,11 @@ def _number_of(networks: tuple[Network, ...]) -> int:
     """64 bits made of the networks, 0 for none: Services with the same ones share their entries."""
     if not networks:
         return 0
-    text = " ".join(sorted(map(str, networks)))
+    return _number(" ".join(sorted(map(str, networks))))
+
+
+def _number(text: str) -> int:
+    """64 bits made of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

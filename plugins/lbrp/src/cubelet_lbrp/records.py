@@ -33,7 +33,8 @@ class Frontend(Record):
 
     ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is 1
     for a host port, whose number may belong to a client of the node's, too. ``ranges`` is the
-    number of the networks whose clients alone are served, 0: all are.
+    number of the networks whose clients alone are served, 0: all are. Which backend a client had
+    is remembered for ``sticky`` seconds under the number ``group``; 0 seconds: it is not.
     """
 
     set_id: U64
@@ -41,6 +42,8 @@ class Frontend(Record):
     elsewhere: U8
     shared: U8 = 0
     ranges: U64 = 0
+    group: U64 = 0
+    sticky: U32 = 0
 
 
 class BackendKey(Record):
@@ -84,6 +87,21 @@ class SourceKey(Record):
         layout = cls.layout(family)
         length, *_, network = layout.fields
         return 8 * (network.offset - length.scalar.size) + prefixlen
+
+
+class AffinityKey(Record):
+    """A client of a Service's port, whichever of its addresses it asks."""
+
+    group: U64
+    client: Addr
+
+
+class Affinity(Record):
+    """The backend of its last flow, which began at ``seen`` (jiffies, the low 32 bits)."""
+
+    address: Addr
+    port: Be16
+    seen: U32
 
 
 class NodeKey(Record):

@@ -8,6 +8,7 @@
  * 10.244.1.4, 5353} -> chosen, and has those too that only keep connections.
  * Port 0 of protocol 0 marks a virtual address; lbrp_nodes are real ones.
  * lbrp_sources has the networks that may ask: {0x7a9, 192.0.2.0/24} -> present.
+ * lbrp_affinities has a client's last backend: {0x3c1, 10.244.1.9} -> 10.244.1.4:5353.
  *
  * A set never changes: other backends are another set, written before the
  * service is switched to it. Who finds its set removed under it reads again.
@@ -86,46 +87,121 @@ CUBELET_INLINE __u32 lbrp_hash(const struct cubelet_tuple *tuple)
 	return hash ^ hash >> 16;
 }
 
-/* NULL if there is none, or if the set was removed since the service was read. */
-CUBELET_INLINE struct lbrp_backend *lbrp_choose(const struct cubelet_pkt *pkt,
-						const struct lbrp_frontend *frontend)
+/* Does the client keep its backend from one flow to the next? */
+CUBELET_INLINE int lbrp_sticky(const struct lbrp_frontend *frontend)
+{
+	return LBRP_AFFINITY && frontend->sticky;
+}
+
+/*
+ * NULL if there is none, or if the set was removed since the service was read.
+ * A client that keeps its backend has one by its address and by what was
+ * remembered of it, so that its flows on other CPUs choose the same at once.
+ */
+CUBELET_INLINE struct lbrp_backend *
+lbrp_choose(const struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend, __u32 remembered)
 {
 	struct lbrp_backend_key key = {};
+	struct cubelet_tuple client = {};
+	__u32 hash;
+
+	if (lbrp_sticky(frontend)) {
+		client.src = pkt->orig.src;
+		client.sport = remembered >> 16;
+		client.dport = remembered;
+		hash = lbrp_hash(&client);
+	} else {
+		hash = lbrp_hash(&pkt->orig);
+	}
+	key.set_id = frontend->set_id;
+	key.index = (__u64)hash * frontend->count >> 32;
+	return cubelet_lookup(lbrp_backends, &key);
+}
+
+CUBELET_INLINE struct lbrp_member *lbrp_member(const struct lbrp_frontend *frontend,
+					       const struct cubelet_addr *address, __be16 port)
+{
+	struct lbrp_member_key key = {};
 
 	key.set_id = frontend->set_id;
-	key.index = (__u64)lbrp_hash(&pkt->orig) * frontend->count >> 32;
-	return cubelet_lookup(lbrp_backends, &key);
+	key.address = *address;
+	key.port = port;
+	return cubelet_lookup(lbrp_members, &key);
+}
+
+CUBELET_INLINE struct lbrp_affinity_key lbrp_client(const struct cubelet_pkt *pkt,
+						    const struct lbrp_frontend *frontend)
+{
+	struct lbrp_affinity_key key = {};
+
+	key.group = frontend->group;
+	key.client = pkt->orig.src;
+	return key;
+}
+
+/*
+ * Sends it where the client's last flow went; 0 if that is too long ago or
+ * serves no more. Says when that was.
+ */
+CUBELET_INLINE int lbrp_recall(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend,
+			       __u32 *when)
+{
+	struct lbrp_affinity_key key = lbrp_client(pkt, frontend);
+	struct lbrp_affinity *found, last;
+	__u32 now = bpf_jiffies64();
+	struct lbrp_member *member;
+
+	found = cubelet_lookup(lbrp_affinities, &key);
+	if (!found)
+		return 0;
+	last = *found; /* another client may get the record meanwhile */
+	*when = last.seen;
+	if (now - last.seen > frontend->sticky * CUBELET_HZ)
+		return 0;
+	member = lbrp_member(frontend, &last.address, last.port);
+	if (!member || !member->chosen)
+		return 0;
+	found->seen = now;
+	cubelet_set_dst(pkt, &last.address, last.port);
+	return 1;
+}
+
+CUBELET_INLINE void lbrp_remember(const struct cubelet_pkt *pkt,
+				  const struct lbrp_frontend *frontend,
+				  const struct lbrp_backend *backend)
+{
+	struct lbrp_affinity_key key = lbrp_client(pkt, frontend);
+	struct lbrp_affinity last = {};
+
+	last.address = backend->address;
+	last.port = backend->port;
+	last.seen = bpf_jiffies64();
+	cubelet_update(lbrp_affinities, &key, &last, BPF_ANY);
 }
 
 CUBELET_INLINE int lbrp_balance(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
 {
 	struct lbrp_backend *backend;
+	__u32 remembered = 0;
 
 	if (!frontend->count && frontend->elsewhere)
 		return cubelet_drop(pkt, LBRP_REASON_NO_LOCAL_ENDPOINTS);
 	if (!frontend->count)
 		return cubelet_refuse(pkt, LBRP_REASON_NO_ENDPOINTS);
-	backend = lbrp_choose(pkt, frontend);
+	if (lbrp_sticky(frontend) && lbrp_recall(pkt, frontend, &remembered))
+		return cubelet_next(pkt);
+	backend = lbrp_choose(pkt, frontend, remembered);
 	if (!backend) {
 		frontend = lbrp_frontend(pkt);
 		if (frontend)
-			backend = lbrp_choose(pkt, frontend);
+			backend = lbrp_choose(pkt, frontend, remembered);
 	}
 	if (!backend)
 		return cubelet_drop(pkt, LBRP_REASON_NO_BACKEND);
+	if (lbrp_sticky(frontend))
+		lbrp_remember(pkt, frontend, backend);
 	cubelet_set_dst(pkt, &backend->address, backend->port);
 	return cubelet_next(pkt);
-}
-
-CUBELET_INLINE struct lbrp_member *lbrp_member(const struct cubelet_pkt *pkt,
-					       const struct lbrp_frontend *frontend)
-{
-	struct lbrp_member_key key = {};
-
-	key.set_id = frontend->set_id;
-	key.address = pkt->cur.dst;
-	key.port = pkt->cur.dport;
-	return cubelet_lookup(lbrp_members, &key);
 }
 
 /* Part of a connection that both ends know of, which another backend could not go on with? */
@@ -144,12 +220,12 @@ CUBELET_INLINE int lbrp_connected(const struct cubelet_pkt *pkt)
  */
 CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
 {
-	struct lbrp_member *member = lbrp_member(pkt, frontend);
+	struct lbrp_member *member = lbrp_member(frontend, &pkt->cur.dst, pkt->cur.dport);
 
 	if (!member) {
 		frontend = lbrp_frontend(pkt);
 		if (frontend)
-			member = lbrp_member(pkt, frontend);
+			member = lbrp_member(frontend, &pkt->cur.dst, pkt->cur.dport);
 	}
 	if (member && (member->chosen || lbrp_connected(pkt)))
 		return cubelet_next(pkt);
