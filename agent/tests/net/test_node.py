@@ -1,120 +1,37 @@
-"""The node's devices, routes and sysctls, on the real kernel in a namespace of the test's own.
-
-What `ip` shows is what is compared: it shares no code with the library that made it.
-"""
+"""The node's devices and settings, on the real kernel in a namespace of the test's own."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from cubelet.net import NetError, node, rtnl, sysctl
-from cubelet.net.node import NodeSettings, ensure, gateway_of, mac_of, teardown
-from cubelet.net.routes import Refused, RouteReport, sync_routes
-from cubelet_hooks.testing.network import private_network
+from cubelet.net.node import ensure, gateway_of, mac_of, teardown
+from cubelet.net.routes import sync_routes
 
-PODS, SERVICES, HAIRPIN = map(ip_network, ("10.244.0.0/16", "10.96.0.0/12", "169.254.1.2/32"))
-UPLINK_ADDRESS = "192.168.7.2"
-SETTINGS = NodeSettings(
-    node_name="one",
-    pod_cidr=ip_network("10.244.1.0/24"),
-    snat_ports=(20000, 20999),
-    addresses=(ip_address(UPLINK_ADDRESS),),
+from .shown import (
+    OWN_DEVICES,
+    PODS,
+    SERVICES,
+    SETTINGS,
+    UPLINK_ADDRESS,
+    add_nic,
+    addresses,
+    devices,
+    everything,
+    ip,
+    ip_json,
+    link,
+    routes,
+    setting,
 )
-OWN_DEVICES = {"cubelet0", "cubelet0-dp", "cubelet-vxlan"}
-
-
-def ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True)
-
-
-def ip_json(*args: str) -> list[dict[str, Any]]:
-    shown = subprocess.run(["ip", "-j", "-d", *args], check=True, stdout=subprocess.PIPE)
-    found: list[dict[str, Any]] = json.loads(shown.stdout or b"[]")
-    return found
-
-
-def link(name: str) -> dict[str, Any]:
-    return ip_json("link", "show", "dev", name)[0]
-
-
-def devices() -> set[str]:
-    return {shown["ifname"] for shown in ip_json("link")}
-
-
-def addresses(name: str, family: str = "-4") -> list[str]:
-    infos = (
-        i for shown in ip_json(family, "addr", "show", "dev", name) for i in shown["addr_info"]
-    )
-    return [f"{info['local']}/{info['prefixlen']}" for info in infos]
-
-
-def routes(*args: str) -> dict[str, dict[str, Any]]:
-    return {shown["dst"]: shown for shown in ip_json("-4", "route", "show", *args)}
-
-
-def own_routes() -> set[str]:
-    return set(routes("proto", "203"))
-
-
-def setting(key: str, value: str | None = None) -> str:
-    path = Path("/proc/sys/net/ipv4", key)
-    if value is not None:
-        path.write_text(value)
-    return path.read_text().strip()
-
-
-def everything() -> dict[str, Any]:
-    """All that `ensure`, `sync_routes` and `teardown` may touch, without what changes by itself."""
-    names = sorted(devices())
-    return {
-        "links": ip_json("link"),
-        "addresses": {name: addresses(name) for name in names},
-        "routes": ip_json("-4", "route", "show", "table", "all"),
-        "neighbours": ip_json("-4", "neigh", "show", "nud", "permanent"),
-        "ports": setting("ip_local_reserved_ports"),
-    }
-
-
-def forwarding() -> dict[str, str]:
-    """What `ensure` may change of the settings that outlive its devices."""
-    keys = ("ip_forward", "conf/all/accept_redirects", "conf/eth0/forwarding")
-    return {key: setting(key) for key in keys}
-
-
-@pytest.fixture
-def netns() -> Iterator[None]:
-    """This thread in an empty network namespace, which ends with the test."""
-    with private_network():
-        yield
-
-
-@pytest.fixture
-def bare_node(netns: None) -> None:
-    """A node before the agent's first start: an uplink with the default route, strict rp_filter."""
-    setting("conf/default/rp_filter", "1")
-    add_nic("eth0", f"{UPLINK_ADDRESS}/24")
-    ip("route", "add", "default", "via", "192.168.7.1")
-
-
-def add_nic(name: str, *with_addresses: str, mtu: int = 1500) -> None:
-    """A veth stands in for a NIC; its other end is left alone."""
-    ip("link", "add", name, "mtu", str(mtu), "type", "veth", "peer", f"{name}-far", "mtu", str(mtu))
-    for address in with_addresses:
-        ip("addr", "add", address, "dev", name)
-    for end in (name, f"{name}-far"):
-        ip("link", "set", end, "up")
 
 
 @pytest.mark.usefixtures("bare_node")
@@ -435,206 +352,6 @@ class TestReservedPorts:
     @pytest.mark.parametrize("text", ["", "1", "1-3", "1,3", "1-3,5,7-8", "65534-65535"])
     def test_list_form(self, text: str) -> None:
         assert sysctl.format_ports(sysctl.parse_ports(text)) == text
-
-
-@pytest.mark.usefixtures("bare_node")
-class TestRoutes:
-    def test_diff(self) -> None:
-        local = ensure(SETTINGS)
-        assert sync_routes([PODS, SERVICES], local) == RouteReport(installed=(PODS, SERVICES))
-        assert sync_routes([PODS, HAIRPIN], local) == RouteReport(
-            installed=(HAIRPIN,), removed=(SERVICES,)
-        )
-        before = everything()
-        assert sync_routes([HAIRPIN, PODS, PODS], local) == RouteReport()
-        assert everything() == before
-        assert own_routes() == {"10.244.0.0/16", "169.254.1.2"}
-
-    def test_shape(self) -> None:
-        sync_routes([PODS], ensure(SETTINGS))
-        route = routes("table", "main")[str(PODS)]
-        assert route["gateway"] == "169.254.1.1"
-        assert route["dev"] == "cubelet0"
-        assert route["prefsrc"] == "10.244.1.1"
-        assert route["flags"] == ["onlink"]
-
-    def test_foreign_is_reported_and_kept(self) -> None:
-        local = ensure(SETTINGS)
-        ip("route", "add", str(PODS), "via", "192.168.7.9", "metric", "100")
-        before = routes()[str(PODS)]
-        reason = "another route to it exists: proto 3 via 192.168.7.9 dev eth0 metric 100"
-        report = RouteReport(installed=(SERVICES,), refused=(Refused(PODS, reason),))
-        assert sync_routes([PODS, SERVICES], local) == report
-        assert routes()[str(PODS)] == before
-        ip("route", "del", str(PODS))
-        assert sync_routes([PODS, SERVICES], local) == RouteReport(installed=(PODS,))
-
-    def test_foreign_that_came_later_wins(self) -> None:
-        local = ensure(SETTINGS)
-        sync_routes([PODS], local)
-        ip("route", "add", "blackhole", str(PODS), "metric", "5")
-        report = sync_routes([PODS], local)
-        assert report.removed == (PODS,)
-        assert [refused.network for refused in report.refused] == [PODS]
-        assert own_routes() == set()
-
-    def test_own_but_wrong_is_put_right(self) -> None:
-        local = ensure(SETTINGS)
-        sync_routes([PODS, SERVICES, HAIRPIN], local)
-        right = ip_json("-4", "route")
-        ours = ("proto", "203")
-        ip("route", "replace", str(PODS), "via", "192.168.7.9", *ours)
-        ip("route", "replace", "unreachable", str(SERVICES), *ours)
-        ip("route", "add", str(PODS), "via", "192.168.7.9", "metric", "7", *ours)
-        ip("route", "add", str(PODS), "tos", "0x10", "via", "192.168.7.9", *ours)
-        ip("route", "add", "blackhole", "10.7.0.0/16", *ours)
-        assert sync_routes([PODS, SERVICES, HAIRPIN], local) == RouteReport(
-            installed=(PODS, SERVICES), removed=(ip_network("10.7.0.0/16"),)
-        )
-        assert ip_json("-4", "route") == right
-
-    def test_other_tables_are_left_alone(self) -> None:
-        local = ensure(SETTINGS)
-        ip("route", "add", "blackhole", "10.7.0.0/16", "proto", "203", "table", "77")
-        sync_routes([], local)
-        teardown()
-        assert set(routes("table", "77")) == {"10.7.0.0/16"}
-
-    def test_default_route_is_never_taken(self) -> None:
-        local = ensure(SETTINGS)
-        report = sync_routes([ip_network("0.0.0.0/0")], local)
-        assert report.installed == ()
-        assert routes()["default"]["dev"] == "eth0"
-
-    def test_what_cannot_be_routed_does_not_stop_the_rest(self) -> None:
-        local = ensure(SETTINGS)
-        elsewhere = msgspec.structs.replace(local, gateway=ip_address("10.244.77.1"))
-        report = sync_routes([ip_network("fd00::/64"), PODS], elsewhere)
-        assert [refused.network for refused in report.refused] == [ip_network("fd00::/64"), PODS]
-        assert "cannot route 10.244.0.0/16 through the gateway" in report.refused[1].reason
-
-
-@pytest.mark.usefixtures("bare_node")
-class TestTeardown:
-    def test_leaves_nothing(self) -> None:
-        before = everything()
-        local = ensure(SETTINGS)
-        sync_routes([PODS, SERVICES], local)
-        ip("route", "add", "blackhole", "10.7.0.0/16", "proto", "203")
-        teardown()
-        assert everything() == before
-        assert setting("conf/eth0/rp_filter") == "1"
-
-    def test_twice_and_before_the_first_start(self) -> None:
-        before = everything()
-        teardown()
-        ensure(SETTINGS)
-        teardown()
-        teardown()
-        assert everything() == before
-
-    def test_keeps_what_others_made(self) -> None:
-        ip("link", "add", "cni0", "type", "bridge")
-        ip("link", "set", "cni0", "alias", "somebody's cubelet gateway")
-        ip("route", "add", "10.88.0.0/16", "via", "192.168.7.9")
-        before = everything()
-        ensure(SETTINGS)
-        teardown()
-        assert everything() == before
-
-    @pytest.mark.parametrize("redirects", ["0", "1"])
-    def test_forwarding_is_as_it_was(self, redirects: str) -> None:
-        setting("ip_forward", "0")
-        setting("conf/all/accept_redirects", redirects)
-        before = forwarding()
-        ensure(SETTINGS)
-        ensure(replace(SETTINGS, gateway="gw"))  # a second run sees it on, under another name
-        assert setting("ip_forward") == "1"
-        assert "sysctl net/ipv4/ip_forward = 0" in teardown()
-        assert forwarding() == before
-
-    def test_forwarding_of_the_uplink_alone(self) -> None:
-        setting("ip_forward", "1")
-        setting("conf/eth0/forwarding", "0")
-        before = forwarding()
-        ensure(SETTINGS)
-        assert "sysctl net/ipv4/conf/eth0/forwarding = 0" in teardown()
-        assert forwarding() == before
-
-    def test_forwarding_that_was_on_stays_on(self) -> None:
-        setting("ip_forward", "1")
-        ensure(SETTINGS)
-        assert not any(done.startswith("sysctl") for done in teardown())
-        assert setting("ip_forward") == "1"
-
-    def test_what_is_gone_is_not_put_back(self) -> None:
-        setting("ip_forward", "1")
-        setting("conf/eth0/forwarding", "0")
-        ensure(SETTINGS)
-        ip("link", "del", "eth0")
-        assert not any(done.startswith("sysctl") for done in teardown())
-
-    def test_says_what_it_removed(self) -> None:
-        setting("ip_forward", "1")
-        sync_routes([PODS], ensure(SETTINGS))
-        route, ports, *removed = teardown()
-        assert (route, ports) == ("route 10.244.0.0/16", "reserved ports 20000-20999")
-        assert set(removed) == {f"device {name}" for name in OWN_DEVICES}
-        assert teardown() == ()
-
-
-ETH_IPV4 = b"\x08\x00"
-
-
-@pytest.mark.usefixtures("bare_node")
-class TestPackets:
-    def test_host_to_pod_enters_the_datapath(self) -> None:
-        local = ensure(SETTINGS)
-        sync_routes([PODS], local)
-        with (
-            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as datapath,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host,
-        ):
-            datapath.bind(("cubelet0-dp", 0x0800))
-            datapath.settimeout(5)
-            host.sendto(b"hello", ("10.244.2.5", 53))
-            frame = datapath.recv(2048)
-        assert frame[:14] == mac(local.router_mac) + mac(local.gateway_mac) + ETH_IPV4
-        assert frame[26:34] == ip_address("10.244.1.1").packed + ip_address("10.244.2.5").packed
-        assert frame.endswith(b"hello")
-
-    @pytest.mark.parametrize(
-        "source",
-        [
-            pytest.param("192.168.7.77", id="routed-by-the-uplink"),
-            pytest.param(UPLINK_ADDRESS, id="the-node's-own"),
-        ],
-    )
-    def test_datapath_to_host_arrives_whatever_its_source(self, source: str) -> None:
-        local = ensure(SETTINGS)
-        with (
-            socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as datapath,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host,
-        ):
-            host.bind(("10.244.1.1", 5353))
-            host.settimeout(5)
-            datapath.bind(("cubelet0-dp", 0))
-            header = mac(local.gateway_mac) + mac(local.router_mac) + ETH_IPV4
-            datapath.send(header + udp(source, "10.244.1.1", 5353, b"hello"))
-            data, (sender, _) = host.recvfrom(64)
-        assert (data, sender) == (b"hello", source)
-
-
-def mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
-
-
-def udp(source: str, destination: str, port: int, payload: bytes) -> bytes:
-    """An IPv4 packet; scapy fills in lengths and checksums."""
-    from scapy.layers.inet import IP, UDP
-    from scapy.packet import Raw
-
-    return bytes(IP(src=source, dst=destination) / UDP(sport=9, dport=port) / Raw(payload))
 
 
 def test_mac_is_local_and_unicast() -> None:
