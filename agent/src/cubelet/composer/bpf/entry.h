@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Where a packet entered, and whether it may come from there.
+ */
+#pragma once
+
+#include "fast.h"
+
+/* The far end of the tunnel that an overlay packet came through, or 0. */
+CUBELET_INLINE __be32 cubelet_tunnel_remote(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (bpf_skb_get_tunnel_key(skb, &key, 8, 0))
+		return 0;
+	return bpf_htonl(key.remote_ipv4);
+}
+
+/* The next hop towards an address that packets from the uplink came from, or 0. */
+CUBELET_INLINE __be32 cubelet_uplink_next_hop(struct __sk_buff *skb, struct cubelet_addr *to)
+{
+	struct bpf_fib_lookup fib = {};
+	long found;
+
+	fib.family = 2; /* AF_INET */
+	fib.ifindex = CUBELET_UPLINK_IFINDEX;
+	fib.ipv4_dst = to->w[0];
+	found = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	return fib.ipv4_dst;
+}
+
+/* Where the packet in hand entered, and what a reply needs to go back there. */
+CUBELET_INLINE void cubelet_track_entry(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	struct cubelet_hop *in = &pkt->in;
+	void *data = (void *)(long)skb->data;
+	struct ethhdr *eth = data;
+
+	__builtin_memset(in, 0, sizeof(*in));
+	in->port_class = pkt->entered;
+	in->ifindex = pkt->ifindex;
+	in->mtu = CUBELET_UPLINK_MTU;
+	if (data + ETH_HLEN <= (void *)(long)skb->data_end) {
+		__builtin_memcpy(in->dst_mac, eth->h_source, ETH_ALEN);
+		__builtin_memcpy(in->src_mac, eth->h_dest, ETH_ALEN);
+	}
+	switch (pkt->entered) {
+	case CUBELET_HOST:
+		in->ifindex = CUBELET_GATEWAY_IFINDEX;
+		__builtin_memcpy(in->dst_mac, (__u8[6])CUBELET_GATEWAY_MAC, ETH_ALEN);
+		break;
+	case CUBELET_OVERLAY:
+		in->mtu = CUBELET_OVERLAY_MTU;
+		in->remote = cubelet_tunnel_remote(skb);
+		break;
+	case CUBELET_UPLINK:
+		in->remote = cubelet_uplink_next_hop(skb, &pkt->hdr.tuple.src);
+		break;
+	}
+}
+
+/* What comes through a tunnel must come from a known node, and from that node's podCIDR. */
+CUBELET_INLINE int cubelet_tunnel_allowed(const struct cubelet_hop *in,
+					  const struct cubelet_addr *source)
+{
+#if CUBELET_CHECK_TUNNEL
+	if (in->port_class == CUBELET_OVERLAY) {
+		struct cubelet_node_info *node = cubelet_lookup(cubelet_nodes, &in->remote);
+
+		return node && cubelet_addr_within(source, &node->network, node->prefix);
+	}
+#endif
+	return 1;
+}
+
+/* Is the address the gateway's, or one of the node's? */
+CUBELET_INLINE int cubelet_is_own(const struct cubelet_addr *address)
+{
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS, node = CUBELET_NODE_ADDRESS;
+	struct cubelet_exposed_address *exposed;
+
+	if (cubelet_addr_equal(address, &gateway) || cubelet_addr_equal(address, &node))
+		return 1;
+	exposed = cubelet_lookup(cubelet_exposed, address);
+	return exposed && exposed->own;
+}
+
+/* May this port send from this source? 0, or the reason it may not. */
+CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
+{
+	if (pkt->entered == CUBELET_POD) {
+		struct cubelet_port_info *port = cubelet_lookup(cubelet_ports, &pkt->ifindex);
+
+		if (!port || !cubelet_addr_equal(&port->address, &pkt->hdr.tuple.src))
+			return CUBELET_REASON_SPOOFED;
+		pkt->own_mac = cubelet_same_mac(port->mac, pkt->in.dst_mac);
+	}
+	if (pkt->entered == CUBELET_HOST && !cubelet_is_own(&pkt->hdr.tuple.src))
+		return CUBELET_REASON_SPOOFED; /* only forwarded by the host, so not the node's */
+	if (pkt->entered == CUBELET_UPLINK) { /* our pods are not out there */
+		const struct cubelet_addr pods = CUBELET_POD_NETWORK;
+
+		if (cubelet_addr_within(&pkt->hdr.tuple.src, &pods, CUBELET_POD_PREFIX))
+			return CUBELET_REASON_SPOOFED;
+	}
+	if (pkt->entered == CUBELET_OVERLAY &&
+	    !cubelet_tunnel_allowed(&pkt->in, &pkt->hdr.tuple.src))
+		return CUBELET_REASON_UNKNOWN_NODE;
+	return 0;
+}
