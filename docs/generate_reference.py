@@ -23,7 +23,7 @@ MODULES = (
     *("testing.datapath", "testing.contents", "testing.network", "testing.outlet"),
     *("testing.plugin", "testing.samples"),
 )
-HEADERS = ("base", "packet", "verdict", "flow", "epoch", "early", "parse", "rewrite")
+HEADERS = ("base", "packet", "verdict", "flow", "epoch", "early", "socket", "parse", "rewrite")
 
 INTRO = """\
 # Reference

@@ -19,16 +19,18 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
+from cubelet.bpf.tcx import Direction
 from cubelet.bpf.xdp import XdpLink
 from cubelet.composer.compiler import Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
 from cubelet.composer.loader import Programs, load_programs
-from cubelet.composer.source import write_source
+from cubelet.composer.source import LOCAL, write_source
 from cubelet.mapstore import close_maps, open_maps
 from cubelet_hooks.objects import LocalNode, Port
 
 log = structlog.get_logger()
+_LOOPBACK = 1  # its ifindex in every network namespace (LOOPBACK_IFINDEX)
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,9 @@ class Datapath:
         self._folder = programs.pin(self._bpffs / "programs")
         failed = {}
         for name, (port_class, attachment) in tuple(self._attached.items()):
+            if port_class not in programs.entries:  # only the local one comes and goes
+                self.detach(name)
+                continue
             try:
                 attachment.replace(programs.entries[port_class])
             except OSError as error:
@@ -215,9 +220,10 @@ class Datapath:
             raise RuntimeError("nothing is composed yet")
         pin = ensure_bpffs(self._links) / name.replace(".", "_")
         program = self.programs.entries[port_class]
+        direction = Direction.EGRESS if port_class == LOCAL else Direction.INGRESS
         try:
             mode = Mode.CLSACT if quickly else None
-            attachment = Attachment.attach(ifindex, program, pin, mode=mode)
+            attachment = Attachment.attach(ifindex, program, pin, direction, mode)
         except BpfError:
             if not quickly:
                 raise
@@ -240,6 +246,8 @@ class Datapath:
         self.attach("host", local.datapath_ifindex, "host")
         self.attach("overlay", local.overlay_ifindex, "overlay")
         self.attach("uplink", local.uplink_ifindex, "uplink")
+        if self.programs is not None and LOCAL in self.programs.entries:
+            self.attach(LOCAL, _LOOPBACK, LOCAL)
 
     def run_early(self) -> None:
         """Have the uplink's driver run what it is to run. Raises BpfError."""
@@ -253,6 +261,7 @@ class Datapath:
     def forget_strangers(self, keep: Mapping[str, Port]) -> None:
         """Detach pods' devices that an earlier run attached and that no longer belong to any."""
         names = {port.host_ifname.replace(".", "_") for port in keep.values()}
+        names |= {"early", "host", "overlay", "uplink"} | ({LOCAL} & self._attached.keys())
         for pin in pins(self._links):
-            if pin.name not in names | {"early", "host", "overlay", "uplink"}:
+            if pin.name not in names:
                 unlink(pin)

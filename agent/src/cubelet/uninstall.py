@@ -132,6 +132,7 @@ def _filters() -> Iterator[str]:
         found = rtnl.links(ipr)
     for link in found.values():
         clsact.remove(link.index, Direction.INGRESS)
+        clsact.remove(link.index, Direction.EGRESS)
     yield "filters on all devices"
 
 

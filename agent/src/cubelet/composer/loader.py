@@ -13,13 +13,16 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram, load
 from cubelet.composer.compiler import Compiled
 from cubelet.composer.core import JUMPS
-from cubelet.composer.source import EARLY
+from cubelet.composer.source import EARLY, LOCAL
 from cubelet_hooks.cube import PORT_CLASSES
 
 
 @dataclass(frozen=True)
 class Programs:
-    """A loaded composition: one entry program per port class, and all others by name."""
+    """A loaded composition: one entry program per port class, and all others by name.
+
+    There is one more entry, ``local``, where the node's own addresses have ports that are served.
+    """
 
     identity: str
     entries: Mapping[str, BpfProgram]
@@ -72,4 +75,6 @@ def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
     for name, slot in compiled.jumps.items():
         jumps.update(struct.pack("=I", slot), struct.pack("=I", loaded[name].fd))
     entries = {name: loaded.pop(f"cubelet_{name}") for name in PORT_CLASSES}
+    if f"cubelet_{LOCAL}" in loaded:
+        entries[LOCAL] = loaded.pop(f"cubelet_{LOCAL}")
     return Programs(compiled.identity, entries, loaded, jumps)

@@ -44,6 +44,8 @@ _CORE_SETTINGS = {
 _PROVIDED = "cubelet/provided.h"
 EARLY = "cubelet_early"
 """The program for the uplink's driver, where there are cubes for it."""
+LOCAL = "local"
+"""The entry on the loopback device, where the node's own addresses have ports that are served."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def write_source(
         ]
     )
     early = early_xdp and bool(composition.early_stages())
+    local_entry = "uplink" in _translating(composition)
     provided = provided_functions(composition.cubes, composition.slots)
     text = "\n".join(
         [
@@ -103,6 +106,7 @@ def write_source(
             *(f'#include "{_cube_path(cube)}"' for cube in composition.cubes),
             *(_core_text(f"{name}.bpf.c") for name in ("programs", composition.mode)),
             *([_core_text("early.bpf.c")] if early else []),
+            *([_core_text("local.bpf.c")] if local_entry else []),
             *(chain_programs(composition) if composition.mode == "tailcall" else ()),
         ]
     )
@@ -110,7 +114,8 @@ def write_source(
     if composition.mode == "tailcall":
         jumps["cubelet_finished"] = 4
         jumps |= {link.name: link.slot for link in chain_links(composition)}
-    entries = tuple(f"cubelet_{name}" for name in PORT_CLASSES)
+    names = (*PORT_CLASSES, LOCAL) if local_entry else PORT_CLASSES
+    entries = tuple(f"cubelet_{name}" for name in names)
     files = {_cube_path(cube): _cube_text(cube) for cube in composition.cubes}
     files["cubelet/generated.h"] = generated
     if provided:
@@ -164,6 +169,7 @@ def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bo
         "GATEWAY_MAC": _mac(local.gateway_mac),
         "UPLINK_MAC": _mac(local.uplink_mac),
         "GATEWAY_IFINDEX": local.gateway_ifindex,
+        "DATAPATH_IFINDEX": local.datapath_ifindex,
         "OVERLAY_IFINDEX": local.overlay_ifindex,
         "UPLINK_IFINDEX": local.uplink_ifindex,
         "UPLINK_MTU": local.uplink_mtu,
@@ -221,7 +227,8 @@ def _map_constants(specs: Sequence[MapSpec]) -> list[str]:
 
 
 def _stages(composition: Composition) -> list[str]:
-    lines = [*_flood_macros(composition), *_translating(composition)]
+    translating = sum(1 << PORT_CLASSES.index(name) for name in _translating(composition))
+    lines = [*_flood_macros(composition), _define("CUBELET_TRANSLATING", translating)]
     numbers = {cube.instance: i + 1 for i, cube in enumerate(composition.cubes)}
     early = composition.early_stages()
     lines.append(_define("CUBELET_EARLY_CUBES", len(early)))
@@ -246,17 +253,15 @@ def _stage_item(stage: Stage, numbers: Mapping[str, int]) -> str:
     return f"STAGE({numbers[stage.cube.instance]}, {stage.function}, {mask})"
 
 
-def _translating(composition: Composition) -> list[str]:
-    """The port classes, as bits, on whose openers some cube may set another destination."""
+def _translating(composition: Composition) -> set[str]:
+    """The port classes on whose openers some cube may set another destination."""
     stages = [*composition.stack_stages("inward"), *composition.core_stages("inward")]
-    classes = {
+    return {
         name
         for stage in stages
         if "cubelet_set_dst" in stage.cube.source().read_text()
         for name in stage.classes
     }
-    mask = sum(1 << PORT_CLASSES.index(name) for name in classes)
-    return [_define("CUBELET_TRANSLATING", mask)]
 
 
 def _flood_macros(composition: Composition) -> list[str]:

@@ -6,4 +6,5 @@
 #include "cubelet/packet.h"
 #include "cubelet/early.h"
 #include "cubelet/epoch.h"
+#include "cubelet/socket.h"
 #include "cubelet/verdict.h"

@@ -234,44 +234,6 @@ CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_front
 	return cubelet_restart(pkt, LBRP_REASON_BACKEND_GONE);
 }
 
-/*
- * Is it for a connection that the node itself has? Its kernel may have given a
- * client of its own the number that a pod asked for later, or the same one at once.
- */
-CUBELET_INLINE int lbrp_of_node(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
-{
-	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sock;
-	int size, own;
-
-#if CUBELET_FAMILY == 4
-	size = sizeof(tuple.ipv4);
-	tuple.ipv4.saddr = pkt->orig.src.w[0];
-	tuple.ipv4.daddr = pkt->orig.dst.w[0];
-	tuple.ipv4.sport = pkt->orig.sport;
-	tuple.ipv4.dport = pkt->orig.dport;
-#else
-	size = sizeof(tuple.ipv6);
-	__builtin_memcpy(tuple.ipv6.saddr, &pkt->orig.src, sizeof(tuple.ipv6.saddr));
-	__builtin_memcpy(tuple.ipv6.daddr, &pkt->orig.dst, sizeof(tuple.ipv6.daddr));
-	tuple.ipv6.sport = pkt->orig.sport;
-	tuple.ipv6.dport = pkt->orig.dport;
-#endif
-	if (pkt->orig.protocol == IPPROTO_TCP)
-		sock = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	else if (pkt->orig.protocol == IPPROTO_UDP)
-		sock = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	else
-		return 0;
-	if (!sock)
-		return 0;
-	/* a listener has no connection; a connected UDP socket's state is "established", too */
-	own = sock->state == BPF_TCP_ESTABLISHED ||
-	      (pkt->orig.protocol == IPPROTO_TCP && sock->state != BPF_TCP_LISTEN);
-	bpf_sk_release(sock);
-	return own;
-}
-
 static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
 	struct lbrp_frontend *frontend;
@@ -282,7 +244,7 @@ static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt
 	if (frontend && cubelet_rejudging(pkt))
 		return lbrp_recheck(pkt, frontend);
 	if (frontend && frontend->shared && pkt->in.port_class == CUBELET_UPLINK &&
-	    lbrp_of_node(skb, pkt))
+	    cubelet_node_connected(skb, &pkt->orig))
 		return cubelet_next(pkt);
 	if (frontend)
 		return lbrp_balance(pkt, frontend);

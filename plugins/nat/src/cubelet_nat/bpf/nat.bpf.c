@@ -73,8 +73,8 @@ CUBELET_INLINE void nat_to_host(struct cubelet_pkt *pkt)
 {
 	struct cubelet_addr hairpin = CUBELET_HAIRPIN_ADDRESS;
 
-	if (pkt->in.port_class == CUBELET_HOST ||
-	    (pkt->in.port_class == CUBELET_UPLINK && cubelet_dst_translated(pkt)))
+	if ((pkt->in.port_class == CUBELET_HOST || pkt->in.port_class == CUBELET_UPLINK) &&
+	    cubelet_dst_translated(pkt))
 		nat_masquerade(pkt, &hairpin);
 }
 
