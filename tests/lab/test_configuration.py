@@ -127,6 +127,20 @@ def test_what_outsiders_had_opened_ends_with_the_last_exposed_service(
     assert 0.4 < lost < 0.9, report  # all before was answered, nothing after
 
 
+def test_the_loopback_device_runs_a_program_while_something_is_exposed(
+    world: World, pair: Space
+) -> None:
+    pin = world.layout.bpffs_of(NODE) / "links" / "local"
+    assert not pin.exists()
+    pair.apply(service("server", "server", ("TCP", 80, ECHO), type="NodePort"))
+    assert pin.exists()
+    # Gone while the agent is away: the next one lets go of what it finds.
+    world.kill(NODE)
+    (world.layout.manifests / f"service.{pair.name}.server.yaml").unlink()
+    world.start(NODE)
+    assert not pin.exists()
+
+
 def test_a_configuration_is_applied_live_and_loses_nothing(
     world: World, pair: Space, default: None
 ) -> None:

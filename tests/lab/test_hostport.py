@@ -6,14 +6,12 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cubelet.lab import netns, traffic
+from cubelet.lab import traffic
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
 from cubelet.lab.store import Key, Manifest
-from cubelet.net.netns import enter, opened
 
 from .manifests import pod, service
 from .world import Space, World
@@ -94,13 +92,8 @@ def change_address(world: World, action: str, device: str) -> None:
 def node_client(world: World, kind: socket.SocketKind, number: int) -> socket.socket:
     """A client on node1 with this port, connected to the server outside."""
 
-    def make() -> socket.socket:
-        with opened(str(netns.path(world.at_node("node1")))) as descriptor:
-            enter(descriptor)
-        return socket.socket(socket.AF_INET, kind)
-
-    with ThreadPoolExecutor(1) as pool:  # a thread has a namespace of its own
-        client = pool.submit(make).result()
+    place = world.at_node("node1")
+    client = world.made_in(place, lambda: socket.socket(socket.AF_INET, kind))
     client.settimeout(2)
     client.bind(("", number))
     client.connect((OUTSIDE_ADDRESS, OUTSIDE_PORT))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import pytest
 
-from cubelet.lab import netns, traffic
-from cubelet.net.netns import enter, opened
+from cubelet.lab import traffic
 
 from .manifests import pod, service
 from .world import Space, World
 
-T = TypeVar("T")
 ECHO = (("TCP", 7), ("UDP", 7))
 KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 
@@ -42,18 +38,6 @@ def address(shop: Space) -> str:
     return shop.world.node("node1").address
 
 
-def inside(world: World, work: Callable[[], T]) -> T:
-    """What a thread in node1's network makes, such as a socket of that network."""
-
-    def enter_and_work() -> T:
-        with opened(str(netns.path(world.at_node("node1")))) as descriptor:
-            enter(descriptor)
-        return work()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(enter_and_work).result()
-
-
 def bound(world: World, protocol: str, port: int) -> socket.socket:
     """A socket of node1's at this port, on any of its addresses."""
 
@@ -64,7 +48,7 @@ def bound(world: World, protocol: str, port: int) -> socket.socket:
         made.bind(("", port))
         return made
 
-    return inside(world, make)
+    return world.made_in(world.at_node("node1"), make)
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
@@ -129,35 +113,15 @@ def test_a_client_may_have_a_number_of_the_range(
 def test_a_server_of_the_nodes_own_in_the_range_is_reached(
     shop: Space, address: str, protocol: str
 ) -> None:
-    with bound(shop.world, protocol, 32701) as server:
-        client = inside(shop.world, lambda: socket.socket(socket.AF_INET, KINDS[protocol]))
-        with client:
-            client.settimeout(2)
-            if protocol == "TCP":
-                server.listen()
-            client.connect((address, 32701))
-            client.send(b"hello")
-            if protocol == "TCP":
-                accepted, _ = server.accept()
-                with accepted:
-                    accepted.sendall(accepted.recv(16))
-            else:
-                server.sendto(*server.recvfrom(16))
-            assert client.recv(16) == b"hello"
-
-
-def test_the_loopback_device_runs_a_program_only_while_a_port_is_exposed(
-    world: World, space: Space
-) -> None:
-    def programs() -> set[str]:
-        return set(world.call("node2", "status")["composition"]["programs"])
-
-    def pinned() -> bool:
-        return (world.layout.bpffs_of("node2") / "links" / "local").exists()
-
-    world.sync()
-    if "local" not in programs():  # other Services of the lab may have ports
-        assert not pinned()
-    space.apply(service("s", "s", ("TCP", 80, 7), type="NodePort"))
-    assert "local" in programs()
-    assert pinned()
+    with bound(shop.world, protocol, 32701) as server, bound(shop.world, protocol, 0) as client:
+        if protocol == "TCP":
+            server.listen()
+        client.connect((address, 32701))
+        client.send(b"hello")
+        if protocol == "TCP":
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.sendall(accepted.recv(16))
+        else:
+            server.sendto(*server.recvfrom(16))
+        assert client.recv(16) == b"hello"

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from cubelet.lab import agents, netns, processes, traffic
 from cubelet.lab.layout import LabNode, LabSpec, Layout
 from cubelet.lab.objects import Objects
 from cubelet.lab.store import Key, Manifest
+from cubelet.net.netns import enter, opened
 from cubelet.plugins import discover
 from cubelet.settings import Settings
 from cubelet.setup import make_setup
@@ -94,6 +96,17 @@ class World:
         spec = msgspec.structs.replace(self.spec, nodes=some, settings=merged)
         agents.start(self.layout, spec)
         agents.wait_ready(self.layout, spec, lambda _: None)
+
+    def made_in(self, place: str, make: Callable[[], T]) -> T:
+        """What a thread in a namespace makes, such as a socket of that network."""
+
+        def enter_and_make() -> T:
+            with opened(str(netns.path(place))) as descriptor:
+                enter(descriptor)
+            return make()
+
+        with ThreadPoolExecutor(1) as pool:  # a thread has a namespace of its own
+            return pool.submit(enter_and_make).result()
 
     # What the kernel holds
 
