@@ -72,13 +72,6 @@ def test_an_instance_that_has_gone_leaves_nothing(lingering: Lingering) -> None:
     assert lingering.left is None
 
 
-def test_another_setup_begins_anew(lingering: Lingering) -> None:
-    lingering.joined(PODS)
-    lingering.joined(NOWHERE)
-    lingering.forget()
-    assert lingering.joined(NOWHERE) == NOWHERE
-
-
 def test_without_a_time_nothing_lingers(time: Time) -> None:
     lingering = Lingering(0, time)
     lingering.joined(PODS)

@@ -316,6 +316,19 @@ def test_a_cube_that_is_needed_no_more_lingers(agent: Agent) -> None:
     assert again.reconciler.lingers is None
 
 
+def test_a_setup_that_is_given_up_does_not_end_what_lingers(agent: Agent) -> None:
+    agent.settings = msgspec.structs.replace(agent.settings, linger_seconds=60)
+    again = agent.restart()
+    again.run(NODE)
+    with_tint = again.identity
+    again.run(service("unneeded", 9))
+    tint.write(agent.source, tint.BROKEN)
+    again.reconciler.propose(setup(agent.settings, outlet={"ifindex": 2}))
+    again.run(service("b", 2))
+    assert "no_such_function" in str(again.reconciler.refused)
+    assert again.identity == with_tint
+
+
 def test_what_the_last_run_needed_stays_until_all_is_known(agent: Agent) -> None:
     agent.run(NODE, service("a", 1), service("unneeded", 9))
     without = agent.identity

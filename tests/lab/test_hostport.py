@@ -171,7 +171,8 @@ def test_no_conflict_between_other_addresses_and_protocols(space: Space, second:
         hosting("two", ("TCP", 80, 5432, second)),
         hosting("three", ("UDP", 80, 5432, second)),
     )
-    for place in (space.world.outside, space.world.at_node("node2"), space.at("client")):
+    nodes = (space.world.at_node("node1"), space.world.at_node("node2"))
+    for place in (space.world.outside, *nodes, space.at("client")):
         assert space.who(place, first, 5432) == "one"
         assert space.who(place, second, 5432) == "two"
         assert space.who(place, second, 5432, "UDP") == "three"

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import structlog
 
+from cubelet.bpf import clsact
 from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
 from cubelet.bpf.links import Attachment, Mode
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
-from cubelet.bpf.tcx import Direction
+from cubelet.bpf.tcx import Direction, tcx_supported
 from cubelet.bpf.xdp import XdpLink
 from cubelet.composer.compiler import Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
@@ -157,14 +158,14 @@ class Datapath:
         self._folder = programs.pin(self._bpffs / "programs")
         failed = {}
         for name, (port_class, attachment) in tuple(self._attached.items()):
-            if port_class not in programs.entries:  # only the local one comes and goes
-                self.detach(name)
-                continue
             try:
-                attachment.replace(programs.entries[port_class])
+                if port_class in programs.entries:
+                    attachment.replace(programs.entries[port_class])
+                    continue
+                attachment.detach()  # only the local entry comes and goes
             except OSError as error:
                 failed[name] = str(error)
-                del self._attached[name]
+            del self._attached[name]
         if self.programs is not None:
             self._previous.append(self.programs)
         old = {k: v for k, v in self.maps.items() if v is not self._jumps}
@@ -248,6 +249,8 @@ class Datapath:
         self.attach("uplink", local.uplink_ifindex, "uplink")
         if self.programs is not None and LOCAL in self.programs.entries:
             self.attach(LOCAL, _LOOPBACK, LOCAL)
+        elif not tcx_supported():  # what an earlier run left has no pin that would tell of it
+            clsact.remove(_LOOPBACK, Direction.EGRESS)
 
     def run_early(self) -> None:
         """Have the uplink's driver run what it is to run. Raises BpfError."""

@@ -24,11 +24,6 @@ class Lingering:
         self._ends: dict[tuple[str, str], float] = {}
         self._needed: Needed = {}
 
-    def forget(self) -> None:
-        """Nothing lingers: another setup is asked."""
-        self._ends.clear()
-        self._needed = {}
-
     def joined(self, needed: Needed) -> Needed:
         """What is needed now, and what was until a moment ago by instances still there.
 

@@ -18,7 +18,6 @@ from cubelet.composer.composition import Composition
 from cubelet.composer.core import CoreSettings
 from cubelet.datapath import Datapath
 from cubelet.flows import FlowSweeper
-from cubelet.lingering import Lingering
 from cubelet.memory import Memory
 from cubelet.net import NetError
 from cubelet.net.node import NodeSettings, ensure
@@ -54,10 +53,7 @@ class Reconciler:
         self._distrusted = True
         self.problems = Problems()
         self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz)
-        self._lingering = Lingering(settings.linger_seconds)
-        self._switchover = Switchover(
-            self.datapath, state, clock, memory, self.problems, self._lingering
-        )
+        self._switchover = Switchover(self.datapath, state, clock, memory, self.problems)
         self._ports = PodPorts(self.datapath, self.problems)
         self.serving = False
         """Whether a pass has come to its end: composed, attached, routed, announced."""
@@ -141,7 +137,7 @@ class Reconciler:
     @property
     def lingers(self) -> float | None:
         """Seconds until a pass has to take out what is needed no more; None if nothing is."""
-        return self._lingering.left
+        return self._plan.lingering.left if self._plan else None
 
     def hindrance(self, port: Port) -> str:
         """Why a pod's port must not be said to be served; '' if it is.
@@ -201,7 +197,7 @@ class Reconciler:
 
         A setup that fails is given up if another one is in force, else it is tried again.
         """
-        plan = Plan.of(setup, self._state)
+        plan = Plan.of(setup, self._state, self._settings.linger_seconds)
         first = not self.in_force
         if first:
             self._find_faults(plan.planner, slow=False)

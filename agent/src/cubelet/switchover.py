@@ -36,38 +36,32 @@ PLACE = "composition"
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A setup with what its cubes want."""
+    """A setup with what its cubes want, and where they were needed a moment ago."""
 
     setup: Setup
     planner: Planner
+    lingering: Lingering
 
     @classmethod
-    def of(cls, setup: Setup, state: State) -> Plan:
+    def of(cls, setup: Setup, state: State, linger_seconds: float) -> Plan:
         """Plan for all that is known."""
         planner = Planner([setup.core, *setup.composition.cubes])
         changes = [Change.between(None, each) for each in state]
         planner.replan(planner.units(changes, state), state)
-        return cls(setup, planner)
+        return cls(setup, planner, Lingering(linger_seconds))
 
 
 class Switchover:
     """Holds the composition in force and what fills its maps; puts another one in its place."""
 
     def __init__(
-        self,
-        datapath: Datapath,
-        state: State,
-        clock: Clock,
-        memory: Memory,
-        problems: Problems,
-        lingering: Lingering,
+        self, datapath: Datapath, state: State, clock: Clock, memory: Memory, problems: Problems
     ) -> None:
         self._datapath = datapath
         self._state = state
         self._clock = clock
         self._memory = memory
         self._problems = problems
-        self._lingering = lingering
         self._facts: Facts | None = None
         self._composed: object = None
         self._refused: object = None
@@ -102,7 +96,6 @@ class Switchover:
     def forget_facts(self) -> None:
         """Ask all cubes anew: what they said was of a setup that has been given up."""
         self._facts = None
-        self._lingering.forget()
 
     def recompose(
         self, plan: Plan, local: LocalNode, changed: Collection[str] | None = None
@@ -114,7 +107,7 @@ class Switchover:
         """
         setup = plan.setup
         try:
-            facts = self._learn(setup.composition, changed)
+            facts = self._learn(plan, changed)
         except CompositionError as error:
             self._fail(setup.composition, error.kind, str(error))
             return False
@@ -154,16 +147,17 @@ class Switchover:
         if any(cube.kind == kind and not cube.essential for cube in cubes):
             self.faults.setdefault(kind, reason)
 
-    def _learn(self, composition: Composition, changed: Collection[str] | None) -> Facts:
+    def _learn(self, plan: Plan, changed: Collection[str] | None) -> Facts:
         """What is compiled in; what the last run compiled in too while not all is known.
 
         What was needed a moment ago still counts as needed.
         """
+        composition = plan.setup.composition
         if changed is None or self._facts is None:
             self._facts = composition.facts_of(self._state)
         elif changed:
             self._facts = composition.facts_of(self._state, self._facts, changed)
-        facts = replace(self._facts, needed=self._lingering.joined(self._facts.needed))
+        facts = replace(self._facts, needed=plan.lingering.joined(self._facts.needed))
         unsure = not self.complete and (self.kept_unknown or not self.in_force)
         return facts.joined(self._memory.known.facts) if unsure else facts
 

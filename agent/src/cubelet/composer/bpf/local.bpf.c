@@ -23,6 +23,9 @@ CUBELET_INLINE int cubelet_served_here(struct __sk_buff *skb, struct cubelet_hea
 		if (!exposed || !exposed->own)
 			return 0;
 	}
+	/* only the node's own addresses may enter there: policy trusts the host's port */
+	if (!cubelet_is_own(&h->tuple.src))
+		return 0;
 	/* a client of the node's may have been given the number */
 	return !cubelet_node_connected(skb, &h->tuple);
 }
@@ -37,6 +40,8 @@ int cubelet_local(struct __sk_buff *skb)
 	if (cubelet_parse(skb, &h) == CUBELET_MALFORMED || !cubelet_served_here(skb, &h) ||
 	    bpf_skb_store_bytes(skb, 0, &addresses, sizeof(addresses), 0))
 		return TC_ACT_UNSPEC;
+	if (h.fragment == CUBELET_FIRST) /* its followers may be here before it is tracked */
+		cubelet_fragment_remember(&h);
 	/* not by the gateway's other end, which drops what is too big without a word */
 	return bpf_redirect(CUBELET_DATAPATH_IFINDEX, BPF_F_INGRESS);
 }

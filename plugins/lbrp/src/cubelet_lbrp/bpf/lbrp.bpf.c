@@ -46,20 +46,24 @@ CUBELET_INLINE int lbrp_virtual(const struct cubelet_pkt *pkt)
 	return !cubelet_lookup(lbrp_nodes, &node);
 }
 
-/*
- * Is the client among those whom a load balancer's address serves? The node is
- * known by its own address, whatever its stack sends from.
- */
-CUBELET_INLINE int lbrp_may_ask(const struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
+/* Who asks? The node is known by its own address, whatever its stack sends from. */
+CUBELET_INLINE struct cubelet_addr lbrp_client(const struct cubelet_pkt *pkt)
 {
 	const struct cubelet_addr node = CUBELET_NODE_ADDRESS;
+
+	return pkt->in.port_class == CUBELET_HOST ? node : pkt->orig.src;
+}
+
+/* Is the client among those whom a load balancer's address serves? */
+CUBELET_INLINE int lbrp_may_ask(const struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
+{
 	struct lbrp_source_key key = {};
 
 	if (!frontend->ranges)
 		return 1;
 	key.prefixlen = LBRP_SOURCE_BITS;
 	key.ranges = frontend->ranges;
-	key.network = pkt->in.port_class == CUBELET_HOST ? node : pkt->orig.src;
+	key.network = lbrp_client(pkt);
 	return !!cubelet_lookup(lbrp_sources, &key);
 }
 
@@ -106,7 +110,7 @@ lbrp_choose(const struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend,
 	__u32 hash;
 
 	if (lbrp_sticky(frontend)) {
-		client.src = pkt->orig.src;
+		client.src = lbrp_client(pkt);
 		client.sport = remembered >> 16;
 		client.dport = remembered;
 		hash = lbrp_hash(&client);
@@ -129,13 +133,13 @@ CUBELET_INLINE struct lbrp_member *lbrp_member(const struct lbrp_frontend *front
 	return cubelet_lookup(lbrp_members, &key);
 }
 
-CUBELET_INLINE struct lbrp_affinity_key lbrp_client(const struct cubelet_pkt *pkt,
-						    const struct lbrp_frontend *frontend)
+CUBELET_INLINE struct lbrp_affinity_key lbrp_remembered(const struct cubelet_pkt *pkt,
+							const struct lbrp_frontend *frontend)
 {
 	struct lbrp_affinity_key key = {};
 
 	key.group = frontend->group;
-	key.client = pkt->orig.src;
+	key.client = lbrp_client(pkt);
 	return key;
 }
 
@@ -146,7 +150,7 @@ CUBELET_INLINE struct lbrp_affinity_key lbrp_client(const struct cubelet_pkt *pk
 CUBELET_INLINE int lbrp_recall(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend,
 			       __u32 *when)
 {
-	struct lbrp_affinity_key key = lbrp_client(pkt, frontend);
+	struct lbrp_affinity_key key = lbrp_remembered(pkt, frontend);
 	struct lbrp_affinity *found, last;
 	__u32 now = bpf_jiffies64();
 	struct lbrp_member *member;
@@ -156,7 +160,8 @@ CUBELET_INLINE int lbrp_recall(struct cubelet_pkt *pkt, const struct lbrp_fronte
 		return 0;
 	last = *found; /* another client may get the record meanwhile */
 	*when = last.seen;
-	if (now - last.seen > frontend->sticky * CUBELET_HZ)
+	/* signed: another CPU may be a tick ahead */
+	if ((__s32)(now - last.seen) > (__s32)(frontend->sticky * CUBELET_HZ))
 		return 0;
 	member = lbrp_member(frontend, &last.address, last.port);
 	if (!member || !member->chosen)
@@ -170,7 +175,7 @@ CUBELET_INLINE void lbrp_remember(const struct cubelet_pkt *pkt,
 				  const struct lbrp_frontend *frontend,
 				  const struct lbrp_backend *backend)
 {
-	struct lbrp_affinity_key key = lbrp_client(pkt, frontend);
+	struct lbrp_affinity_key key = lbrp_remembered(pkt, frontend);
 	struct lbrp_affinity last = {};
 
 	last.address = backend->address;
