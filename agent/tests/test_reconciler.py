@@ -19,6 +19,7 @@ from cubelet.bpf.fs import BPFFS
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.tcx import TcxLink
+from cubelet.composer.compiler import CompileError
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.datapath import Datapath
 from cubelet.memory import Memory
@@ -316,16 +317,23 @@ def test_a_cube_that_is_needed_no_more_lingers(agent: Agent) -> None:
     assert again.reconciler.lingers is None
 
 
-def test_a_setup_that_is_given_up_does_not_end_what_lingers(agent: Agent) -> None:
+def test_a_setup_that_is_given_up_does_not_end_what_lingers(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise CompileError("", "", 0, "no_such_function", "")
+
     agent.settings = msgspec.structs.replace(agent.settings, linger_seconds=60)
     again = agent.restart()
     again.run(NODE)
     with_tint = again.identity
     again.run(service("unneeded", 9))
-    tint.write(agent.source, tint.BROKEN)
     again.reconciler.propose(setup(agent.settings, outlet={"ifindex": 2}))
-    again.run(service("b", 2))
-    assert "no_such_function" in str(again.reconciler.refused)
+    with monkeypatch.context() as patched:
+        patched.setattr(again.reconciler.datapath, "prepare", refuse)
+        again.run(service("b", 2))
+    assert again.reconciler.refused == "no_such_function"
+    assert again.run(service("c", 3)) == {}
     assert again.identity == with_tint
 
 
