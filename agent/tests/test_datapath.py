@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
+from cubelet.bpf import clsact
 from cubelet.bpf.fs import BPFFS
 from cubelet.bpf.maps import BpfMap
-from cubelet.bpf.tcx import LinkInfo, TcxLink
+from cubelet.bpf.tcx import Direction, LinkInfo, TcxLink
 from cubelet.composer.compiler import CompileError
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.datapath import Datapath, Prepared
@@ -99,6 +100,23 @@ def folders(bpffs: Path) -> list[str]:
 def programs(datapath: Datapath) -> dict[str, int]:
     assert datapath.programs is not None
     return {name: program.id for name, program in datapath.programs.entries.items()}
+
+
+def test_without_tcx_the_loopback_device_keeps_nothing_of_an_earlier_run(
+    make: Make, network: TestNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loopback() -> int:
+        with IPRoute() as ip:
+            return len(list(ip.get_filters(index=1, parent=0xFFFFFFF3)))
+
+    earlier = make()
+    put_in_force(earlier, network)
+    assert earlier.programs is not None
+    clsact.replace(1, earlier.programs.entries["host"], Direction.EGRESS)
+    assert loopback() > 0
+    monkeypatch.setattr("cubelet.datapath.tcx_supported", lambda: False)
+    put_in_force(make(), network)
+    assert loopback() == 0
 
 
 def test_each_device_runs_the_program_of_its_class(

@@ -228,7 +228,8 @@ class Datapath:
         except BpfError:
             if not quickly:
                 raise
-            attachment = Attachment.attach(ifindex, program, pin)  # a kernel without cls_bpf
+            # a kernel without cls_bpf
+            attachment = Attachment.attach(ifindex, program, pin, direction)
         self._attached[name] = (port_class, attachment)
 
     def detach(self, name: str) -> None:

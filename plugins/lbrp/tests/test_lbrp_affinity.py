@@ -21,7 +21,9 @@ from .frames import (
     NODE_PORTS,
     POD,
     backend,
+    data,
     datagram,
+    draining,
     frame,
     ready,
     service,
@@ -160,6 +162,14 @@ def test_a_backend_that_has_gone_is_not_gone_to(path: Datapath) -> None:
     assert second != first
     path.apply(slice_of("web", *map(ready, BACKENDS)))
     assert ask(path, 2002) == second
+
+
+def test_a_backend_that_ends_keeps_its_connections_and_gets_no_new_ones(path: Datapath) -> None:
+    first = ask(path, 2000)
+    others = [ready(each) for each in BACKENDS if each != first]
+    path.apply(slice_of("web", draining(first), *others))
+    assert ask(path, 2001) != first
+    assert backend(path.send(frame(data(2000, 80), VIP)))[0] == first
 
 
 def test_it_can_be_switched_off_and_on(path: Datapath) -> None:

@@ -92,13 +92,13 @@ def source_identity(source: Source) -> str:
 
 
 def _load(path: Path) -> dict[str, str] | None:
-    """What was stored; None if nothing was, or if a power cut left a part of it."""
+    """What was stored; None if nothing is (any more), or if a power cut left a part of it."""
     try:
         found: dict[str, str] = json.loads(path.read_text())
+        if time.time() - path.stat().st_mtime > _DAY:
+            os.utime(path)  # used: it is not among the oldest
     except (OSError, ValueError):
         return None
-    if time.time() - path.stat().st_mtime > _DAY:
-        os.utime(path)  # used: it is not among the oldest
     return found
 
 
