@@ -49,9 +49,9 @@ from bench.stats import Row, ratio_row, row
 from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, Workshop
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.testrun import skb_context
+from cubelet.testkit import Datapath
+from cubelet.testkit.network import build_network, private_network
 from cubelet_hooks.flows import Flow, Tuple
-from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.network import build_network, private_network
 
 ROUNDS = 24
 TURNS = 7

@@ -16,6 +16,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from cubelet.composer.composition import default_chain
+from cubelet.testkit import Datapath
+from cubelet.testkit.network import TestNetwork
+from cubelet.testkit.samples import ROUTER_MAC, pod_mac
 from cubelet_bridge.cube import Bridge
 from cubelet_firewall.cube import Firewall
 from cubelet_hooks.cube import Cube
@@ -36,9 +39,6 @@ from cubelet_hooks.objects import (
     Service,
     ServicePort,
 )
-from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.network import TestNetwork
-from cubelet_hooks.testing.samples import ROUTER_MAC, pod_mac
 from cubelet_lbrp.cube import Lbrp
 from cubelet_nat.cube import Nat
 from cubelet_router.cube import Router

@@ -23,8 +23,9 @@ from typing import Any
 from bench.stats import Row, percentile, row
 from cubelet.cni import install
 from cubelet.lab import agents, cluster, netns
+from cubelet.lab.kinds import Manifest
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
-from cubelet.lab.store import Manifest, Store
+from cubelet.lab.store import Store
 
 PODS = 110
 """As many as a kubelet runs by default."""

@@ -23,7 +23,7 @@ from bench import fleet
 from bench.fleet import Fleet
 from bench.stats import Row, percentile, row
 from cubelet.bpf.maps import BpfMap
-from cubelet.client import AgentError, call
+from cubelet.ipc.client import AgentError, call
 from cubelet.lab import agents, cluster, netns, processes, wire
 from cubelet.lab.layout import OUTSIDE_ADDRESS, LabSpec, Layout, plan_nodes
 from cubelet_lbrp.records import FrontendKey, Scope

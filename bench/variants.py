@@ -24,9 +24,9 @@ from cubelet.composer.layout import MapSpec
 from cubelet.composer.loader import load_programs
 from cubelet.composer.rename import rename
 from cubelet.composer.source import Source, write_source
+from cubelet.testkit import Datapath
+from cubelet.testkit.datapath import CACHE
 from cubelet_hooks.cube import Cube
-from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.datapath import CACHE
 
 _AFTER_VERDICTS = ("cubelet_error", "cubelet_related", "cubelet_floods")
 FOLDER = Path(__file__).parent

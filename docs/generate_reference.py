@@ -2,8 +2,8 @@
 
     python docs/generate_reference.py
 
-What is public in the modules of ``cubelet_hooks`` and in its C headers, in the order in which it
-stands there. A test holds the committed page equal to what this gives.
+What is public in the modules of ``cubelet_hooks``, in its C headers and in the test kit, in the
+order in which it stands there. A test holds the committed page equal to what this gives.
 """
 
 from __future__ import annotations
@@ -18,11 +18,26 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/reference.md"
 HOOKS = ROOT / "hooks/src/cubelet_hooks"
 MODULES = (
-    *("hookspecs", "cube", "maps", "records", "view", "objects", "selectors", "context"),
+    *(
+        "hookspecs",
+        "cube.base",
+        "cube.places",
+        "cube.plans",
+        "cube.telling",
+        "cube.showing",
+        "maps",
+        "records",
+        "view",
+        "objects",
+        "selectors",
+        "context",
+    ),
     *("metrics", "command", "resources", "flows", "reasons"),
-    *("testing.datapath", "testing.contents", "testing.network", "testing.outlet"),
-    *("testing.plugin", "testing.samples"),
 )
+CUBE_PARTS = ("Placed", "Planned", "Telling", "Showing")
+"""Classes that :class:`Cube` is put together from: authors know all as its own."""
+TESTKIT = ROOT / "agent/src/cubelet/testkit"
+TESTKIT_MODULES = ("samples", "datapath", "contents", "network", "outlet", "plugin")
 HEADERS = ("base", "packet", "verdict", "flow", "epoch", "early", "socket", "parse", "rewrite")
 
 INTRO = """\
@@ -45,20 +60,22 @@ _FUNCTION = re.compile(
 def page() -> str:
     """The whole page."""
     parts = [INTRO.format(abi=_abi())]
-    parts += ["## Python\n", *(part for name in MODULES for part in _module(name))]
+    parts += ["## Python\n", *(part for name in MODULES for part in _module(HOOKS, name))]
     parts += ["## C\n", *(part for name in HEADERS for part in _header(name))]
+    parts += ["## The test kit\n", *(p for name in TESTKIT_MODULES for p in _module(TESTKIT, name))]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _abi() -> str:
-    found = re.search(r"^ABI = (\d+)$", (HOOKS / "cube.py").read_text(), re.MULTILINE)
+    found = re.search(r"^ABI = (\d+)$", (HOOKS / "cube/base.py").read_text(), re.MULTILINE)
     assert found
     return found[1]
 
 
-def _module(name: str) -> Iterator[str]:
-    tree = ast.parse((HOOKS / f"{name.replace('.', '/')}.py").read_text())
-    yield f"### cubelet_hooks.{name}\n"
+def _module(package: Path, name: str) -> Iterator[str]:
+    tree = ast.parse((package / f"{name.replace('.', '/')}.py").read_text())
+    full = ".".join((package / name).parts[(package / name).parts.index("src") + 1 :])
+    yield f"### {full}\n"
     yield from _prose(ast.get_docstring(tree))
     yield from _members(tree.body, "")
 
@@ -95,7 +112,7 @@ def _class(node: ast.ClassDef) -> Iterator[str]:
         yield _code("python", "\n".join(ast.unparse(each) for each in values))
         yield from _members([each for each in node.body if each not in values], node.name)
     else:
-        yield from _members(node.body, node.name)
+        yield from _members(node.body, "Cube" if node.name in CUBE_PARTS else node.name)
 
 
 def _field(node: ast.stmt) -> bool:

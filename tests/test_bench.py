@@ -20,13 +20,13 @@ from bench.__main__ import main
 from bench.stats import median_interval, percentile, ratio_row
 from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, Workshop
 from cubelet.bpf.testrun import skb_context
+from cubelet.testkit import Datapath
+from cubelet.testkit.network import TestNetwork
+from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Counter as Count
 from cubelet_hooks.flows import Flow, Index
 from cubelet_hooks.objects import Endpoint, EndpointPort, EndpointSlice, Pod, Service, ServicePort
-from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.network import TestNetwork
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 
 A, B, C = cluster.CLIENT, cluster.SERVER, "10.1.0.4"
 REDIRECT = 7

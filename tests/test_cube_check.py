@@ -19,7 +19,7 @@ from cubelet.check.findings import Finding, Report
 from cubelet.check.registry import CHECKS, Check
 from cubelet.check.runner import check
 from cubelet.cli.commands import app
-from cubelet.plugins import discover
+from cubelet.cubes.discovery import discover
 from cubelet.scaffold.render import render
 from cubelet.scaffold.write import write_package
 

@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cubelet.settings import KubernetesSettings, Settings, load
-from cubelet.web import split_address
+from cubelet.config.node import KubernetesSettings, Settings, load
+from cubelet.daemon.http import split_address
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

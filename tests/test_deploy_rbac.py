@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from cubelet.kubernetes import node as node_keeper
-from cubelet.kubernetes.events import EventWriter, Reference
-from cubelet.kubernetes.node import NodeKeeper
-from cubelet.settings import KubernetesSettings
+from cubelet.config.node import KubernetesSettings
 from cubelet.sources.api import ApiSource
+from cubelet.sources.api import node as node_keeper
 from cubelet.sources.api.connection import Connection
 from cubelet.sources.api.errors import Unreachable
+from cubelet.sources.api.events import EventWriter, Reference
+from cubelet.sources.api.node import NodeKeeper
 from cubelet.sources.api.resources import resources
 from cubelet.sources.api.session import Sent
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from cubelet.cli.commands import app
-from cubelet.plugins import discover
+from cubelet.cubes.discovery import discover
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("installation", "operations", "settings")

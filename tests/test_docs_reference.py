@@ -20,7 +20,12 @@ DOCS = ROOT / "docs"
 PAGE = (DOCS / "reference.md").read_text()
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("cubelet_"))
 ATTRIBUTES = sorted(
-    {name for name in (*vars(Cube), *Cube.__annotations__) if not name.startswith("_")}
+    {
+        name
+        for part in (Cube, *Cube.__bases__)
+        for name in (*vars(part), *part.__annotations__)
+        if not name.startswith("_")
+    }
     | {"instance", "settings", "family"}
 )
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from cubelet.composer.core import CoreSettings
-from cubelet.config import ClusterConfig, Insert
-from cubelet.settings import KubernetesSettings, Settings
+from cubelet.config.cluster import ClusterConfig, Insert
+from cubelet.config.node import KubernetesSettings, Settings
 
 PAGE = Path(__file__).parent.parent / "docs/settings.md"
 SECTIONS: dict[str, type[msgspec.Struct]] = {

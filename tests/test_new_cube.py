@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cubelet.cli.commands import app
-from cubelet.output import CommandError
-from cubelet.plugins import check_cube
+from cubelet.console.output import CommandError
+from cubelet.cubes.discovery import check_cube
 from cubelet.scaffold.names import LONGEST, check_name
 from cubelet.scaffold.render import prototype, render
 from cubelet.scaffold.write import write_package

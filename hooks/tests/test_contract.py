@@ -10,12 +10,12 @@ import pytest
 from cubelet.composer.composition import Chain, Facts, compose
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.source import write_source
-from cubelet.state import State
+from cubelet.state.cluster import State
+from cubelet.testkit.outlet import Outlet
 from cubelet_hooks.cube import Cube, Reason
 from cubelet_hooks.flows import Index
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.records import U32, Record
-from cubelet_hooks.testing.outlet import Outlet
 
 DOCS = Path(__file__).parents[2] / "docs" / "contract.md"
 PROVIDE = Path(__file__).parents[2] / "agent/src/cubelet/composer/bpf/provide.h"

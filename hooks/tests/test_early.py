@@ -76,6 +76,6 @@ def test_other_ports_are_not_looked_at(datapath):
 
 def dropped(dp):
     """Packets that were dropped on the uplink, for whatever reason."""
-    from cubelet.monitor import drop_rows
+    from cubelet.datapath.drops import drop_rows
 
     return sum(row["packets"] for row in drop_rows(dp.maps, dp.reasons))

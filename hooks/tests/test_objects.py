@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from cubelet.testkit.samples import local_node
 from cubelet_hooks.objects import (
     Change,
     EndpointSlice,
@@ -18,7 +19,6 @@ from cubelet_hooks.objects import (
     Requirement,
     Service,
 )
-from cubelet_hooks.testing.samples import local_node
 
 VIP = IPv4Address("10.96.0.10")
 

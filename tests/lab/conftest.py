@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from cubelet.lab import admission, cluster, wire
+from cubelet.lab.kinds import Key
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects
-from cubelet.lab.store import Key, Store
+from cubelet.lab.store import Store
 
 from .stand_in import StandInAgent
 from .world import QUICK, Space, World

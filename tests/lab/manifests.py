@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cubelet.lab.store import Manifest
+from cubelet.lab.kinds import Manifest
 
 
 def pod(

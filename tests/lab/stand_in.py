@@ -19,8 +19,9 @@ from cubelet.cni.errors import CniError
 from cubelet.cni.install import install_plugin
 from cubelet.cni.relay import relay
 from cubelet.lab import netns
+from cubelet.lab.kinds import Key
 from cubelet.lab.layout import LabNode, LabSpec, Layout
-from cubelet.lab.store import Key, Store
+from cubelet.lab.store import Store
 
 
 class StandInAgent:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cubelet.lab.store import Manifest
+from cubelet.lab.kinds import Manifest
 
 from .manifests import pod, service
 from .world import Space, World

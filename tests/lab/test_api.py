@@ -16,8 +16,8 @@ from cubelet.lab import api, cluster, netns, processes
 from cubelet.lab.apiserver import ApiServer
 from cubelet.lab.apistore import LABEL
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
-from cubelet.lab.store import Key, Manifest
 from cubelet.lab.transport import NetnsTransport
 
 from .manifests import pod, policy, service

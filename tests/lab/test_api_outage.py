@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from cubelet.client import AgentUnreachableError
 from cubelet.cni import errors
-from cubelet.kubernetes.node import CONDITION, TAINT
+from cubelet.ipc.client import AgentUnreachableError
 from cubelet.lab import agents, api, cluster, processes
 from cubelet.lab.apiserver import ApiServer
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
+from cubelet.sources.api.node import CONDITION, TAINT
 
 from .cni import Runtime
 from .load import connections, datagrams, loads, stream

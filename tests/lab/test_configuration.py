@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cubelet.lab.store import Key
+from cubelet.lab.kinds import Key
 
 from .foreign import NODE, configure
 from .load import connections, datagrams, loads, stream

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cubelet.client import AgentUnreachableError
+from cubelet.ipc.client import AgentUnreachableError
 from cubelet.lab import netns, traffic
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from cubelet.lab import netns, traffic
-from cubelet.lab.store import Key
+from cubelet.lab.kinds import Key
 
 from .foreign import NODE, command, configuration, configure, example, plugins, start
 from .load import connections, datagrams, loads, stream

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from cubelet.lab.kinds import Key
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
-from cubelet.lab.store import Key
 
 from .foreign import NODE, command, configuration, configure, example, plugins, start
 from .load import connections, datagrams, loads, stream

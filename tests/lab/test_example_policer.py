@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cubelet.bpf.maps import BpfMap
-from cubelet.lab.store import Manifest
+from cubelet.lab.kinds import Manifest
 
 from .foreign import NODE, command, example, start
 from .load import connections, datagrams, loads, stream

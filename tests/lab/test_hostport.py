@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from cubelet.lab import traffic
+from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
-from cubelet.lab.store import Key, Manifest
 
 from .manifests import pod, service
 from .world import Space, World

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cubelet.lab.store import Key
+from cubelet.lab.kinds import Key
 
 from .foreign import NODE, QUIET_C, QUIET_CUBE, command, configure, install, plugins, start
 from .load import Loads, connections, datagrams, loads, stream

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cubelet.lab import cluster, netns
+from cubelet.lab.kinds import Key
 from cubelet.lab.layout import BPFFS_ROOT, RUN_ROOT, LabSpec, Layout, plan_nodes
-from cubelet.lab.store import Key
 
 from .load import connections, datagrams, loads
 from .manifests import pod, service

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cubelet.client import AgentUnreachableError
+from cubelet.ipc.client import AgentUnreachableError
 from cubelet.lab import agents
-from cubelet.lab.store import Key, Manifest
+from cubelet.lab.kinds import Key, Manifest
 
 from .manifests import pod
 from .world import Space, World, eventually

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cubelet.lab import cluster, netns, processes, traffic
+from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.layout import BPFFS_ROOT, OUTSIDE_ADDRESS, OUTSIDE_PORT, Layout
 from cubelet.lab.objects import Objects
 from cubelet.lab.probe import probe
-from cubelet.lab.store import Key, Manifest
 
 from .manifests import pod
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.probe import probe
-from cubelet.lab.store import Key, Manifest
 
 from .world import World
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cubelet.bpf.maps import BpfMap
+from cubelet.config.node import Settings
 from cubelet.lab import traffic
-from cubelet.settings import Settings
 
 from .load import Loads, connections, datagrams, loads, stream
 from .manifests import pod, service

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cubelet.lab import netns
-from cubelet.lab.store import Key, Manifest
+from cubelet.lab.kinds import Key, Manifest
 
 from .manifests import pod, service
 from .world import Space, World

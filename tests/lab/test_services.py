@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cubelet.lab import processes, traffic
-from cubelet.lab.store import Key
+from cubelet.lab.kinds import Key
 
 from .load import datagrams, loads
 from .manifests import pod, service

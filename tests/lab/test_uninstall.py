@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cubelet.lab import agents, cluster, netns, processes
+from cubelet.lab.kinds import Key
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
-from cubelet.lab.store import Key
 
 from .manifests import pod, service
 from .unstarted import build

@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cubelet import client
 from cubelet.bpf.maps import BpfMap
 from cubelet.composer.layout import map_specs
-from cubelet.config import ClusterConfig
+from cubelet.config.cluster import ClusterConfig
+from cubelet.config.node import Settings
+from cubelet.config.setup import make_setup
+from cubelet.cubes.discovery import discover
+from cubelet.ipc import client
 from cubelet.lab import agents, netns, processes, traffic
+from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.layout import LabNode, LabSpec, Layout
 from cubelet.lab.objects import Objects
-from cubelet.lab.store import Key, Manifest
 from cubelet.net.netns import enter, opened
-from cubelet.plugins import discover
-from cubelet.settings import Settings
-from cubelet.setup import make_setup
 
 T = TypeVar("T")
 

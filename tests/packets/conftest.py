@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cubelet.composer.composition import Mode
-from cubelet_hooks.testing.network import TestNetwork
+from cubelet.testkit.network import TestNetwork
 
 from .rig import Rig
 

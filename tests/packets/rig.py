@@ -9,16 +9,16 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from cubelet.applier import Epochs
 from cubelet.bpf.testrun import skb_context
 from cubelet.composer.composition import Mode
 from cubelet.composer.core import TRACE, Trace
+from cubelet.datapath.applier import Epochs
+from cubelet.testkit import Datapath, Result
+from cubelet.testkit.network import TestNetwork
+from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Flow, Tuple
 from cubelet_hooks.maps import EVERYTHING
-from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.network import TestNetwork
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 
 from .cubes import STACK, STACKS, Answer, End, Pair, Path, Paths, Sender, Source, Target, Way
 

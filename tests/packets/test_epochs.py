@@ -9,8 +9,8 @@ from ipaddress import IPv4Address
 import pytest
 from scapy.layers.inet import IP
 
+from cubelet.testkit.samples import pod_mac
 from cubelet_hooks.flows import Flow, PortInfo, PortKey, epoch_bucket
-from cubelet_hooks.testing.samples import pod_mac
 
 from .cubes import Way
 from .rig import NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, kept

@@ -9,8 +9,8 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from cubelet_hooks.testing import Result
-from cubelet_hooks.testing.samples import ROUTER_MAC
+from cubelet.testkit import Result
+from cubelet.testkit.samples import ROUTER_MAC
 
 from .conftest import MakeRig
 from .cubes import Way

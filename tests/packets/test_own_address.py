@@ -8,7 +8,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from cubelet.bpf.testrun import skb_context
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC
+from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC
 
 from .rig import GATEWAY, NODE, OUTSIDE, B, Rig
 from .shapes import Ends, echo, tcp, udp

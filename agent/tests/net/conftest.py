@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cubelet_hooks.testing.network import private_network
+from cubelet.testkit.network import private_network
 
 from .shown import UPLINK_ADDRESS, add_nic, ip, setting
 

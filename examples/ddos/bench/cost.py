@@ -19,11 +19,11 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from cubelet.testkit import Datapath
+from cubelet.testkit.network import TestNetwork, build_network, private_network
+from cubelet.testkit.samples import UPLINK_MAC
 from cubelet_ddos.cube import Ddos
 from cubelet_ddos.records import Block, Cause, Source
-from cubelet_hooks.testing import Datapath
-from cubelet_hooks.testing.network import TestNetwork, build_network, private_network
-from cubelet_hooks.testing.samples import UPLINK_MAC
 
 ROUNDS, REPEAT = 15, 20_000
 BOTS, OPERATORS, CLIENT = "203.0.113.9", "192.0.2.7", "198.51.100.7"

@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 from cubelet.lab import cluster, netns, traffic
+from cubelet.lab.kinds import Key
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects
-from cubelet.lab.store import Key
 
 ROUNDS, SIZE, SECONDS, RATE = 7, 48 << 20, 2.0, 80_000
 FLOODER, PORT, NODE_PORT = "172.18.0.150", 7, 30777

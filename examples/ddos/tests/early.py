@@ -9,9 +9,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from cubelet.monitor import drop_rows
+from cubelet.datapath.drops import drop_rows
+from cubelet.testkit import Datapath
 from cubelet_ddos.cube import Ddos
-from cubelet_hooks.testing import Datapath
 
 NODE = "172.18.0.2"
 WAYS = ("xdp", "fused", "tailcall")

@@ -12,26 +12,20 @@ import msgspec
 import pytest
 import yaml
 
-from cubelet.plugins import check_cube
-from cubelet.state import State
+from cubelet.cubes.discovery import check_cube
+from cubelet.testkit import view
 from cubelet_ddos.cube import Ddos
 from cubelet_ddos.records import Block, Cause, Packets, Prefix, Present, RateLimit, Source, prefix
 from cubelet_ddos.settings import Settings
 from cubelet_hooks.cube import Entry, Unit
 from cubelet_hooks.flows import Index
 from cubelet_hooks.metrics import Sample
-from cubelet_hooks.objects import Change, Custom, Node, Object, Pod
+from cubelet_hooks.objects import Change, Custom, Node, Pod
+from cubelet_hooks.view import View
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND
 LOCAL: Unit = ("local",)
-
-
-def view(*objects: Object) -> State:
-    state = State()
-    for each in objects:
-        state.apply(Change.between(None, each))
-    return state
 
 
 def ddos(**settings: Any) -> Ddos:
@@ -46,13 +40,13 @@ def blocklist(name: str, prefixes: object, reason: str = "") -> Custom:
     return Custom("Blocklist", "", name, spec={"prefixes": prefixes, "reason": reason})
 
 
-def planned(cube: Ddos, state: State, unit: Unit) -> list[tuple[str, str]]:
+def planned(cube: Ddos, state: View, unit: Unit) -> list[tuple[str, str]]:
     """The lists' entries, as ``(map, prefix)``."""
     keys = [(e.map, e.key) for e in cube.plan(unit, state)]
     return [(name, f"{k.address}/{k.prefixlen}") for name, k in keys if isinstance(k, Prefix)]
 
 
-def shown(cube: Ddos, noun: str, maps: dict[str, Any], state: State) -> list[dict[str, Any]]:
+def shown(cube: Ddos, noun: str, maps: dict[str, Any], state: View) -> list[dict[str, Any]]:
     """A table's rows."""
     rows = cube.rows(noun, maps.__getitem__, state)
     return [dict(row) for row in rows if isinstance(row, Mapping)]

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from scapy.layers.inet import ICMP, IP, fragment
 
+from cubelet.testkit import Datapath
 from cubelet_flowlog.cube import Flowlog
 from cubelet_flowlog.records import How, Told, What
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Index, PortClass, Tuple
 from cubelet_hooks.objects import Pod
-from cubelet_hooks.testing import Datapath
 
 from .warden import NODE, SERVICE, STACKS, TCP_NUMBER, A, D, ShutValue, Warden, pair, tcp, udp
 

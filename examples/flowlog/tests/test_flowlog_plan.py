@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cubelet.state import State
+from cubelet import testkit
 from cubelet_flowlog.cube import Flowlog, cubelet_cubes
 from cubelet_flowlog.records import What
 from cubelet_flowlog.settings import Settings
@@ -49,7 +49,7 @@ def test_a_wrong_setting_is_named(setting: dict[str, object], message: str) -> N
 
 def test_settings_are_compiled_in() -> None:
     cube = Flowlog("flowlog0", Settings(sample=10, denied=False, interval=60))
-    assert cube.defines(State()) == {
+    assert cube.defines(testkit.view()) == {
         "OPENED": 0,
         "DENIED": 1,
         "COUNTED": 2,
@@ -64,7 +64,7 @@ def test_settings_are_compiled_in() -> None:
 
 def samples(cube: Flowlog) -> list[Sample]:
     nothing: dict[str, Any] = {}
-    return list(cube.collect(nothing.__getitem__, State()))
+    return list(cube.collect(nothing.__getitem__, testkit.view()))
 
 
 def has_lost(cube: Flowlog, number: int) -> bool:

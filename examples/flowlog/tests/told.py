@@ -5,16 +5,16 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
-from cubelet.state import State
+from cubelet import testkit
 from cubelet_flowlog.records import Told, What
 from cubelet_hooks.flows import PortClass, Tuple
-from cubelet_hooks.objects import Change, Object, Pod
-from cubelet_hooks.testing import local_node
+from cubelet_hooks.objects import Object, Pod
+from cubelet_hooks.view import View
 
 WEB, VIP, DB, NODE = map(ip_address, ("10.1.0.2", "10.96.0.9", "10.1.1.3", "172.18.0.2"))
 SENT = Tuple(WEB, VIP, 4000, 80, 6)
 LEFT = Tuple(WEB, DB, 4000, 8080, 6)
-LOCAL = local_node(addresses=(NODE,))
+LOCAL = testkit.local_node(addresses=(NODE,))
 
 
 def pod(name: str, address: Any, phase: str = "Running", host_network: bool = False) -> Pod:
@@ -22,12 +22,9 @@ def pod(name: str, address: Any, phase: str = "Running", host_network: bool = Fa
     return Pod("shop", name, ips=(address,), phase=phase, host_network=host_network)
 
 
-def view(*objects: Object) -> State:
+def view(*objects: Object) -> View:
     """What the node knows: itself, the pods web and db, and more objects."""
-    state = State()
-    for each in (LOCAL, pod("web", WEB), pod("db", DB), *objects):
-        state.apply(Change.between(None, each))
-    return state
+    return testkit.view(LOCAL, pod("web", WEB), pod("db", DB), *objects)
 
 
 def event(

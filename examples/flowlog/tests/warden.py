@@ -10,12 +10,12 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from cubelet.testkit import samples
 from cubelet_flowlog.cube import Flowlog
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Reason
 from cubelet_hooks.flows import Index, Tuple
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
 from cubelet_hooks.records import U8, Record
-from cubelet_hooks.testing import samples
 
 A, B, D, NODE = map(IPv4Address, ("10.1.0.2", "10.1.0.3", "10.1.0.5", "172.18.0.2"))
 SERVICE = IPv4Address("10.96.0.1")

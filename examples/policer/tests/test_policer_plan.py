@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cubelet.state import State
+from cubelet.testkit import local_node, view
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.metrics import Sample
 from cubelet_hooks.objects import Change, Pod, Port
-from cubelet_hooks.testing import local_node
 from cubelet_policer.bandwidth import ANNOTATIONS
 from cubelet_policer.cube import Policer
 from cubelet_policer.records import Bucket, Direction, LimitKey, Rate
@@ -35,13 +34,6 @@ PORT = Port(
     mtu=1500,
 )
 LOCAL = local_node()
-
-
-def view(*objects) -> State:
-    state = State()
-    for each in objects:
-        state.apply(Change.between(None, each))
-    return state
 
 
 def pod(**annotations: str) -> Pod:

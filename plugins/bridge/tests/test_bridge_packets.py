@@ -17,14 +17,14 @@ from scapy.packet import Packet
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.tcx import Direction, TcxLink
 from cubelet.composer.core import Trace
+from cubelet.testkit import Datapath, Result
+from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC
 from cubelet_bridge.cube import Bridge
 from cubelet_bridge.records import FloodRate, FloodRateKey, LearnedStation, StationKey
 from cubelet_hooks.flows import Flow, FlowFlag
-from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC
 
 if TYPE_CHECKING:
-    from cubelet_hooks.testing.network import TestNetwork
+    from cubelet.testkit.network import TestNetwork
 
 MAC_A, MAC_B, MAC_C = (f"02:00:00:00:01:0{n}" for n in range(3))
 IP_A, IP_B, IP_C = "10.1.0.2", "10.1.0.3", "10.1.0.4"

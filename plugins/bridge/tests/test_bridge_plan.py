@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import msgspec
 import pytest
 
-from cubelet.state import State
+from cubelet.state.cluster import State
 from cubelet_bridge.cube import FLOOD_PORTS, Bridge, BridgeSettings, cubelet_cubes
 from cubelet_bridge.records import FloodPort, Neighbor, NeighborKey, Station, StationKey
 from cubelet_hooks.cube import Entry

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from cubelet.planner import Planner
+from cubelet.control.planner import Planner
 from cubelet.sources.decode import decode_object
-from cubelet.state import State
+from cubelet.state.cluster import State
+from cubelet.testkit import local_node
 from cubelet_firewall.cube import Firewall
 from cubelet_firewall.portsets import EVERYTHING_NUMBER, NOTHING_NUMBER
 from cubelet_firewall.records import (
@@ -26,7 +27,6 @@ from cubelet_firewall.settings import Settings
 from cubelet_hooks.cube import Unit
 from cubelet_hooks.objects import Address, Change, NetworkPolicy, Object, Pod, Port
 from cubelet_hooks.records import Record
-from cubelet_hooks.testing import local_node
 
 PROTOCOLS = {"ICMP": 1, "TCP": 6, "UDP": 17, "SCTP": 132}
 LOCAL = local_node(ip_network("10.1.1.0/24"), name="n1")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from cubelet.state import State
+from cubelet.state.cluster import State
 from cubelet_firewall.records import Direction
 from cubelet_hooks.objects import (
     Change,

@@ -13,11 +13,11 @@ from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
 from cubelet.composer.composition import Mode
+from cubelet.testkit import Datapath, Result
+from cubelet.testkit.network import TestNetwork
+from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 from cubelet_firewall.cube import Firewall
 from cubelet_hooks.objects import ContainerPort, Namespace, Pod
-from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.network import TestNetwork
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 
 from .node import policy
 

@@ -9,6 +9,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from cubelet.testkit import Result
+from cubelet.testkit.samples import ROUTER_MAC, pod_mac
 from cubelet_hooks.objects import (
     Endpoint,
     EndpointPort,
@@ -16,8 +18,6 @@ from cubelet_hooks.objects import (
     Service,
     ServicePort,
 )
-from cubelet_hooks.testing import Result
-from cubelet_hooks.testing.samples import ROUTER_MAC, pod_mac
 
 POD, OUTSIDER, NODE = "10.1.0.2", "198.51.100.20", "172.18.0.2"
 OUTLET_MAC = "02:00:00:00:ff:01"

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from cubelet.bpf.jiffies import Clock
-from cubelet.state import State
+from cubelet.state.cluster import State
+from cubelet.testkit import Datapath, local_node, network
 from cubelet_hooks.objects import Change, Service
-from cubelet_hooks.testing import Datapath, local_node, network
 from cubelet_lbrp.cube import Lbrp, Settings
 from cubelet_lbrp.records import Frontend, FrontendKey
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, ip_address
 from typing import Any
 
-from cubelet.state import State
+from cubelet.state.cluster import State
+from cubelet.testkit import local_node
 from cubelet_hooks.objects import (
     Change,
     Endpoint,
@@ -20,7 +21,6 @@ from cubelet_hooks.objects import (
     ServicePort,
 )
 from cubelet_hooks.records import Record
-from cubelet_hooks.testing import local_node
 from cubelet_lbrp import hostports
 from cubelet_lbrp.cube import Lbrp, Settings
 

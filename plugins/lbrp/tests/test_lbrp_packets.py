@@ -14,6 +14,8 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet
 
+from cubelet.testkit import Datapath, Result, network
+from cubelet.testkit.samples import ROUTER_MAC
 from cubelet_hooks.objects import (
     HostPort,
     Node,
@@ -21,8 +23,6 @@ from cubelet_hooks.objects import (
     Port,
     ServicePort,
 )
-from cubelet_hooks.testing import Datapath, Result, network
-from cubelet_hooks.testing.samples import ROUTER_MAC
 from cubelet_lbrp.cube import Lbrp
 from cubelet_lbrp.records import Frontend, FrontendKey, Scope
 

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cubelet.planner import Planner
-from cubelet.state import State
+from cubelet.control.planner import Planner
+from cubelet.state.cluster import State
+from cubelet.testkit import local_node
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.objects import (
     Address,
@@ -26,7 +27,6 @@ from cubelet_hooks.objects import (
     Service,
     ServicePort,
 )
-from cubelet_hooks.testing import local_node
 from cubelet_lbrp.cube import Lbrp, Settings, cubelet_cubes
 from cubelet_lbrp.records import (
     Backend,

@@ -12,9 +12,9 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
+from cubelet.testkit import Datapath, Result, network, samples
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.objects import Node
-from cubelet_hooks.testing import Datapath, Result, network, samples
 from cubelet_hooks.view import View
 from cubelet_nat.cube import Nat
 

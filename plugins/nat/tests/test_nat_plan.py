@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cubelet.state import State
+from cubelet.state.cluster import State
+from cubelet.testkit import local_node
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.objects import Change, Node, Object, Pod
-from cubelet_hooks.testing import local_node
 from cubelet_nat.cube import ExemptKey, Nat, Present, cubelet_cubes
 from cubelet_nat.settings import Settings
 

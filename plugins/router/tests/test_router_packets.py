@@ -13,15 +13,15 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption, fragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from cubelet.testkit import Datapath, Result
+from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, UPLINK_MAC
 from cubelet_bridge.cube import Bridge
 from cubelet_hooks.flows import Hop, PortClass
 from cubelet_hooks.objects import Node
-from cubelet_hooks.testing import Datapath, Result
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, UPLINK_MAC
 from cubelet_router.cube import Router
 
 if TYPE_CHECKING:
-    from cubelet_hooks.testing.network import TestNetwork
+    from cubelet.testkit.network import TestNetwork
 
 MAC_A, MAC_B = "02:00:00:00:01:00", "02:00:00:00:01:01"
 IP_A, IP_B, GATEWAY, NODE_IP = "10.1.0.2", "10.1.0.3", "10.1.0.1", "172.18.0.2"

@@ -7,10 +7,10 @@ from ipaddress import IPv4Address, ip_address, ip_network
 import msgspec
 import pytest
 
-from cubelet.state import State
+from cubelet.state.cluster import State
+from cubelet.testkit import local_node
 from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Change, Namespace, Node, Object
-from cubelet_hooks.testing import local_node
 from cubelet_router.cube import Router, RouterSettings, cubelet_cubes
 from cubelet_router.records import Prefix, Route, RouteKind
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from cubelet.bpf.attrs import MapBatch
 from cubelet.bpf.constants import Cmd, MapType
+from cubelet.bpf.elements import MapRecords
 from cubelet.bpf.syscalls import ENOTSUPP, BpfError, address_of, bpf
-
-if TYPE_CHECKING:
-    from cubelet.bpf.maps import BpfMap
 
 _READ_IN_BATCHES = frozenset(
     {
@@ -40,7 +37,7 @@ _WALKS = 16
 """How often a map may be walked from the start before it counts as changing too fast."""
 
 
-def items(table: BpfMap) -> Iterator[tuple[bytes, bytes]]:
+def items(table: MapRecords) -> Iterator[tuple[bytes, bytes]]:
     """All records of `table`; see `BpfMap.items`."""
     if table.layout.type in _READ_IN_BATCHES:
         batches = _read_batches(table)
@@ -57,7 +54,7 @@ def items(table: BpfMap) -> Iterator[tuple[bytes, bytes]]:
     yield from _walk(table)
 
 
-def update(table: BpfMap, records: Sequence[tuple[bytes, bytes]]) -> None:
+def update(table: MapRecords, records: Sequence[tuple[bytes, bytes]]) -> None:
     """Write `records` in order; see `BpfMap.update_batch`."""
     size = _batch_size(table)
     for start in range(0, len(records), size):
@@ -75,7 +72,7 @@ def update(table: BpfMap, records: Sequence[tuple[bytes, bytes]]) -> None:
                 table.update(key, value)
 
 
-def delete(table: BpfMap, keys: Sequence[bytes]) -> None:
+def delete(table: MapRecords, keys: Sequence[bytes]) -> None:
     """Remove `keys`; see `BpfMap.delete_batch`."""
     start, size = 0, _batch_size(table)
     while start < len(keys):
@@ -96,7 +93,7 @@ def delete(table: BpfMap, keys: Sequence[bytes]) -> None:
         start += len(part)
 
 
-def _read_batches(table: BpfMap) -> Iterator[list[tuple[bytes, bytes]]]:
+def _read_batches(table: MapRecords) -> Iterator[list[tuple[bytes, bytes]]]:
     key_size, value_size = table.layout.key_size, table.layout.value_stride
     token = ctypes.create_string_buffer(max(key_size, _TOKEN_BYTES))
     room = min(_batch_size(table), table.layout.max_entries)
@@ -134,7 +131,7 @@ def _read_batches(table: BpfMap) -> Iterator[list[tuple[bytes, bytes]]]:
         started = True
 
 
-def _walk(table: BpfMap) -> Iterator[tuple[bytes, bytes]]:
+def _walk(table: MapRecords) -> Iterator[tuple[bytes, bytes]]:
     """Key after key. The kernel starts over after a key just deleted: what was seen is skipped."""
     seen: set[bytes] = set()
     key = None
@@ -153,7 +150,7 @@ def _walk(table: BpfMap) -> Iterator[tuple[bytes, bytes]]:
     )
 
 
-def _batch_size(table: BpfMap) -> int:
+def _batch_size(table: MapRecords) -> int:
     record = table.layout.key_size + table.layout.value_stride
     return max(1, min(_BATCH_RECORDS, _BATCH_BYTES // record))
 

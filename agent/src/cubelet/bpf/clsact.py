@@ -9,7 +9,7 @@ import struct
 from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.syscalls import BpfError
 from cubelet.bpf.tcx import Direction
-from cubelet.netlink import CREATE, EXCL, Connection, Refused, attribute, number, text
+from cubelet.net.netlink import CREATE, EXCL, Connection, Refused, attribute, number, text
 
 PRIORITY = 0xC0BE
 """Place among a device's filters, late, so that filters of others with small numbers go first."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from cubelet.check.findings import Finding
 from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
-from cubelet.records import Records
+from cubelet.datapath.records import Records
+from cubelet.testkit.datapath import Datapath
 from cubelet_hooks.cube import Cube
-from cubelet_hooks.testing.datapath import Datapath
 
 _REMEDY = "it must answer whatever its maps hold"
 Read = Callable[[str], Records]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from cubelet.composer.composition import Composition, CompositionError, Mode
-from cubelet.config import ClusterConfig, Insert
-from cubelet.plugins import Discovery
-from cubelet.settings import Settings, SettingsError
-from cubelet.setup import make_setup
+from cubelet.config.cluster import ClusterConfig, Insert
+from cubelet.config.node import Settings, SettingsError
+from cubelet.config.setup import make_setup
+from cubelet.cubes.discovery import Discovery
+from cubelet.testkit.outlet import Outlet
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
-from cubelet_hooks.testing.outlet import Outlet
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 

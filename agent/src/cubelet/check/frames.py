@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from cubelet_hooks.testing.network import TestNetwork
-from cubelet_hooks.testing.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
+from cubelet.testkit.network import TestNetwork
+from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 
 SEED = 1978
 LONGEST = 1518

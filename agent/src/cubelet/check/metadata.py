@@ -14,7 +14,7 @@ from cubelet.check.findings import Finding
 from cubelet.check.places import at
 from cubelet.check.subject import Package
 from cubelet.check.workbench import Workbench
-from cubelet.plugins import CONTRACT, BadCubeError, check_cube, unmet_requirement
+from cubelet.cubes.discovery import CONTRACT, BadCubeError, check_cube, unmet_requirement
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
 
 

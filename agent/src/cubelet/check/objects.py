@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 
+from cubelet.testkit import local_node
 from cubelet_hooks.objects import (
     Change,
     ContainerPort,
@@ -29,7 +30,6 @@ from cubelet_hooks.objects import (
     ServicePort,
 )
 from cubelet_hooks.resources import Resource
-from cubelet_hooks.testing import local_node
 
 LOCAL = local_node()
 

@@ -13,8 +13,8 @@ from cubelet.check.findings import Finding
 from cubelet.check.frames import Entry, entries, frames
 from cubelet.check.workbench import Workbench
 from cubelet.composer.core import TRACE, Trace
-from cubelet.monitor import Reasons
-from cubelet_hooks.testing.datapath import VERDICTS, Datapath
+from cubelet.datapath.drops import Reasons
+from cubelet.testkit.datapath import VERDICTS, Datapath
 
 _PUNTED = 3
 """How a packet left, in ``Trace.sent``: it was handed to a cube's Python, and so is no drop."""

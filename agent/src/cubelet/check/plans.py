@@ -9,8 +9,8 @@ from cubelet.check.findings import Finding
 from cubelet.check.objects import history
 from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
-from cubelet.planner import Planner
-from cubelet.state import State
+from cubelet.control.planner import Planner
+from cubelet.state.cluster import State
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Entry, Unit
 from cubelet_hooks.objects import Change
 

@@ -15,7 +15,7 @@ from typing import Any
 import pluggy
 
 from cubelet.check.findings import Finding
-from cubelet.output import CommandError
+from cubelet.console.output import CommandError
 from cubelet_hooks import hookspecs
 from cubelet_hooks.cube import Cube
 from cubelet_hooks.hookspecs import ENTRY_POINT_GROUP

@@ -15,10 +15,10 @@ from cubelet.check.compositions import NoDefaultError, Wanted, alone, default
 from cubelet.check.findings import UncheckedError, Verified
 from cubelet.check.subject import Subject
 from cubelet.check.traces import open_descriptors, own_pins
-from cubelet.plugins import Discovery, discover
+from cubelet.cubes.discovery import Discovery, discover
+from cubelet.testkit.datapath import Datapath
+from cubelet.testkit.network import TestNetwork, build_network, private_network
 from cubelet_hooks.cube import Cube
-from cubelet_hooks.testing.datapath import Datapath
-from cubelet_hooks.testing.network import TestNetwork, build_network, private_network
 
 
 @dataclass(frozen=True)

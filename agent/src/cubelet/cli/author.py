@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cubelet.output import CommandError, Format, print_as, table, tell, told
+from cubelet.console.output import CommandError, Format, print_as, table, tell, told
 
 if TYPE_CHECKING:
     from cubelet.check.findings import Report
@@ -36,7 +36,7 @@ def check(
     import logging
 
     from cubelet.check.runner import check as run
-    from cubelet.cli import logs
+    from cubelet.console import logs
 
     logs.configure(logging.CRITICAL)
     try:

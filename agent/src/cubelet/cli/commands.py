@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cubelet.cli import author, config, logs, views
+from cubelet.cli import author, config, views
 from cubelet.cli.lazy import LabGroup, RootGroup
-from cubelet.client import DEFAULT_SOCKET, AgentUnreachableError, call, stream
-from cubelet.output import CommandError, Format, print_as, tell, told
+from cubelet.console import logs
+from cubelet.console.output import CommandError, Format, print_as, tell, told
+from cubelet.ipc.client import DEFAULT_SOCKET, AgentUnreachableError, call, stream
 
 app = typer.Typer(
     cls=RootGroup,
@@ -46,8 +47,8 @@ def agent(
     ] = None,
 ) -> None:
     """Run the node agent until it is told to stop. Programs go on forwarding after it."""
-    from cubelet.agent import CompositionError, SettingsError, run
-    from cubelet.settings import load
+    from cubelet.config.node import load
+    from cubelet.daemon.agent import CompositionError, SettingsError, run
 
     logs.configure()
     with told():
@@ -122,7 +123,7 @@ def plugins(output: Output = Format.TABLE, socket: Socket = DEFAULT_SOCKET) -> N
 @app.command()
 def doctor(output: Output = Format.TABLE) -> None:
     """Check what this machine must offer, with a remedy for what is missing."""
-    from cubelet.doctor import run_checks
+    from cubelet.node.doctor import run_checks
 
     with told(output):
         found = [vars(check) for check in run_checks()]
@@ -144,9 +145,9 @@ def uninstall(
     output: Output = Format.TABLE,
 ) -> None:
     """Take cubelet off this node once its agent has ended; exits with 1 if anything stays."""
+    from cubelet.config.node import SettingsError, load
     from cubelet.net import NetError
-    from cubelet.settings import SettingsError, load
-    from cubelet.uninstall import StillInUse, uninstall
+    from cubelet.node.uninstall import StillInUse, uninstall
 
     logs.configure()
     with told(output):
@@ -205,7 +206,7 @@ def _print_event(event: Any, output: Format) -> None:
 def _discovered() -> list[dict[str, object]]:
     import logging
 
-    from cubelet.plugins import discover
+    from cubelet.cubes.discovery import discover
 
     logs.configure(logging.CRITICAL)  # the table says what is wrong with each
     return discover().rows()

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cubelet.cli import logs, views
-from cubelet.output import CommandError, Format, print_as, told
+from cubelet.cli import views
+from cubelet.console import logs
+from cubelet.console.output import CommandError, Format, print_as, told
 
 app = typer.Typer(
     name="config", help="The cluster-wide configuration, without an agent.", no_args_is_help=True
@@ -37,9 +38,9 @@ def check(
     import logging
 
     from cubelet.composer.composition import CompositionError
-    from cubelet.plugins import discover
-    from cubelet.settings import SettingsError, load
-    from cubelet.setup import make_setup
+    from cubelet.config.node import SettingsError, load
+    from cubelet.config.setup import make_setup
+    from cubelet.cubes.discovery import discover
 
     logs.configure(logging.CRITICAL)
     with told(output):
@@ -63,7 +64,7 @@ def _read(file: Path) -> Any:
     """The configuration in a file of either form. Raises SettingsError, CommandError."""
     import yaml
 
-    from cubelet.config import parse_config, read_config
+    from cubelet.config.cluster import parse_config, read_config
     from cubelet.sources.decode import ObjectError, decode_object
     from cubelet_hooks.objects import ConfigMap
 

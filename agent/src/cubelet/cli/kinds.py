@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cubelet.output import CommandError
+from cubelet.console.output import CommandError
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -53,8 +53,8 @@ def commands_of(kind: str) -> TyperGroup | None:
 def _cube(kind: str, point: EntryPoint) -> type[Cube]:
     import logging
 
-    from cubelet.cli import logs
-    from cubelet.plugins import discover
+    from cubelet.console import logs
+    from cubelet.cubes.discovery import discover
 
     logs.configure(logging.CRITICAL)  # the reason is told below
     discovery = discover([point])

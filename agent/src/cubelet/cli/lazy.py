@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cubelet.output import told
+from cubelet.console.output import told
 
 
 class LabGroup(TyperGroup):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from cubelet.output import Format, cell, table
+from cubelet.console.output import Format, cell, table
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Row], object]]

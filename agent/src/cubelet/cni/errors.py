@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cubelet.client import AgentError
+from cubelet.ipc.client import AgentError
 
 INCOMPATIBLE_VERSION = 1
 UNSUPPORTED_FIELD = 2

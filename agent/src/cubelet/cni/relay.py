@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from cubelet.client import INVALID_REQUEST, AgentError
 from cubelet.cni import errors, request
 from cubelet.cni.plugin import VERSIONS
+from cubelet.ipc.client import INVALID_REQUEST, AgentError
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import Key, Manifest, key_of, namespaced
 from cubelet.lab.layout import SERVICE_CIDR
-from cubelet.lab.store import Key, Manifest, key_of, namespaced
 
 NODE_PORTS: Final = range(30000, 32768)
 _OWNER: Final = "lab.cubelet.io/deployment"

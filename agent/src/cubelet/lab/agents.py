@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from cubelet.client import AgentUnreachableError, call
+from cubelet.ipc.client import AgentUnreachableError, call
 from cubelet.lab import api, processes
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import LabNode, LabSpec, Layout

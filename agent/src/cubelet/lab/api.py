@@ -17,8 +17,8 @@ import yaml
 from cubelet.lab import netns, processes
 from cubelet.lab.apistore import LABEL, ApiObjects
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import KINDS, key_of
 from cubelet.lab.layout import API_PORT, OUTSIDE_ADDRESS, LabSpec, Layout
-from cubelet.lab.store import KINDS, key_of
 from cubelet.lab.transport import KubeconfigTransport, NetnsTransport, Transport
 
 SERVER: Final = "api"  # the name under which the server, or the way to it, is recorded and logs

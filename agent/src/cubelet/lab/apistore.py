@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from cubelet.lab.errors import LabError
-from cubelet.lab.store import Key, Kind, Manifest, file_name, key_of, kind_named
+from cubelet.lab.kinds import Key, Kind, Manifest, file_name, key_of, kind_named
 from cubelet.lab.transport import Answer, Transport
 
 LABEL: Final = "cubelet.io/lab"

@@ -15,14 +15,15 @@ import msgspec
 import typer
 import yaml
 
+from cubelet.console.output import Format, print_as, table, tell, told
 from cubelet.lab import cluster, documents, netns, views
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import Key, key_of, kind_named
 from cubelet.lab.kubelet import Kubelet
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects, Outcome
-from cubelet.lab.store import Key, Store, key_of, kind_named
-from cubelet.output import Format, print_as, table, tell, told
+from cubelet.lab.store import Store
 
 app = typer.Typer(
     name="lab",

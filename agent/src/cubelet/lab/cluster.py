@@ -15,8 +15,9 @@ import msgspec
 
 from cubelet.lab import admission, agents, api, netns, processes, wire
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import Manifest
 from cubelet.lab.layout import BPFFS_ROOT, RUN_ROOT, LabNode, LabSpec, Layout
-from cubelet.lab.store import Manifest, Store
+from cubelet.lab.store import Store
 
 Tell = Callable[[str], None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cubelet.output import CommandError
+from cubelet.console.output import CommandError
 
 
 class LabError(CommandError):

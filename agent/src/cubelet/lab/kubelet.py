@@ -16,8 +16,9 @@ from cubelet.cni.install import PLUGIN
 from cubelet.lab import netns, processes
 from cubelet.lab.admission import container_ports
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import Key, Manifest, key_of
 from cubelet.lab.layout import Layout
-from cubelet.lab.store import Key, Manifest, Store, key_of
+from cubelet.lab.store import Store
 
 IFNAME: Final = "eth0"
 _CNI_TIMEOUT: Final = 70.0  # the plugin itself gives up after 60 s

@@ -11,9 +11,10 @@ from typing import Final, NamedTuple, TypeVar
 from cubelet.lab import admission, agents, validation
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import KINDS, Key, Manifest, file_name, is_kept, key_of
 from cubelet.lab.kubelet import Kubelet
 from cubelet.lab.layout import LabSpec, Layout
-from cubelet.lab.store import KINDS, Key, Manifest, Store, file_name, is_kept, key_of
+from cubelet.lab.store import Store
 
 T = TypeVar("T")
 

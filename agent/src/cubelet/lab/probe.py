@@ -18,10 +18,11 @@ import msgspec
 
 from cubelet.lab import netns, sctp
 from cubelet.lab.admission import container_ports
+from cubelet.lab.kinds import Manifest, key_of
 from cubelet.lab.kubelet import Kubelet
 from cubelet.lab.layout import Layout
 from cubelet.lab.netns import Call
-from cubelet.lab.store import Manifest, Store, key_of
+from cubelet.lab.store import Store
 
 # How long to wait for an answer, once more after silence: a lost packet is no verdict, and a
 # machine may be busy. Answers between pods of one machine take well under a millisecond.

@@ -9,7 +9,7 @@ from typing import Final
 from cubelet.lab.admission import NODE_PORTS
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
-from cubelet.lab.store import file_name, is_kept, key_of, namespaced
+from cubelet.lab.kinds import file_name, is_kept, key_of, namespaced
 from cubelet.sources.decode import ObjectError, decode_object
 from cubelet.sources.fields import Field, FieldError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cubelet.console.output import table
 from cubelet.lab.admission import container_ports
-from cubelet.lab.store import Kind, Manifest
-from cubelet.output import table
+from cubelet.lab.kinds import Kind, Manifest
 
 Columns = dict[str, str]
 

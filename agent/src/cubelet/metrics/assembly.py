@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from cubelet.bpf.maps import BpfMap
-from cubelet.context import Counts
-from cubelet.feed import Feed
+from cubelet.control.reconciler import Reconciler
+from cubelet.cubes.context import Counts
+from cubelet.cubes.discovery import Discovery
+from cubelet.datapath.drops import Monitor
+from cubelet.datapath.records import reader_of
 from cubelet.metrics.cubes import CubeMetrics, callback_families
 from cubelet.metrics.maps import MapMetrics
 from cubelet.metrics.node import NodeMetrics
 from cubelet.metrics.page import Page
 from cubelet.metrics.recorder import Recorder
-from cubelet.monitor import Monitor
-from cubelet.plugins import Discovery
-from cubelet.reconciler import Reconciler
-from cubelet.records import reader_of
+from cubelet.sources.feed import Feed
 from cubelet_hooks.view import View
 
 

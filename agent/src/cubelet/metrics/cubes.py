@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from cubelet.context import Counts
+from cubelet.cubes.context import Counts
 from cubelet.metrics.recorder import Recorder
 from cubelet_hooks import metrics as hooks
 from cubelet_hooks.cube import Cube, Read

@@ -10,9 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from cubelet.bpf.constants import MapType
 from cubelet.bpf.maps import BpfMap
 from cubelet.composer.layout import MapSpec
-from cubelet.flows import TABLES, FlowSweeper
-from cubelet.monitor import Reasons, drop_rows
-from cubelet.reconciler import Reconciler
+from cubelet.control.reconciler import Reconciler
+from cubelet.datapath.drops import Reasons, drop_rows
+from cubelet.datapath.flows import TABLES, FlowSweeper
 
 _COUNTED = frozenset({MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH, MapType.LPM_TRIE})
 """Types that fill up; an array is always full."""

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
-from cubelet.feed import Feed
-from cubelet.plugins import Discovery
-from cubelet.reconciler import Reconciler
+from cubelet.control.reconciler import Reconciler
+from cubelet.cubes.discovery import Discovery
+from cubelet.sources.feed import Feed
 
 _PLACES = (
     *("composition", "configuration", "contest", "cni", "cube", "maps", "node", "pass", "plans"),

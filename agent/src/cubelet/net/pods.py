@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cubelet.net import NetError, netns, rtnl, sysctl
-from cubelet.netlink import CREATE, EXCL, Connection, Refused, attribute, number, text
+from cubelet.net.netlink import CREATE, EXCL, Connection, Refused, attribute, number, text
 from cubelet_hooks.records import Address
 
 if TYPE_CHECKING:

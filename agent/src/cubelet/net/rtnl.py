@@ -10,8 +10,7 @@ from ipaddress import ip_interface
 from socket import AF_UNSPEC
 from typing import TYPE_CHECKING, Any
 
-from cubelet import netlink
-from cubelet.net import NetError
+from cubelet.net import NetError, netlink
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Interface, IPv6Interface

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 
-from cubelet.offers import OWN_COMMANDS, OWN_METRICS
-from cubelet.output import CommandError
-from cubelet.plugins import KIND, RESERVED
+from cubelet.console.output import CommandError
+from cubelet.cubes.declarations import OWN_COMMANDS, OWN_METRICS
+from cubelet.cubes.discovery import KIND, RESERVED
 from cubelet_hooks.hookspecs import ENTRY_POINT_GROUP
 
 LONGEST = 20

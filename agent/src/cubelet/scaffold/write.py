@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cubelet.output import CommandError
+from cubelet.console.output import CommandError
 
 
 def write_package(folder: Path, files: Mapping[str, str], force: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from cubelet.index import Index
+from cubelet.state.index import Index
 from cubelet_hooks.objects import (
     Change,
     Endpoint,

@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 
-from cubelet.client import call
+from cubelet.console.output import table
+from cubelet.ipc.client import call
 from cubelet.lab import cluster
 from cubelet.lab.demo.checks import Row, Topology
 from cubelet.lab.demo.checks import run as run_checks
 from cubelet.lab.errors import LabError
+from cubelet.lab.kinds import read_documents
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects
-from cubelet.lab.store import read_documents
-from cubelet.output import table
 
 MANIFESTS = Path(__file__).with_name("demo.yaml")
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from cubelet.lab import netns, traffic
+from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT, LabSpec, Layout
 from cubelet.lab.netns import Call
-from cubelet.lab.store import Key, Manifest, Store
+from cubelet.lab.store import Store
 from cubelet.net.node import gateway_of
 
 NAMESPACE: Final = "demo"

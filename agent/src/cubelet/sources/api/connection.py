@@ -13,7 +13,7 @@ from cubelet.sources.api.session import Sent, Session, load, translated
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientTimeout
 
-    from cubelet.settings import KubernetesSettings
+    from cubelet.config.node import KubernetesSettings
 
 _CONNECT = 10.0
 """Seconds for a connection to come about, TLS included."""

@@ -20,7 +20,7 @@ from cubelet.sources.api.errors import ConfigurationError, Unreachable, Untruste
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientTimeout
 
-    from cubelet.settings import KubernetesSettings
+    from cubelet.config.node import KubernetesSettings
 
 _KEEPALIVE = {
     socket.TCP_KEEPIDLE: 30,

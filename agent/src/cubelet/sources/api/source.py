@@ -20,7 +20,7 @@ from cubelet_hooks import resources as hooks
 from cubelet_hooks.objects import Change, Pod
 
 if TYPE_CHECKING:
-    from cubelet.settings import KubernetesSettings
+    from cubelet.config.node import KubernetesSettings
 
 _FIND_SECONDS = 2.0
 """How long the server may take to tell about one pod: a pod's start waits for it."""

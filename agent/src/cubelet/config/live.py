@@ -1,0 +1,156 @@
+"""Follows the cluster-wide configuration: checked as a whole, put in force whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from cubelet.composer.composition import CompositionError
+from cubelet.config.cluster import KEY, ClusterConfig, parse_config, read_config
+from cubelet.config.node import Settings, SettingsError
+from cubelet.config.setup import Setup, make_setup
+from cubelet.cubes.discovery import Discovery
+from cubelet.state.last_known import Memory
+from cubelet_hooks.objects import Change, ConfigMap
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A configuration that is proposed: its ``text``, None for the default.
+
+    ``excuse`` says why another one is not in force that should be; ``lenient`` leaves out what
+    cannot be used. ``faults`` are the kinds that were quarantined before it.
+    """
+
+    config: ClusterConfig = field(default_factory=ClusterConfig)
+    text: str | None = None
+    excuse: str = ""
+    lenient: bool = False
+    faults: Mapping[str, str] | None = None
+
+
+class Configuration:
+    """Makes a setup of each new configuration and proposes it.
+
+    ``problem`` says why the present one was refused ('' if it was not); what was in force before
+    stays in force, after a restart too. Raises SettingsError or CompositionError at once for a node
+    whose own settings allow no setup at all.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        discovery: Discovery,
+        memory: Memory,
+        propose: Callable[[Setup], None],
+    ) -> None:
+        self._settings = settings
+        self._discovery = discovery
+        self._memory = memory
+        self._propose = propose
+        self._config_map: ConfigMap | None = None
+        self._begun = False
+        self._unsure = False
+        self._pending = False
+        self._offered = self._accepted = _Offer()
+        self.problem = ""
+        make_setup(settings, ClusterConfig(), discovery)
+
+    def follow(self, changes: Iterable[Change], complete: bool = True) -> None:
+        """Take in changes of the configuration; at the first call also that there is none.
+
+        Unless all is known (``complete``) there may be one: the one that was in force counts.
+        """
+        changed = not self._begun or (self._unsure and complete)
+        for change in changes:
+            is_ours = change.key == self._settings.kubernetes.config_map
+            if change.kind == ConfigMap.kind and is_ours:
+                self._config_map = change.new if isinstance(change.new, ConfigMap) else None
+                changed = True
+        if not changed:
+            return
+        self._unsure = not complete and self._config_map is None
+        if self._unsure:
+            self._offer_the_last("")
+        else:
+            self._take_up()
+        self._begun = True
+
+    def _take_up(self) -> None:
+        faults = dict(self._discovery.faults)
+        self._discovery.faults.clear()  # what has changed may have mended them
+        try:
+            config = read_config(self._config_map)
+            text = self._config_map.data[KEY] if self._config_map else None
+            self._offer(_Offer(config, text, faults=faults))
+        except (SettingsError, CompositionError) as error:
+            self._discovery.faults.update(faults)
+            self.problem = str(error)
+            log.error("configuration refused", problem=self.problem)
+            if not self._begun:
+                self._offer_the_last(self.problem)
+
+    def _offer_the_last(self, excuse: str) -> None:
+        """Until a good configuration comes, the one counts that was in force before a restart."""
+        text = self._memory.known.config
+        try:
+            config = ClusterConfig() if text is None else parse_config(text)
+            self._offer(_Offer(config, text, excuse, lenient=True))
+        except (SettingsError, CompositionError) as error:
+            self._refuse(excuse, str(error))
+
+    def go_on_without(self, faults: Mapping[str, str]) -> None:
+        """Quarantine kinds that are in force, or stand in the way of the first setup."""
+        self._discovery.faults.update(faults)
+        present = self._offered if self._pending else self._accepted
+        excuse = present.excuse if self._pending else self.problem
+        try:
+            self._offer(_Offer(present.config, present.text, excuse, lenient=True))
+        except (SettingsError, CompositionError) as error:
+            self._refuse(excuse, str(error))
+
+    def _offer(self, offer: _Offer) -> None:
+        known = self._memory.known
+        self._propose(
+            make_setup(
+                self._settings,
+                offer.config,
+                self._discovery,
+                known.reasons,
+                lenient=offer.lenient,
+                slots=known.slots,
+            )
+        )
+        self._offered, self._pending = offer, True
+
+    def settle(self, refused: str | None, in_force: bool) -> bool:
+        """A pass has ended: ``refused`` is why what was proposed is not in force, '' if it is.
+
+        None says that it is not decided yet. ``in_force`` says whether anything is. True if it was
+        decided now that what was proposed is given up.
+        """
+        if not self._pending or refused is None:
+            return False
+        self._pending = False
+        offer = self._offered
+        if not refused:
+            self._accepted, self.problem = offer, offer.excuse
+            self._memory.remember(config=offer.text)
+            return False
+        self._refuse(offer.excuse, refused)
+        if in_force:
+            self._discovery.faults.update(offer.faults or {})
+            return True
+        if offer.text != self._memory.known.config:
+            self._offer_the_last(refused)
+            return True
+        self._pending = True  # there is no other one: it is tried until it is in force
+        return False
+
+    def _refuse(self, excuse: str, reason: str) -> None:
+        nor = "; nor can the last one be used: "
+        self.problem = f"{excuse}{nor}{reason}" if excuse and excuse != reason else reason

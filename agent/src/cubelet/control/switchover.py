@@ -1,0 +1,216 @@
+"""Which composition runs: made from a setup and the facts, filled, and switched in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import structlog
+from msgspec.structs import replace
+
+from cubelet.bpf.jiffies import Clock
+from cubelet.bpf.rcu import synchronize
+from cubelet.bpf.syscalls import BpfError
+from cubelet.composer.compiler import CompileError
+from cubelet.composer.composition import Composition, CompositionError, Facts
+from cubelet.config.setup import Setup
+from cubelet.control.lingering import Lingering
+from cubelet.control.planner import Planner
+from cubelet.control.problems import Problems
+from cubelet.datapath.applier import Applier, Epochs, Outcome
+from cubelet.datapath.flows import FlowSweeper
+from cubelet.datapath.programs import Datapath, Prepared
+from cubelet.state.cluster import State
+from cubelet.state.last_known import Memory
+from cubelet_hooks.cube import Cube
+from cubelet_hooks.maps import EVERYTHING
+from cubelet_hooks.objects import Change, LocalNode
+
+log = structlog.get_logger()
+_PAUSE = 5.0
+"""Seconds until what failed for want of time or memory is tried again."""
+PLACE = "composition"
+"""The place of problems that keep a composition from being in force."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A setup with what its cubes want, and where they were needed a moment ago."""
+
+    setup: Setup
+    planner: Planner
+    lingering: Lingering
+
+    @classmethod
+    def of(cls, setup: Setup, state: State, linger_seconds: float) -> Plan:
+        """Plan for all that is known."""
+        planner = Planner([setup.core, *setup.composition.cubes])
+        changes = [Change.between(None, each) for each in state]
+        planner.replan(planner.units(changes, state), state)
+        return cls(setup, planner, Lingering(linger_seconds))
+
+
+class Switchover:
+    """Holds the composition in force and what fills its maps; puts another one in its place."""
+
+    def __init__(
+        self, datapath: Datapath, state: State, clock: Clock, memory: Memory, problems: Problems
+    ) -> None:
+        self._datapath = datapath
+        self._state = state
+        self._clock = clock
+        self._memory = memory
+        self._problems = problems
+        self._facts: Facts | None = None
+        self._composed: object = None
+        self._refused: object = None
+        self._not_before = 0.0
+        self._verdicts_due = False
+        self._epochs: Epochs | None = None
+        self.applier: Applier | None = None
+        self.composition: Composition | None = None
+        """What runs, specialised; None before the first."""
+        self.sweeper: FlowSweeper | None = None
+        self.complete = True
+        """Whether the source could read everything; if not, nothing old is removed at a start."""
+        self.kept_unknown = False
+        """Whether entries were kept that nobody is known to want."""
+        self.lacking: frozenset[str] = frozenset()
+        """Kinds of essential cubes that are wanted and do not run."""
+        self.failed: Collection[str] = ()
+        """Devices that the last switch left behind."""
+        self.faults: dict[str, str] = {}
+        """Kinds that are not essential and were found to be unusable, each with the reason."""
+
+    @property
+    def in_force(self) -> bool:
+        """Whether programs run and their maps have been filled once."""
+        return self.applier is not None
+
+    def close(self) -> None:
+        """Let go of the maps."""
+        if self._epochs is not None:
+            self._epochs.close()
+
+    def forget_facts(self) -> None:
+        """Ask all cubes anew: what they said was of a setup that has been given up."""
+        self._facts = None
+
+    def recompose(
+        self, plan: Plan, local: LocalNode, changed: Collection[str] | None = None
+    ) -> bool:
+        """Compose anew if what is compiled in has changed; True if a new composition took over.
+
+        ``changed`` kinds of objects are all that may have altered it, None: all. What goes wrong
+        is the problem of the place ``composition``; what ran runs on.
+        """
+        setup = plan.setup
+        try:
+            facts = self._learn(plan, changed)
+        except CompositionError as error:
+            self._fail(setup.composition, error.kind, str(error))
+            return False
+        wanted = (setup, local, facts.defines, facts.needed)
+        if wanted == self._composed and self.in_force:
+            self._problems.note(PLACE, "")
+            return False
+        if wanted == self._refused or time.monotonic() < self._not_before:
+            return False  # it would be refused again
+        composition = setup.composition.specialised(facts)
+        try:
+            prepared = self._datapath.prepare(composition, setup.core, local)
+        except (CompileError, BpfError) as error:
+            if isinstance(error, CompileError) and error.final:
+                self._refused = wanted
+                self._fail(composition, error.cube, str(error))
+            else:
+                self._not_before = time.monotonic() + _PAUSE
+                self._fail(composition, "", str(error))
+            return False
+        if prepared is not None:
+            self._take_over(plan, composition, prepared)
+        self.composition = composition  # also if its programs run: its cubes may be other ones
+        self._problems.note(PLACE, "")
+        self._composed, self._refused, self.lacking = wanted, None, frozenset()
+        self._memory.remember(facts=facts, reasons=composition.reasons, slots=composition.slots)
+        return prepared is not None
+
+    def _fail(self, wanted: Composition, kind: str, problem: str) -> None:
+        self._problems.note(PLACE, problem)
+        self.blame(wanted.cubes, kind, problem)
+        running = {cube.kind for cube in self.composition.cubes} if self.composition else set()
+        self.lacking = frozenset(c.kind for c in wanted.cubes if c.essential) - running
+
+    def blame(self, cubes: Iterable[Cube], kind: str, reason: str) -> None:
+        """A kind is at fault: remember it, unless it is essential or none of these cubes."""
+        if any(cube.kind == kind and not cube.essential for cube in cubes):
+            self.faults.setdefault(kind, reason)
+
+    def _learn(self, plan: Plan, changed: Collection[str] | None) -> Facts:
+        """What is compiled in; what the last run compiled in too while not all is known.
+
+        What was needed a moment ago still counts as needed.
+        """
+        composition = plan.setup.composition
+        if changed is None or self._facts is None:
+            self._facts = composition.facts_of(self._state)
+        elif changed:
+            self._facts = composition.facts_of(self._state, self._facts, changed)
+        facts = replace(self._facts, needed=plan.lingering.joined(self._facts.needed))
+        unsure = not self.complete and (self.kept_unknown or not self.in_force)
+        return facts.joined(self._memory.known.facts) if unsure else facts
+
+    def _take_over(self, plan: Plan, composition: Composition, prepared: Prepared) -> None:
+        """Fill a composition's maps, then put it in force."""
+        core = plan.setup.core
+        same = not self.in_force and self._datapath.runs_alone(prepared.compiled.identity)
+        try:
+            epochs = Epochs(prepared.maps["cubelet_epochs"])
+            applier = Applier(prepared.compiled.specs, prepared.maps, epochs, core.family)
+            outcome = self._fill(plan, applier)
+            failed = self._datapath.switch(prepared)
+        except BaseException:
+            if self._datapath.programs is not prepared.programs:
+                prepared.close()
+            raise
+        if self._epochs is not None:
+            self._epochs.close()
+        self.applier, self.composition, self._epochs = applier, composition, epochs
+        self.failed = failed
+        # Others have judged what is cached, and may do so until all ports run this one.
+        self._verdicts_due = self._verdicts_due or not same
+        self.sweeper = FlowSweeper(prepared.maps, self._clock, core.family)
+        self.note_maps(outcome)
+        log.info(
+            "composition in force",
+            identity=self._datapath.identity,
+            mode=composition.mode,
+            cubes=[cube.instance for cube in composition.cubes],
+            entries=outcome.written,
+        )
+
+    def settle_verdicts(self, final: bool) -> None:
+        """All ports run the composition, or all but some that cannot (not ``final``).
+
+        What earlier programs judged is judged again, once the last packet that was in them is out.
+        """
+        if self._verdicts_due and self._epochs is not None:
+            synchronize()
+            self._epochs.raise_for([EVERYTHING])
+            self._verdicts_due = not final
+
+    def sync(self, plan: Plan) -> None:
+        """Make the maps hold what is wanted, whatever they are known to hold."""
+        if self.applier is not None:
+            self.note_maps(self._fill(plan, self.applier))
+
+    def note_maps(self, outcome: Outcome) -> None:
+        """What the maps have refused is a problem of the place ``maps``."""
+        self._problems.note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
+
+    def _fill(self, plan: Plan, applier: Applier) -> Outcome:
+        """What is unknown to a source in trouble, or to a cube that could not plan, is kept."""
+        self.kept_unknown = not self.complete and (self.kept_unknown or not self.in_force)
+        spared = {instance for instance, _ in plan.planner.failures}
+        return applier.sync(plan.planner.contents(), not self.kept_unknown, spared)

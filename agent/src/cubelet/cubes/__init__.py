@@ -1,0 +1,1 @@
+"""What serves cubes in the agent: discovery, declarations, events, packets, tables, requests."""

@@ -1,0 +1,92 @@
+"""What the agent says over HTTP: ``/livez`` and ``/readyz`` for probes, ``/metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cubelet.config.node import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from cubelet.metrics.page import Page
+
+Why = Callable[[], str]
+"""Why something does not hold; '' if it does."""
+Handler = Callable[["web.Request"], Awaitable["web.Response"]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Handlers by path, and where they answer: the ``setting`` that says ADDRESS:PORT."""
+
+    setting: str
+    address: str
+    handlers: Mapping[str, Handler]
+
+
+async def serve(stack: AsyncExitStack, sites: Iterable[Site]) -> None:
+    """Answer until the stack is left. Sites of one address share one server.
+
+    Raises SettingsError for what is no address, OSError where it cannot be had.
+    """
+    servers: dict[tuple[str, int], dict[str, Handler]] = {}
+    for site in sites:
+        servers.setdefault(split_address(site.setting, site.address), {}).update(site.handlers)
+    for (host, port), handlers in servers.items():
+        from aiohttp import web
+
+        app = web.Application()
+        app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, host, port, reuse_address=True).start()
+
+
+def sites(settings: Settings, unalive: Why, unready: Why, page: Callable[[], Page]) -> list[Site]:
+    """What the settings ask for; ``page`` is made only if there is to be one."""
+    found = []
+    if settings.health is not None:
+        found.append(Site("health", settings.health, probes(unalive, unready)))
+    if settings.metrics is not None:
+        found.append(Site("metrics", settings.metrics, metrics(page())))
+    return found
+
+
+def split_address(setting: str, text: str) -> tuple[str, int]:
+    """Host and port of ``127.0.0.1:9879`` or ``[::1]:9879``. Raises SettingsError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise SettingsError(f"{setting}: {text!r} is not ADDRESS:PORT, such as 127.0.0.1:9879")
+    return host.strip("[]"), int(port)
+
+
+def probes(unalive: Why, unready: Why) -> Mapping[str, Handler]:
+    """``/livez`` and ``/readyz``: 200 with ``ok``, or 503 with the reason."""
+    return {"/livez": _probe(unalive), "/readyz": _probe(unready)}
+
+
+def _probe(why: Why) -> Handler:
+    async def answer(_: web.Request) -> web.Response:
+        from aiohttp import web
+
+        reason = why()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+    return answer
+
+
+def metrics(page: Page) -> Mapping[str, Handler]:
+    """``/metrics``, in the format that the client asks for."""
+
+    async def answer(request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        body, content_type = await page.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    return {"/metrics": answer}

@@ -1,0 +1,129 @@
+"""What the agent answers on its socket, CNI calls apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from cubelet.bpf.jiffies import Clock
+from cubelet.bpf.programs import BpfProgram
+from cubelet.composer.composition import Composition
+from cubelet.composer.reasons import number_reasons
+from cubelet.control.reconciler import Reconciler
+from cubelet.cubes.context import Counts
+from cubelet.cubes.discovery import Discovery
+from cubelet.daemon.tables import Tables
+from cubelet.datapath.cost import established_cost
+from cubelet.datapath.drops import Monitor
+from cubelet.ipc.client import AgentError
+from cubelet.state.cluster import State
+
+Params = Mapping[str, Any]
+Alone = Callable[..., Awaitable[Any]]
+"""Runs a function in the thread that alone touches maps."""
+
+
+class Answers:
+    """Status, tables and drops, from what is in force when they are asked for.
+
+    ``status`` gives what the agent as a whole says of itself: readiness, name and problems;
+    ``counts`` what cubes were told, by instance.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        reconciler: Reconciler,
+        discovery: Discovery,
+        clock: Clock,
+        alone: Alone,
+        status: Callable[[], dict[str, Any]],
+        counts: Callable[[], Mapping[str, Counts]],
+    ) -> None:
+        self._state = state
+        self._reconciler = reconciler
+        self._discovery = discovery
+        self._clock = clock
+        self._alone = alone
+        self._agent_status = status
+        self._counts = counts
+        self.monitor = Monitor(lambda: reconciler.datapath.maps, {}, ())
+
+    def handlers(self) -> dict[str, Any]:
+        """The methods by name."""
+        return {
+            "status": self._status,
+            "composition": self._composition,
+            "plugins": self._plugins,
+            "get": self._get,
+            "monitor": self._watch_drops,
+        }
+
+    def recomposed(self) -> None:
+        """Another composition is in force: its drops have other names."""
+        composition = self._composed_or_wanted()
+        self.monitor.reasons = number_reasons(map(type, composition.cubes), composition.reasons)
+        self.monitor.stages = ["core", *(cube.kind for cube in composition.cubes)]
+
+    def _composed_or_wanted(self) -> Composition:
+        reconciler = self._reconciler
+        if reconciler.composition is not None:
+            return reconciler.composition
+        if reconciler.setup is None:
+            raise AgentError(11, "nothing is composed yet", "see: cubelet status")
+        return reconciler.setup.composition
+
+    async def _status(self, _: Params) -> dict[str, Any]:
+        local = self._state.local
+        found = self._agent_status()
+        problems = found.pop("problems")
+        return {
+            **found,
+            "addresses": local.addresses if local else (),
+            "pod_cidr": local.pod_cidr if local else None,
+            "composition": self._composed() if self._reconciler.setup else None,
+            "ports": len(self._state.ports),
+            "problems": problems,
+        }
+
+    def _composed(self) -> dict[str, Any]:
+        composition, programs = self._composed_or_wanted(), self._reconciler.datapath.programs
+        entries: Mapping[str, BpfProgram] = programs.entries if programs else {}
+        return {
+            "mode": composition.mode,
+            "identity": self._reconciler.datapath.identity,
+            "core": [cube.kind for cube in composition.core],
+            "stacks": {n: [c.kind for c in cubes] for n, cubes in composition.stacks.items()},
+            "programs": {name: program.id for name, program in entries.items()},
+        }
+
+    async def _composition(self, _: Params) -> dict[str, Any]:
+        compiled = self._reconciler.datapath.compiled
+        if compiled is None:
+            raise AgentError(11, "nothing is composed yet", "see: cubelet status")
+        cost = await asyncio.to_thread(established_cost, compiled, self._clock)
+        return self._composed() | {"cost_ns": cost}
+
+    async def _plugins(self, _: Params) -> list[dict[str, object]]:
+        composition = self._reconciler.composition
+        active = [cube.kind for cube in composition.cubes] if composition else []
+        return self._discovery.rows(active=active)
+
+    async def _get(self, params: Params) -> Any:
+        composition = self._composed_or_wanted()
+        reconciler = self._reconciler
+        tables = Tables(
+            composition,
+            self._state,
+            number_reasons(map(type, composition.cubes), composition.reasons),
+            lambda: reconciler.datapath.maps,
+            lambda: reconciler.sweeper,
+            self._counts,
+        )
+        return await self._alone(partial(tables.rows, **params))
+
+    async def _watch_drops(self, _: Params) -> AsyncGenerator[dict[str, Any], None]:
+        async for event in self.monitor.events():
+            yield event

@@ -1,0 +1,1 @@
+"""Maps and programs in force: what fills, attaches, reads and sweeps them."""

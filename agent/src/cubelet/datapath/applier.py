@@ -1,0 +1,208 @@
+"""Writes planned contents into the maps: in a safe order, in batches, then raises epochs."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cubelet.bpf.layout import ARRAYS
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.rcu import synchronize
+from cubelet.bpf.syscalls import BpfError
+from cubelet.composer.layout import MapSpec
+from cubelet_hooks.flows import epoch_bucket
+from cubelet_hooks.maps import Everything
+from cubelet_hooks.records import Address, Family
+
+Delta = dict[str, dict[bytes, bytes | None]]
+"""Per map (C name) the keys whose wanted value changed; None: no longer wanted."""
+
+_HEADER = 8
+"""Bytes before the epochs of addresses: the agent's global one and the programs' own."""
+
+
+class Epochs:
+    """The counters that age cached verdicts, written through shared memory."""
+
+    def __init__(self, table: BpfMap) -> None:
+        self._memory = mmap.mmap(table.fd, table.layout.value_size)
+
+    def raise_for(self, concerns: Iterable[Address | Everything]) -> None:
+        """Make every verdict stale that depends on one of these."""
+        found = set(concerns)
+        if any(isinstance(concern, Everything) for concern in found):
+            self._raise(0)
+            return
+        buckets = {epoch_bucket(c) for c in found if not isinstance(c, Everything)}
+        for bucket in buckets:
+            self._raise(_HEADER + 4 * bucket)
+
+    def _raise(self, offset: int) -> None:
+        (value,) = struct.unpack_from("=I", self._memory, offset)
+        struct.pack_into("=I", self._memory, offset, (value + 1) & 0xFFFFFFFF)
+
+    def close(self) -> None:
+        """Unmap."""
+        self._memory.close()
+
+
+@dataclass
+class Outcome:
+    """What an application did: entries written and removed, and the maps that refused any."""
+
+    written: int = 0
+    removed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class Applier:
+    """Makes planned maps hold what is wanted.
+
+    ``specs`` are in the order in which maps are written; removal goes the other way, after
+    every program that could have read what pointed there has finished.
+    """
+
+    def __init__(
+        self, specs: Sequence[MapSpec], maps: Mapping[str, BpfMap], epochs: Epochs, family: Family
+    ) -> None:
+        self._specs = [spec for spec in specs if spec.declared and spec.declared.planned]
+        self._owners = {spec.c_name: spec.owner for spec in self._specs}
+        self._maps = maps
+        self._epochs = epochs
+        self._family = family
+        self._retry: Delta = {}
+
+    def sync(
+        self,
+        contents: Mapping[str, Mapping[bytes, bytes]],
+        remove: bool = True,
+        spared: Collection[str] = (),
+    ) -> Outcome:
+        """Compare with what the maps really hold, and write the difference.
+
+        Without ``remove``, and in the maps of ``spared`` instances, entries that nobody wants stay:
+        it may only be unknown who does.
+        """
+        delta: Delta = {}
+        for spec in self._specs:
+            wanted, actual = contents.get(spec.c_name, {}), dict(self._records(spec))
+            changes: dict[bytes, bytes | None] = {
+                key: value for key, value in wanted.items() if actual.get(key) != value
+            }
+            if remove and spec.owner not in spared:
+                changes |= dict.fromkeys(actual.keys() - wanted.keys())
+            delta[spec.c_name] = changes
+        self._retry = {}
+        return self.apply(delta)
+
+    def _records(self, spec: MapSpec) -> Iterable[tuple[bytes, bytes]]:
+        records = self._maps[spec.c_name].items()
+        if spec.layout.type in ARRAYS:
+            return ((key, value) for key, value in records if any(value))
+        return records
+
+    def apply(self, delta: Delta) -> Outcome:
+        """Write a difference, and what earlier ones could not; then raise the epochs concerned."""
+        merged = {
+            spec.c_name: {**self._retry.get(spec.c_name, {}), **delta.get(spec.c_name, {})}
+            for spec in self._specs
+        }
+        self._retry = {}
+        outcome = Outcome()
+        concerns = self._concerns(merged)
+        try:
+            for spec in self._specs:
+                self._write(spec, merged[spec.c_name], outcome)
+            if any(None in changes.values() for changes in merged.values()):
+                synchronize()
+            for spec in reversed(self._specs):
+                self._remove(spec, merged[spec.c_name], outcome)
+        finally:
+            self._epochs.raise_for(concerns)
+        return outcome
+
+    def _concerns(self, delta: Delta) -> set[Address | Everything]:
+        found: set[Address | Everything] = set()
+        for spec in self._specs:
+            declared = spec.declared
+            if declared is None or declared.concerns is None:
+                continue
+            for raw, value in delta[spec.c_name].items():
+                key = declared.key.unpack(raw, self._family)
+                for each in (value, self._maps[spec.c_name].lookup(raw)):
+                    if each is not None:
+                        concern = declared.concerns(key, declared.value.unpack(each, self._family))
+                        found |= set() if concern is None else {concern}
+        return found
+
+    def _write(
+        self, spec: MapSpec, changes: Mapping[bytes, bytes | None], outcome: Outcome
+    ) -> None:
+        wanted = {key: value for key, value in changes.items() if value is not None}
+        if not wanted:
+            return
+        if self._held(spec, outcome):
+            self._retry.setdefault(spec.c_name, {}).update(wanted)
+            return
+        table = self._maps[spec.c_name]
+        try:
+            try:
+                table.update_batch(wanted.items())
+            except BpfError:
+                if not self._make_room(spec, changes):
+                    raise
+                table.update_batch(wanted.items())
+            outcome.written += len(wanted)
+        except BpfError as error:
+            outcome.failures[spec.c_name] = str(error)
+            self._retry.setdefault(spec.c_name, {}).update(wanted)
+
+    def _make_room(self, spec: MapSpec, changes: Mapping[bytes, bytes | None]) -> bool:
+        """Remove before writing, if that is what a full map needs to hold all that is wanted.
+
+        What points at the removed finds nothing until it is written too. Waiting would be worse:
+        nothing is removed from a map that refuses entries, so it would stay full for ever.
+        """
+        if spec.layout.type in ARRAYS:
+            return False
+        table = self._maps[spec.c_name]
+        gone = {key for key, value in changes.items() if value is None}
+        found = {key for key, _ in table.items()}
+        if (
+            not gone & found
+            or len((found - gone) | (changes.keys() - gone)) > spec.layout.max_entries
+        ):
+            return False
+        table.delete_batch(gone)
+        return True
+
+    def _held(self, spec: MapSpec, outcome: Outcome) -> bool:
+        """Whether a map of the same owner has refused entries.
+
+        What comes after may point at them, and what would be removed may still be pointed at:
+        both wait, so that the old content stays whole.
+        """
+        return any(spec.owner == self._owners[name] for name in outcome.failures)
+
+    def _remove(
+        self, spec: MapSpec, changes: Mapping[bytes, bytes | None], outcome: Outcome
+    ) -> None:
+        gone = [key for key, value in changes.items() if value is None]
+        if not gone:
+            return
+        if self._held(spec, outcome):
+            self._retry.setdefault(spec.c_name, {}).update(dict.fromkeys(gone))
+            return
+        table = self._maps[spec.c_name]
+        try:
+            if spec.layout.type in ARRAYS:
+                table.update_batch((key, bytes(spec.layout.value_size)) for key in gone)
+            else:
+                table.delete_batch(gone)
+        except BpfError as error:
+            outcome.failures[spec.c_name] = str(error)
+            self._retry.setdefault(spec.c_name, {}).update(dict.fromkeys(gone))
+            return
+        outcome.removed += len(gone)

@@ -1,0 +1,271 @@
+"""The programs in force on this node: composed, attached, replaced in one step a port.
+
+Compositions are compiled and loaded beside the running one; only when everything is ready are
+the attachments switched. A composition that fails leaves the running one as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from cubelet.bpf import clsact
+from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
+from cubelet.bpf.links import Attachment, Mode
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.programs import BpfProgram
+from cubelet.bpf.rcu import synchronize
+from cubelet.bpf.syscalls import BpfError
+from cubelet.bpf.tcx import Direction, tcx_supported
+from cubelet.bpf.xdp import XdpLink
+from cubelet.composer.compiler import Compiled, compile_source, source_identity
+from cubelet.composer.composition import Composition
+from cubelet.composer.core import Core
+from cubelet.composer.loader import Programs, load_programs
+from cubelet.composer.source import LOCAL, write_source
+from cubelet.datapath.maps import close_maps, open_maps
+from cubelet_hooks.objects import LocalNode, Port
+
+log = structlog.get_logger()
+_LOOPBACK = 1  # its ifindex in every network namespace (LOOPBACK_IFINDEX)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A composition that is loaded but not in force yet."""
+
+    compiled: Compiled
+    maps: dict[str, BpfMap]
+    programs: Programs
+
+    def close(self) -> None:
+        """Let go of it, for it will not be used."""
+        self.programs.close()
+        close_maps({k: v for k, v in self.maps.items() if v is not self.programs.jumps})
+
+
+class EarlyAttachment:
+    """What the uplink's driver runs on every frame, if there is anything for it to run.
+
+    The link stays when programs change, and goes with the last of them.
+    """
+
+    def __init__(self, pin: Path) -> None:
+        self._pin = pin
+        self._supported: dict[int, bool] = {}
+
+    def ready(self, ifindex: int) -> bool:
+        """Have a link on the uplink, which lets all pass until a program comes.
+
+        False without XDP, and when somebody else's program is there.
+        """
+        if ifindex not in self._supported:
+            self._supported = {ifindex: self._is_there(ifindex) or self._attach(ifindex)}
+        return self._supported[ifindex]
+
+    def _is_there(self, ifindex: int) -> bool:
+        """Whether an earlier run's link is on the device."""
+        if not self._pin.exists():
+            return False
+        with XdpLink.open(self._pin) as link:
+            return link.ifindex == ifindex
+
+    def _attach(self, ifindex: int) -> bool:
+        ensure_bpffs(self._pin.parent)
+        unlink(self._pin)
+        try:
+            link = XdpLink.create(ifindex)
+        except BpfError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            log.warning("the uplink's driver runs somebody else's program", device=ifindex)
+            return False
+        if link is None:
+            return False
+        with link:
+            link.pin(self._pin)
+        return True
+
+    def run(self, program: BpfProgram | None) -> None:
+        """Put a program into the link; None takes the link off."""
+        if program is None:
+            self._supported = {}
+            unlink(self._pin)
+            return
+        with XdpLink.open(self._pin) as link:
+            link.update(program)
+
+
+class Datapath:
+    """Owns pins below ``bpffs`` and the attachments of this node's devices."""
+
+    def __init__(self, bpffs: Path, cache: Path, hz: int) -> None:
+        self._bpffs = ensure_bpffs(bpffs)
+        self._links = bpffs / "links"
+        self._cache = cache
+        self._hz = hz
+        self._early = EarlyAttachment(self._links / "early")
+        self._attached: dict[str, tuple[str, Attachment]] = {}
+        self._folder: Path | None = None
+        self._previous: list[Programs] = []
+        self._jumps: BpfMap | None = None
+        self.programs: Programs | None = None
+        self.maps: dict[str, BpfMap] = {}
+        self.compiled: Compiled | None = None
+
+    @property
+    def identity(self) -> str:
+        """What is in force: a hash of sources, settings and kernel; '' before the first."""
+        return self.programs.identity if self.programs else ""
+
+    def runs_alone(self, identity: str) -> bool:
+        """Whether this composition's programs and no others are pinned: an earlier run left it."""
+        folder = self._bpffs / "programs"
+        found = list(folder.iterdir()) if folder.exists() else []
+        return len(found) == 1 and found[0].name.startswith(f"{identity}-")
+
+    def prepare(self, composition: Composition, core: Core, local: LocalNode) -> Prepared | None:
+        """Compile and load a composition; None if it is what already runs. Blocking.
+
+        Raises CompileError or BpfError. Nothing changes until :meth:`switch`, before which the
+        prepared maps must hold what the plans want.
+        """
+        early_xdp = self._early.ready(local.uplink_ifindex) if composition.early_stages() else False
+        source = write_source(composition, core, local, self._hz, early_xdp=early_xdp)
+        same = self.compiled is not None and self.compiled.specs == source.specs
+        if same and source_identity(source) == self.identity:
+            return None
+        kinds = {cube.source().name: cube.kind for cube in composition.cubes}
+        compiled = compile_source(source, self._cache, kinds)
+        maps = open_maps(compiled.specs, self._bpffs / "maps")
+        try:
+            return Prepared(compiled, maps, load_programs(compiled, maps))
+        except BaseException:
+            close_maps(maps)
+            raise
+
+    def switch(self, prepared: Prepared) -> dict[str, str]:
+        """Put a prepared composition in force: each attachment in one step.
+
+        The result names the devices that could not be switched, each with the reason; they are
+        no longer known as attached. All others run the new programs.
+        """
+        programs = prepared.programs
+        self._folder = programs.pin(self._bpffs / "programs")
+        failed = {}
+        for name, (port_class, attachment) in tuple(self._attached.items()):
+            try:
+                if port_class in programs.entries:
+                    attachment.replace(programs.entries[port_class])
+                    continue
+                attachment.detach()  # only the local entry comes and goes
+            except OSError as error:
+                failed[name] = str(error)
+            del self._attached[name]
+        if self.programs is not None:
+            self._previous.append(self.programs)
+        old = {k: v for k, v in self.maps.items() if v is not self._jumps}
+        self._jumps = programs.jumps
+        self.programs, self.maps, self.compiled = programs, prepared.maps, prepared.compiled
+        close_maps(old)
+        return failed
+
+    def close(self) -> None:
+        """Let go of everything; what is attached and pinned forwards on."""
+        for programs in (*self._previous, *([self.programs] if self.programs else [])):
+            programs.close()
+        close_maps({k: v for k, v in self.maps.items() if v is not self._jumps})
+        self._previous, self.programs, self.maps = [], None, {}
+
+    def retire(self) -> None:
+        """Let go of all compositions but the one in force, once everything is attached to that.
+
+        A jump table is emptied when its last holder lets go, so first every packet that is still
+        in an earlier program is waited for.
+        """
+        folder = ensure_bpffs(self._bpffs / "programs")
+        others = [each for each in folder.iterdir() if each != self._folder]
+        if not others and not self._previous:
+            return
+        synchronize()
+        for each in others:
+            unlink_tree(each)
+        self._unpin_maps()
+        for programs in self._previous:
+            programs.close()
+        self._previous = []
+
+    def _unpin_maps(self) -> None:
+        """Let go of maps that no composition uses any more: of another layout, or a cube gone."""
+        used = (
+            {f"{spec.c_name}-{spec.identity}" for spec in self.compiled.specs}
+            if self.compiled
+            else ()
+        )
+        for pin in pins(self._bpffs / "maps"):
+            if used and pin.name not in used:
+                unlink(pin)
+
+    def attach(self, name: str, ifindex: int, port_class: str, quickly: bool = False) -> None:
+        """Run the class's program on a device, from now on and across compositions.
+
+        ``quickly`` by clsact, in a millisecond: to make a tcx link the kernel waits for an RCU
+        grace period (some 15 ms) under the lock that all devices share. Attaching again is what
+        makes a tcx link of it.
+        """
+        if self.programs is None:
+            raise RuntimeError("nothing is composed yet")
+        pin = ensure_bpffs(self._links) / name.replace(".", "_")
+        program = self.programs.entries[port_class]
+        direction = Direction.EGRESS if port_class == LOCAL else Direction.INGRESS
+        try:
+            mode = Mode.CLSACT if quickly else None
+            attachment = Attachment.attach(ifindex, program, pin, direction, mode)
+        except BpfError:
+            if not quickly:
+                raise
+            # a kernel without cls_bpf
+            attachment = Attachment.attach(ifindex, program, pin, direction)
+        self._attached[name] = (port_class, attachment)
+
+    def detach(self, name: str) -> None:
+        """Take the program off a device, which may be gone."""
+        known = self._attached.pop(name, None)
+        if known is not None:
+            known[1].detach()
+
+    def knows(self, port: Port) -> bool:
+        """Whether a pod's device runs a program, put there by this run or an earlier one."""
+        pin = self._links / port.host_ifname.replace(".", "_")
+        return port.host_ifname in self._attached or pin.exists()
+
+    def attach_node(self, local: LocalNode) -> None:
+        """Attach the node's own devices."""
+        self.attach("host", local.datapath_ifindex, "host")
+        self.attach("overlay", local.overlay_ifindex, "overlay")
+        self.attach("uplink", local.uplink_ifindex, "uplink")
+        if self.programs is not None and LOCAL in self.programs.entries:
+            self.attach(LOCAL, _LOOPBACK, LOCAL)
+        elif not tcx_supported():  # what an earlier run left has no pin that would tell of it
+            clsact.remove(_LOOPBACK, Direction.EGRESS)
+
+    def run_early(self) -> None:
+        """Have the uplink's driver run what it is to run. Raises BpfError."""
+        if self.programs is not None:
+            self._early.run(self.programs.early)
+
+    def attach_pod(self, port: Port, quickly: bool = False) -> None:
+        """Attach a pod's port."""
+        self.attach(port.host_ifname, port.ifindex, "pod", quickly)
+
+    def forget_strangers(self, keep: Mapping[str, Port]) -> None:
+        """Detach pods' devices that an earlier run attached and that no longer belong to any."""
+        names = {port.host_ifname.replace(".", "_") for port in keep.values()}
+        names |= {"early", "host", "overlay", "uplink"} | ({LOCAL} & self._attached.keys())
+        for pin in pins(self._links):
+            if pin.name not in names:
+                unlink(pin)

@@ -1,0 +1,130 @@
+"""The records of BPF maps: as Python mappings, and as rows that people read.
+
+Nothing here knows any map: all is told by the declarations of maps and of their records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import ipaddress
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property
+from typing import Any
+
+from cubelet.bpf.layout import ARRAYS, PER_CPU, split_cpus
+from cubelet.bpf.maps import BpfMap
+from cubelet.datapath.flows import Row
+from cubelet.datapath.names import class_name, protocol_name
+from cubelet_hooks.cube import Cube, Read
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.records import Family, Record
+
+_NAMED: Mapping[str, Callable[[int], str]] = {
+    "protocol": protocol_name,
+    "port_class": class_name,
+}
+"""Numbers that have names wherever they occur, by the name of their field."""
+
+
+class Records(Mapping[Record, Record]):
+    """A map's records, in the order of the keys' bytes.
+
+    An array's empty records are left out; numbers kept per CPU are summed up. Going through them
+    reads the map once; records that are only asked for by key are looked up one by one.
+    """
+
+    def __init__(self, declared: Map, table: BpfMap, family: Family) -> None:
+        self._declared = declared
+        self._table = table
+        self._family = family
+
+    @cached_property
+    def _held(self) -> Mapping[bytes, bytes]:
+        return {key: raw for key, raw in sorted(self._table.items()) if self._is_used(raw)}
+
+    def _is_used(self, raw: bytes) -> bool:
+        return any(raw) or self._table.layout.type not in ARRAYS
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self._declared.key.unpack(key, self._family) for key in self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, key: Record) -> Record:
+        packed = key.pack(self._family)
+        # The kernel looks up in a trie what covers the key, which may be another one.
+        listed = "_held" in vars(self) or self._declared.type is MapType.LPM_TRIE
+        raw = self._held.get(packed) if listed else self._table.lookup(packed)
+        if raw is None or not self._is_used(raw):
+            raise KeyError(key)
+        return self._value(raw)
+
+    def _value(self, raw: bytes) -> Record:
+        record = self._declared.value
+        if self._table.layout.type not in PER_CPU:
+            return record.unpack(raw, self._family)
+        parts = split_cpus(raw, self._table.layout)
+        each = [record.unpack(part, self._family) for part in parts]
+        numbers = {k for k, v in vars(each[0]).items() if isinstance(v, int)}
+        return dataclasses.replace(
+            each[0], **{k: sum(getattr(r, k) for r in each) for k in numbers}
+        )
+
+
+def reader_of(cube: Cube, table: Callable[[str], BpfMap]) -> Read:
+    """Gives the records of a cube's maps by their names; ``table`` gives a map by its C name."""
+    declared = {each.name: each for each in cube.maps}
+
+    def read(name: str) -> Mapping[Record, Record]:
+        return Records(declared[name], table(f"{cube.instance}_{name}"), cube.family)
+
+    return read
+
+
+def record_row(record: Record) -> Row:
+    """A record's fields as people read them; nested records' fields get their name in front."""
+    row: Row = {}
+    hints = _hints(type(record))  # type: ignore[arg-type]
+    for name, value in vars(record).items():
+        if isinstance(value, Record):
+            row |= {f"{name}_{inner}": each for inner, each in record_row(value).items()}
+        else:
+            row[name] = readable(name, value, getattr(hints[name], "__metadata__", ()))
+    return row
+
+
+def readable(name: str, value: Any, metadata: tuple[Any, ...] = ()) -> Any:
+    """The value of the field ``name`` as people read it; ``metadata`` is its annotations'."""
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    names = next((m for m in metadata if isinstance(m, enum.EnumType)), None)
+    if names is not None and value in [member.value for member in names]:  # type: ignore[var-annotated]
+        return names(value).name.lower()
+    if "be32" in metadata:  # an IPv4 address of the underlay
+        return ipaddress.IPv4Address(value) if value else None
+    if isinstance(value, bytes):
+        return value.hex()
+    return _NAMED[name](value) if name in _NAMED else value
+
+
+def prefix_row(key: Record, family: Family) -> Row:
+    """A trie's key as people read it.
+
+    It holds the number of bits that count, then what they count in, an address last. The address
+    and its share of the bits become one column, ``prefix``.
+    """
+    length, *others = key.layout(family).fields
+    address = others[-1]
+    bits = getattr(key, length.name) - 8 * (address.offset - length.scalar.size)
+    network = ipaddress.ip_network((getattr(key, address.name), bits), strict=False)
+    row = record_row(key)
+    inner = {name: row[name] for name in (field.name for field in others[:-1])}
+    return {"prefix": network, **inner}
+
+
+@cache
+def _hints(record: type[Record]) -> Mapping[str, Any]:
+    return typing.get_type_hints(record, include_extras=True)

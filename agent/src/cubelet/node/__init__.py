@@ -1,0 +1,1 @@
+"""The machine: can it run cubelet, and how cubelet leaves it."""

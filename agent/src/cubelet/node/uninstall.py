@@ -1,0 +1,183 @@
+"""Takes cubelet off a node, so that the node is as it was before the first agent ran there.
+
+Every step stands alone: one that fails keeps no other from being done, and a second run does what
+the first one could not. What to remove is known by our own marks and names; all else stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cubelet.bpf import clsact
+from cubelet.bpf.fs import pins, unlink, unlink_tree
+from cubelet.bpf.tcx import Direction, TcxLink, tcx_supported
+from cubelet.cni.attachments import AttachmentStore
+from cubelet.cni.conf import remove_conflist
+from cubelet.cni.install import PLUGIN, remove_plugin
+from cubelet.config.node import Settings
+from cubelet.ipc.client import DEFAULT_SOCKET
+from cubelet.net import NetError, node, pods, rtnl
+
+_STATE = re.compile(r"(ipam|memory)\.json|attachments|\..+\.tmp")
+_CACHE = re.compile(r"[0-9a-f]{16}\..+|kernel-.+|\.?cubelet-cni.*")
+
+Step = Callable[[], Iterator[str]]
+"""Removes one sort of thing and yields the name of each as it goes; raises what stops it."""
+
+
+class StillInUse(Exception):
+    """The node still needs what would be removed; the text names the remedy."""
+
+
+@dataclass
+class Report:
+    """What was removed, and what could not be, each with its reason."""
+
+    removed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def uninstall(settings: Settings, *, force: bool = False, keep_state: bool = False) -> Report:
+    """Remove all that agents with these settings put on this node.
+
+    ``keep_state`` leaves ``state_dir``, so that an agent that comes back knows which addresses
+    were in use. Raises StillInUse while an agent answers, and while pods are attached unless
+    ``force``, which cuts them off; then nothing was touched. Blocks.
+    """
+    if _answers(settings.socket):
+        raise StillInUse(
+            f"an agent answers on {settings.socket}: end it first "
+            "(kubectl -n kube-system delete daemonset cubelet, or end `cubelet agent`)"
+        )
+    attached = _attached(settings)
+    if attached and not force:
+        raise StillInUse(
+            f"pods are still attached: {', '.join(attached)}; "
+            "drain the node first, or cut them off with --force"
+        )
+    report = Report()
+    for name, step in _steps(settings, keep_state):
+        try:
+            for each in step():
+                report.removed.append(each)
+        except (NetError, OSError, ValueError) as error:
+            report.failed.append(f"{name}: {error}")
+    return report
+
+
+def _steps(settings: Settings, keep_state: bool) -> Iterator[tuple[str, Step]]:
+    # First of all the runtime must send no more pods.
+    yield "CNI configuration", partial(_configuration, settings.cni_conf)
+    yield "CNI plugin", partial(_plugin, settings.cni_bin)
+    yield "programs", partial(_programs, settings.bpffs / "links")
+    yield "filters", _filters
+    yield "pods' devices", _pods
+    yield "node", lambda: iter(node.teardown())
+    yield "pins", partial(_pins, settings.bpffs)
+    yield "socket", partial(_socket, settings.socket)
+    if not keep_state:
+        yield "state", partial(_folder, settings.state_dir, _STATE)
+    yield "cache", partial(_folder, settings.cache_dir, _CACHE)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except TimeoutError:
+            return True  # it listens, busy as it is
+    return True
+
+
+def _attached(settings: Settings) -> list[str]:
+    """The pods whose devices are here: by name, or by device where the record is lost."""
+    records = AttachmentStore(settings.state_dir / "attachments")
+    names = {each.link.host_ifname: f"{each.namespace}/{each.name}" for each in records}
+    return sorted(names.get(device, device) for device in pods.list_wired())
+
+
+def _configuration(path: Path | None) -> Iterator[str]:
+    if path is not None and remove_conflist(path):
+        yield str(path)
+
+
+def _plugin(folder: Path | None) -> Iterator[str]:
+    if folder is not None and remove_plugin(folder):
+        yield str(folder / PLUGIN)
+
+
+def _programs(links: Path) -> Iterator[str]:
+    for pin in pins(links):
+        with TcxLink.open(pin) as link:
+            link.detach()
+        unlink(pin)
+        yield f"program on {pin.name}"
+
+
+def _filters() -> Iterator[str]:
+    """Without tcx programs are filters, which nothing in bpffs tells of."""
+    if tcx_supported():
+        return
+    with rtnl.session() as ipr:
+        found = rtnl.links(ipr)
+    for link in found.values():
+        clsact.remove(link.index, Direction.INGRESS)
+        clsact.remove(link.index, Direction.EGRESS)
+    yield "filters on all devices"
+
+
+def _pods() -> Iterator[str]:
+    for device in pods.list_wired():
+        if pods.unwire(device):
+            yield f"device {device}"
+
+
+def _pins(bpffs: Path) -> Iterator[str]:
+    if bpffs.exists():
+        unlink_tree(bpffs)
+        yield str(bpffs)
+
+
+def _socket(path: Path) -> Iterator[str]:
+    if unlink(path):
+        yield str(path)
+    # Any other folder may be somebody else's.
+    if path == Path(DEFAULT_SOCKET) and path.parent.is_dir():
+        _rmdir(path.parent, errno.ENOTEMPTY)
+
+
+def _folder(folder: Path, ours: re.Pattern[str]) -> Iterator[str]:
+    """Empty a folder of what agents put there, and remove it; OSError names what is not ours."""
+    if not folder.is_dir():
+        return
+    strange = []
+    for entry in sorted(folder.iterdir()):
+        if not ours.fullmatch(entry.name):
+            strange.append(entry.name)
+        elif entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if strange:
+        raise OSError(f"{folder} holds what no agent put there, and stays: {', '.join(strange)}")
+    _rmdir(folder)
+    yield str(folder)
+
+
+def _rmdir(folder: Path, *tolerated: int) -> None:
+    try:
+        folder.rmdir()
+    except OSError as error:
+        # Busy is what is mounted into this container: empty is all that it can be.
+        if error.errno not in {errno.EBUSY, *tolerated}:
+            raise

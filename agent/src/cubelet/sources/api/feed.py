@@ -1,0 +1,187 @@
+"""The API server as the agent's source of objects, and what is told to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
+from cubelet.config.node import Settings
+from cubelet.sources.api import ApiError, ApiSource, Malformed
+from cubelet.sources.api.events import EventWriter, Reference
+from cubelet.sources.api.node import NodeKeeper
+from cubelet.sources.feed import Emit
+from cubelet.sources.problem import Problem
+from cubelet.state.cluster import State
+from cubelet.state.last_known import Memory
+from cubelet_hooks.objects import Change, ConfigMap, Node, Pod
+from cubelet_hooks.resources import Resource
+
+log = structlog.get_logger()
+_PATIENCE = 10.0
+"""Seconds to wait for the API server at a start before going by what the last run knew."""
+
+_CUSTOM_PATIENCE = 5.0
+"""Seconds to wait for the objects of a kind that a cube declares before going on without."""
+
+
+class ApiFeed:
+    """Implements ``cubelet.sources.feed.Feed``.
+
+    With the server away at a start, a node that has run before goes on with what it remembers:
+    what is programmed stays, and pods can be started.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        memory: Memory,
+        state: State,
+        emit: Emit,
+        wake: Callable[[], None],
+        patience: float = _PATIENCE,
+        annotations: Iterable[str] = (),
+    ) -> None:
+        self._name = settings.name
+        self._config_map = settings.kubernetes.config_map
+        self._memory = memory
+        self._state = state
+        self._emit_on = emit
+        self._wake = wake
+        self._patience = patience
+        self._source = ApiSource(
+            settings.kubernetes,
+            settings.name,
+            self._emit,
+            self._report,
+            self._tell_malformed,
+            annotations=annotations,
+        )
+        self._events = EventWriter(self._source.connection, settings.name)
+        self._keeper = NodeKeeper(self._source.connection, settings.name)
+        self._degraded = False
+        self._held: list[Change] | None = []
+        self._refused = ""
+        self._quarantined: dict[str, str] = {}
+        self.problems: list[Problem] = []
+
+    @property
+    def synced(self) -> bool:
+        """Whether all that the server held was known once."""
+        return self._source.has_synced
+
+    @property
+    def away(self) -> bool:
+        """Whether the server cannot be reached now."""
+        return self._source.away
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is known, and could be read."""
+        return self._held is None and self._source.knows_custom and not self.problems
+
+    @property
+    def usable(self) -> bool:
+        """Whether everything was known once, or the last run's knowledge serves instead."""
+        return self._source.has_synced or self._degraded
+
+    async def run(self) -> None:
+        """Follow the API server until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for work in (self._source.run(), self._events.run(), self._keeper.run()):
+                tasks.create_task(work)
+
+    async def begun(self) -> None:
+        """Return when everything is known, or it is time to go by what the last run knew."""
+        reading = asyncio.ensure_future(self._source.refresh())
+        remembered = self._memory.known.node(self._name)
+        await asyncio.wait([reading], timeout=self._patience if remembered else None)
+        if reading.done():
+            reading.result()
+            self._release()
+            return
+        self._degraded = True
+        log.warning("going by what the last run knew", node=self._name)
+        reading.add_done_callback(lambda _: self._release())
+
+    async def watch(self, resources: Iterable[Resource]) -> None:
+        """Follow these kinds too; their objects are waited for as long as the server answers."""
+        await self._source.watch(resources, _CUSTOM_PATIENCE if self._source.has_synced else 0.0)
+
+    async def refresh(self) -> None:
+        """Return once all that the server holds now has been emitted."""
+        await self._source.refresh()
+
+    async def find_pod(self, key: str) -> Pod | None:
+        """The pod, asked for if the watch has not shown it yet.
+
+        Raises CniError when the server is away, never was asked since the start, and policies
+        applied in the pod's namespace when it was: they could not be applied to the pod.
+        """
+        try:
+            pod = await self._source.find_pod(key)
+        except ApiError as error:
+            namespace = key.partition("/")[0]
+            if not self._source.has_synced and namespace in self._memory.known.policed:
+                raise CniError(
+                    TRY_AGAIN_LATER,
+                    f"the policies of namespace {namespace} are not known yet",
+                    f"the API server cannot be asked: {error}",
+                ) from error
+            return None
+        if pod is not None and self._held is not None:
+            self._emit_on(Change.between(None, pod))  # it is about to be served
+        return pod
+
+    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
+        """Tell the server that pods are served, and of what was refused or quarantined."""
+        if ready:
+            self._keeper.serve()
+        if self._held is None:
+            policed = {policy.namespace for policy in self._state.policies.values()}
+            self._memory.remember(policed=tuple(sorted(policed)))
+        if refused and refused != self._refused:
+            namespace, _, name = self._config_map.rpartition("/")
+            about = Reference("v1", ConfigMap.kind, namespace or "default", name)
+            self._events.warn(about, "ConfigurationRefused", refused)
+        self._refused = refused
+        # Nodes have no uid of their own in Events: kubelets and kubectl use their name.
+        node = Reference("v1", Node.kind, "", self._name, self._name)
+        for kind, reason in quarantined.items():
+            if self._quarantined.get(kind) != reason:
+                self._events.warn(node, "CubeQuarantined", f"cube {kind}: {reason}")
+        self._quarantined = dict(quarantined)
+
+    def _emit(self, change: Change) -> None:
+        """Hand a change on; before all is known only what cannot be misread by itself.
+
+        From half a cluster follows what nobody wants: policies without the pods that they allow,
+        Services without endpoints.
+        """
+        own_node = change.kind == Node.kind and change.key == self._name
+        if own_node:
+            self._keeper.look()
+        if self._held is not None:
+            self._held.append(change)
+        if self._held is None or own_node:
+            self._emit_on(change)
+
+    def _release(self) -> None:
+        """All is known: hand on what was held back, in the order in which it came."""
+        held, self._held = self._held, None
+        for change in held or ():
+            self._emit_on(change)
+        self._wake()
+
+    def _report(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        self._wake()
+
+    def _tell_malformed(self, found: Malformed) -> None:
+        log.error("object refused", kind=found.kind, key=found.key, error=found.message)
+        if found.name:
+            about = Reference(found.api_version, found.kind, found.namespace, found.name, found.uid)
+            text = f"{found.field}: {found.message}" if found.field else found.message
+            self._events.warn(about, "ObjectRefused", f"cubelet cannot use it: {text}")

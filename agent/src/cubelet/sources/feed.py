@@ -1,0 +1,58 @@
+"""What the agent asks of a source of objects, and what is told there in return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from cubelet.sources.problem import Problem
+from cubelet_hooks.objects import Change, Pod
+from cubelet_hooks.resources import Resource
+
+Emit = Callable[[Change], None]
+
+
+class Feed(Protocol):
+    """A source of objects as the agent uses it."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What could not be read, and whether the source is away."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether all that the source held was known once."""
+
+    @property
+    def away(self) -> bool:
+        """Whether the source cannot be reached now."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is known: what nobody speaks of is then unwanted."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether enough is known for pods to be served."""
+
+    async def run(self) -> None:
+        """Follow the source until cancelled."""
+
+    async def begun(self) -> None:
+        """Return when the first pass may be made."""
+
+    async def watch(self, resources: Iterable[Resource]) -> None:
+        """Follow these kinds beyond the built-in ones, and no others, from now on.
+
+        Returns when what is new has been emitted, if that can be had soon.
+        """
+
+    async def refresh(self) -> None:
+        """Return once all that the source holds now has been emitted."""
+
+    async def find_pod(self, key: str) -> Pod | None:
+        """A pod that CNI asks for. Raises AgentError when it must not be served unknown."""
+
+    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
+        """A pass has ended: whether pods are served, why the configuration was refused, and why
+        which cubes are quarantined."""

@@ -1,0 +1,1 @@
+"""A folder of manifests as the source of objects: a cluster without an API server."""

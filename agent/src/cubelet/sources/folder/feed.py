@@ -1,0 +1,144 @@
+"""The folder of manifests as the agent uses it: slices that it lacks are derived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from cubelet.config.node import Settings
+from cubelet.cubes.discovery import Discovery
+from cubelet.sources.annotations import Kept
+from cubelet.sources.decode import with_custom
+from cubelet.sources.derive import EndpointDeriver
+from cubelet.sources.feed import Emit
+from cubelet.sources.folder.source import FolderSource
+from cubelet.sources.problem import Problem
+from cubelet.state.cluster import State
+from cubelet_hooks.objects import Change, Custom, Namespace, Node, Object, Pod
+from cubelet_hooks.resources import Resource
+
+log = structlog.get_logger()
+
+
+class FolderFeed:
+    """Implements :class:`cubelet.sources.feed.Feed`.
+
+    Objects of all kinds that installed cubes declare are read, and those kept back that no
+    composed one watches.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        discovery: Discovery,
+        state: State,
+        emit: Emit,
+        wake: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._emit = emit
+        self._wake = wake
+        self._deriver = EndpointDeriver()
+        self._kept = Kept(discovery.annotations)
+        self._custom = CustomShelf(emit)
+        self._source = FolderSource(
+            settings.manifests,
+            self._take,
+            self._report,
+            kinds=with_custom(discovery.watches.values()),
+        )
+        self.problems: list[Problem] = []
+
+    @property
+    def synced(self) -> bool:
+        """Whether the folder was read once."""
+        return self._source.has_synced
+
+    @property
+    def away(self) -> bool:
+        """Whether the folder cannot be listed."""
+        return self._source.away
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file could be read."""
+        return not self.problems
+
+    @property
+    def usable(self) -> bool:
+        """Whether the folder was read once."""
+        return self._source.has_synced
+
+    async def run(self) -> None:
+        """Follow the folder until cancelled."""
+        await self._source.run()
+
+    async def begun(self) -> None:
+        """Return when the folder has been read."""
+        await self._source.refresh()
+
+    async def watch(self, resources: Iterable[Resource]) -> None:
+        """Emit what was kept back of these kinds, and take back what was emitted of others."""
+        self._custom.watch({each.kind for each in resources})
+
+    async def refresh(self) -> None:
+        """Read the folder now."""
+        await self._source.refresh()
+
+    async def find_pod(self, key: str) -> Pod | None:
+        """The pod, if a manifest has it."""
+        return self._state.pods.get(key)
+
+    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
+        """Nobody is told."""
+
+    def _take(self, change: Change) -> None:
+        if isinstance(change.new or change.old, Custom):
+            self._custom.take(change)
+            return
+        old, new = self._trimmed(change.old), self._trimmed(change.new)
+        if old == new:
+            return  # only what nobody reads has changed
+        for each in self._deriver.apply(Change(change.kind, change.key, old, new)):
+            self._emit(each)
+
+    def _trimmed(self, found: Object | None) -> Object | None:
+        if isinstance(found, Namespace):
+            return self._kept.of(found)
+        return self._kept.of(found) if isinstance(found, Node) else found
+
+    def _report(self, problems: list[Problem]) -> None:
+        for problem in set(problems) - set(self.problems):
+            log.error("manifest refused", problem=str(problem))
+        self.problems = problems
+        self._wake()
+
+
+class CustomShelf:
+    """Objects of cubes' kinds, of which only those of watched kinds are emitted."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._held: dict[str, dict[str, Custom]] = {}
+        self._watched: set[str] = set()
+
+    def take(self, change: Change) -> None:
+        """Take in a change of what there is."""
+        held = self._held.setdefault(change.kind, {})
+        if isinstance(change.new, Custom):
+            held[change.key] = change.new
+        else:
+            held.pop(change.key, None)
+        if change.kind in self._watched:
+            self._emit(change)
+
+    def watch(self, kinds: set[str]) -> None:
+        """Let these kinds be seen from now on, and no others."""
+        before, self._watched = self._watched, kinds
+        for kind in sorted(kinds - before):
+            for each in self._held.get(kind, {}).values():
+                self._emit(Change.between(None, each))
+        for kind in sorted(before - kinds):
+            for each in self._held.get(kind, {}).values():
+                self._emit(Change.between(each, None))

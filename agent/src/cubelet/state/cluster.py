@@ -1,0 +1,177 @@
+"""What the agent knows of the cluster: the one place where objects are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from types import MappingProxyType
+from typing import Any
+
+from cubelet.state.index import Index
+from cubelet_hooks.objects import (
+    Address,
+    Change,
+    ConfigMap,
+    Custom,
+    EndpointSlice,
+    LocalNode,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Port,
+    Service,
+)
+
+
+class State:
+    """Implements ``cubelet_hooks.view.View``; changed by ``apply`` alone.
+
+    An update costs as much as the object is large, whatever the size of the cluster.
+    """
+
+    def __init__(self) -> None:
+        self._local: dict[str, LocalNode] = {}
+        self._nodes: dict[str, Node] = {}
+        self._namespaces: dict[str, Namespace] = {}
+        self._pods: dict[str, Pod] = {}
+        self._services: dict[str, Service] = {}
+        self._slices: dict[str, EndpointSlice] = {}
+        self._policies: dict[str, NetworkPolicy] = {}
+        self._config_maps: dict[str, ConfigMap] = {}
+        self._ports: dict[str, Port] = {}
+        self._tables: dict[str, dict[str, Any]] = {
+            LocalNode.kind: self._local,
+            Node.kind: self._nodes,
+            Namespace.kind: self._namespaces,
+            Pod.kind: self._pods,
+            Service.kind: self._services,
+            EndpointSlice.kind: self._slices,
+            NetworkPolicy.kind: self._policies,
+            ConfigMap.kind: self._config_maps,
+            Port.kind: self._ports,
+        }
+        self._customs: dict[str, dict[str, Any]] = {}
+        self._slices_by_service = Index[str, EndpointSlice](_service)
+        self._pods_by_namespace = Index[str, Pod](_namespace)
+        self._pods_by_node = Index[str, Pod](_node_name)
+        self._pods_by_ip = Index[Address, Pod](_ips)
+        self._policies_by_namespace = Index[str, NetworkPolicy](_namespace)
+        self._indexes: dict[str, tuple[Index[Any, Any], ...]] = {
+            EndpointSlice.kind: (self._slices_by_service,),
+            Pod.kind: (self._pods_by_namespace, self._pods_by_node, self._pods_by_ip),
+            NetworkPolicy.kind: (self._policies_by_namespace,),
+        }
+
+    def apply(self, change: Change) -> Change | None:
+        """Take in ``change.new``, or remove the object when that is None.
+
+        Returns the change against what was known here (``change.old`` is not read), or None when
+        nothing differs. Raises ValueError for a kind that is not known.
+        """
+        table = self._tables.get(change.kind)
+        if table is None:
+            if not isinstance(change.new or change.old, Custom):
+                raise ValueError(f"unknown kind of object: {change.kind}")
+            table = self._customs.setdefault(change.kind, {})
+        old, new = table.get(change.key), change.new
+        if old == new:
+            return None
+        if new is None:
+            del table[change.key]
+        else:
+            table[change.key] = new
+        for index in self._indexes.get(change.kind, ()):
+            index.replace(old, new)
+        return Change(change.kind, change.key, old, new)
+
+    def __iter__(self) -> Iterator[Object]:
+        """All objects, kind by kind."""
+        tables = (*self._tables.values(), *self._customs.values())
+        return chain.from_iterable(table.values() for table in tables)
+
+    @property
+    def local(self) -> LocalNode | None:
+        """This node's own devices and addresses; None until they are set up."""
+        return next(iter(self._local.values()), None)
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """All nodes by name."""
+        return MappingProxyType(self._nodes)
+
+    @property
+    def namespaces(self) -> Mapping[str, Namespace]:
+        """All declared namespaces by name."""
+        return MappingProxyType(self._namespaces)
+
+    @property
+    def pods(self) -> Mapping[str, Pod]:
+        """All pods by key."""
+        return MappingProxyType(self._pods)
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """All Services by key."""
+        return MappingProxyType(self._services)
+
+    @property
+    def policies(self) -> Mapping[str, NetworkPolicy]:
+        """All NetworkPolicies by key."""
+        return MappingProxyType(self._policies)
+
+    @property
+    def slices(self) -> Mapping[str, EndpointSlice]:
+        """All EndpointSlices by key."""
+        return MappingProxyType(self._slices)
+
+    @property
+    def ports(self) -> Mapping[str, Port]:
+        """The pods attached on this node by the pod's key."""
+        return MappingProxyType(self._ports)
+
+    @property
+    def config_maps(self) -> Mapping[str, ConfigMap]:
+        """The ConfigMaps that the source knows, by key; no cube plans from them."""
+        return MappingProxyType(self._config_maps)
+
+    def custom(self, kind: str) -> Mapping[str, Custom]:
+        """All objects of a kind of a cube's own by key; none of a kind that is not watched."""
+        return MappingProxyType(self._customs.get(kind, {}))
+
+    def slices_of(self, service_key: str) -> tuple[EndpointSlice, ...]:
+        """The Service's EndpointSlices, ordered by key."""
+        return self._slices_by_service.ordered(service_key)
+
+    def pods_in(self, namespace: str) -> Iterable[Pod]:
+        """The namespace's pods, in no particular order."""
+        return self._pods_by_namespace.get(namespace)
+
+    def pods_on(self, node_name: str) -> Iterable[Pod]:
+        """The pods that are bound to a node, attached or not, in no particular order."""
+        return self._pods_by_node.get(node_name)
+
+    def policies_in(self, namespace: str) -> Iterable[NetworkPolicy]:
+        """The namespace's NetworkPolicies, in no particular order."""
+        return self._policies_by_namespace.get(namespace)
+
+    def pods_by_ip(self, address: Address) -> tuple[Pod, ...]:
+        """The pods with this address, finished ones too, ordered by key."""
+        return self._pods_by_ip.ordered(address)
+
+
+def _namespace(found: Pod | NetworkPolicy) -> tuple[str]:
+    return (found.namespace,)
+
+
+def _node_name(pod: Pod) -> tuple[str, ...]:
+    return (pod.node_name,) if pod.node_name else ()
+
+
+def _ips(pod: Pod) -> tuple[Address, ...]:
+    return pod.ips
+
+
+def _service(found: EndpointSlice) -> tuple[str, ...]:
+    return (found.service_key,) if found.service else ()

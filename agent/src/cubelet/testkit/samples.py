@@ -1,0 +1,63 @@
+"""What tests of plans start from: objects, a view of them, and the cube as it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+
+import msgspec
+
+from cubelet.cubes.discovery import discover
+from cubelet.state.cluster import State
+from cubelet_hooks.objects import Change, LocalNode, Object
+from cubelet_hooks.records import Network
+
+ROUTER_MAC = "02:00:00:00:00:01"
+GATEWAY_MAC = "02:00:00:00:00:02"
+UPLINK_MAC = "02:00:00:00:00:03"
+PODS = ip_network("10.1.0.0/24")
+_LOCAL = LocalNode(
+    name="node1",
+    addresses=(ip_address("172.18.0.2"),),
+    pod_cidr=PODS,
+    gateway=PODS[1],
+    gateway_mac=GATEWAY_MAC,
+    gateway_ifindex=2,
+    datapath_ifindex=3,
+    overlay_ifindex=4,
+    uplink_ifindex=5,
+    uplink_mac=UPLINK_MAC,
+    uplink_mtu=1500,
+    overlay_mtu=1450,
+    router_mac=ROUTER_MAC,
+)
+
+
+def local_node(pod_cidr: Network = PODS, **fields: object) -> LocalNode:
+    """This node: ``node1``, 172.18.0.2, its gateway the podCIDR's first; with these fields."""
+    wanted = {"pod_cidr": pod_cidr, "gateway": pod_cidr[1], **fields}
+    return msgspec.structs.replace(_LOCAL, **wanted)
+
+
+def pod_mac(number: int) -> str:
+    """The MAC address of the n-th pod's end."""
+    return f"02:00:00:00:01:{number:02x}"
+
+
+def view(*objects: Object) -> State:
+    """A view of these objects, for a cube's ``units`` and ``plan``; ``apply`` changes it."""
+    state = State()
+    for each in objects:
+        state.apply(Change.between(None, each))
+    return state
+
+
+def installed(kind: str) -> Mapping[str, object]:
+    """What ``cubelet plugins`` says of an installed cube: ``state``, ``reason`` and more.
+
+    Raises LookupError for a kind that no installed package offers.
+    """
+    for row in discover().rows():
+        if row["kind"] == kind:
+            return row
+    raise LookupError(f"no installed package offers the cube {kind}; run: pip install -e '.[test]'")

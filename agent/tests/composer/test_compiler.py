@@ -1,0 +1,77 @@
+"""Errors of clang and of the verifier lead to the cube, its own file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cubelet.composer.compiler import CompileError, compile_source, explain
+from cubelet.composer.composition import Chain, Mode, compose
+from cubelet.composer.core import Core, CoreSettings
+from cubelet.composer.source import Source, write_source
+from cubelet.state.cluster import State
+from cubelet.testkit.network import build_network, private_network
+from cubelet.testkit.outlet import Outlet
+from cubelet_hooks.cube import Cube
+
+GOOD = """#include "cubelet.h"
+
+static __always_inline int culprit_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	return cubelet_next(pkt);
+}
+"""
+MISSPELT = GOOD.replace("cubelet_next(pkt)", "cubelet_nextt(pkt)")
+UNBOUNDED = GOOD.replace(
+    "return cubelet_next(pkt)", "return *((volatile __u8 *)(long)skb->data + 40)"
+)
+
+
+def source_of(text: str, folder: Path, mode: Mode) -> Source:
+    """The composition of one cube with this C, on a node of its own."""
+    path = folder / "culprit.bpf.c"
+    path.write_text(text)
+
+    class Culprit(Cube):
+        kind = "culprit"
+        inward = frozenset({"pod"})
+
+        @classmethod
+        def source(cls) -> Path:
+            return path
+
+    chain = Chain(core=("outlet",), stacks={"pod": ("culprit",)})
+    composition = compose(chain, {"culprit": Culprit, "outlet": Outlet}, mode=mode)
+    with private_network():
+        local = build_network(1).local
+    composition = composition.specialised(composition.facts_of(State()))
+    return write_source(composition, Core("cubelet", CoreSettings()), local, 250)
+
+
+@pytest.mark.parametrize("mode", ["fused", "tailcall"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(MISSPELT, "cubelet_nextt"), (UNBOUNDED, "refused by the verifier: R")],
+    ids=["clang", "verifier"],
+)
+def test_an_error_names_the_cube_its_file_and_line(text, said, mode, tmp_path):
+    source = source_of(text, tmp_path, mode)
+    with pytest.raises(CompileError) as caught:
+        compile_source(source, tmp_path / "cache", {"culprit.bpf.c": "culprit"})
+    error = caught.value
+    assert (error.cube, error.file, error.line) == ("culprit", "culprit.bpf.c", 5)
+    assert said in str(error)
+    assert not list((tmp_path / "cache").glob("*.json"))
+
+
+def test_bytecode_is_kept_and_used_again(tmp_path, monkeypatch):
+    source = source_of(GOOD, tmp_path, "fused")
+    compiled = compile_source(source, tmp_path / "cache", {})
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("cubelet.composer.compiler.sys.executable", "/no/such/python")
+    assert compile_source(source, tmp_path / "cache", {}).code == compiled.code
+
+
+def test_a_crash_of_the_compiler_is_an_error():
+    assert str(explain("", -11, {})) == "the compiler ended by signal 11"

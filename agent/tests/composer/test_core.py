@@ -1,0 +1,105 @@
+"""The core's own settings and plan."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import msgspec
+import pytest
+
+from cubelet.composer.core import Core, CoreSettings, ExposedAddress, ExposedKey, PortBits
+from cubelet.state.cluster import State
+from cubelet_hooks.cube import Entry
+from cubelet_hooks.flows import Index, NodeInfo, NodeKey
+from cubelet_hooks.objects import Change, HostPort, Node, Port, Service
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"snat_first_port": 80}, "snat_first_port to snat_last_port is no range of ports"),
+        ({"snat_first_port": 30_000}, "snat_first_port to snat_last_port is no range of ports"),
+        ({"node_port_last": 65_536}, "node_port_first to node_port_last is no range of ports"),
+        ({"hairpin_address": "169.254.1"}, "'169.254.1' does not appear to be"),
+        ({"flows": "many"}, "Expected `int`, got `str` - at `$.flows`"),
+        ({"flow": 1}, "unknown field `flow`"),
+    ],
+)
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(wrong, CoreSettings)
+    assert message in str(caught.value)
+
+
+def planned(*objects):
+    """All entries that these objects make the core want."""
+    core, state = Core("cubelet", CoreSettings()), State()
+    changes = [c for o in objects if (c := state.apply(Change.between(None, o)))]
+    units = {unit for change in changes for unit in core.units(change, state)}
+    return {entry for unit in units for entry in core.plan(unit, state)}
+
+
+def test_a_tunnel_carries_only_its_nodes_pods():
+    node = Node(
+        name="node2",
+        addresses=(ip_address("172.18.0.3"), ip_address("fd00::3")),
+        pod_cidrs=(ip_network("10.2.0.0/24"), ip_network("fd01::/64")),
+    )
+    key = NodeKey(address=int(ip_address("172.18.0.3")))
+    info = NodeInfo(network=ip_address("10.2.0.0"), prefix=24)
+    assert planned(node) == {Entry("nodes", key, info)}
+
+
+def test_outside_clients_may_address_what_services_expose():
+    service = Service(
+        namespace="default",
+        name="web",
+        external_ips=(ip_address("192.0.2.7"),),
+        load_balancer_ips=(ip_address("192.0.2.8"), ip_address("2001:db8::8")),
+    )
+    assert planned(service) == {
+        Entry("exposed", ExposedKey(address=address), ExposedAddress(own=0))
+        for address in (ip_address("192.0.2.7"), ip_address("192.0.2.8"))
+    }
+
+
+def port(name, *host_ports):
+    """A port without an address, so that nothing but its host ports is planned."""
+    return Port(
+        namespace="default",
+        name=name,
+        container_id=name,
+        ifname="eth0",
+        netns="",
+        host_ifname=name,
+        ifindex=7,
+        mac="",
+        host_mac="",
+        addresses=(),
+        mtu=1500,
+        host_ports=host_ports,
+    )
+
+
+def test_host_ports_are_bits_of_their_protocols_words():
+    first = port("a", HostPort(80, 1), HostPort(127, 2), HostPort(65_535, 3, "SCTP"))
+    second = port("b", HostPort(64, 1), HostPort(80, 4, host_ip=ip_address("192.0.2.1")))
+    third = port("c", HostPort(53, 1, "UDP"))
+    assert planned(first, second, third, port("d")) == {
+        Entry("host_ports", Index(1), PortBits(1 << 0 | 1 << 16 | 1 << 63)),
+        Entry("host_ports", Index(1024), PortBits(1 << 53)),
+        Entry("host_ports", Index(2 * 1024 + 1023), PortBits(1 << 63)),
+    }
+
+
+def test_only_ports_with_host_ports_make_the_words_be_planned_again():
+    core, state = Core("cubelet", CoreSettings()), State()
+    plain, asking = port("a"), port("a", HostPort(80, 1))
+    for old, new, words in (
+        (None, plain, False),
+        (plain, asking, True),
+        (asking, plain, True),
+        (asking, None, True),
+    ):
+        units = core.units(Change.between(old, new), state)
+        assert (("host_ports",) in units) is words

@@ -1,0 +1,280 @@
+"""What the agent tells a real API server, and how it begins without one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
+from cubelet.config.node import parse
+from cubelet.lab.apiserver import ApiServer, resources
+from cubelet.sources.api.events import Reference, make_event
+from cubelet.sources.api.feed import ApiFeed
+from cubelet.sources.api.node import CONDITION, TAINT
+from cubelet.state.cluster import State
+from cubelet.state.last_known import Memory
+from cubelet_hooks.objects import Change
+
+NODE = "node1"
+OTHER_TAINT = {"key": "example.com/gpu", "effect": "NoSchedule"}
+TAINTED = {
+    "kind": "Node",
+    "metadata": {"name": NODE},
+    "spec": {
+        "podCIDR": "10.1.0.0/24",
+        "taints": [{"key": TAINT, "effect": "NoExecute"}, OTHER_TAINT],
+    },
+    "status": {
+        "addresses": [{"type": "InternalIP", "address": "172.18.0.2"}],
+        "conditions": [{"type": CONDITION, "status": "True"}, {"type": "Ready", "status": "True"}],
+    },
+}
+BROKEN_SERVICE = {
+    "kind": "Service",
+    "metadata": {"name": "odd", "namespace": "default"},
+    "spec": {"clusterIP": "10.96.0.300", "ports": [{"port": 80}]},
+}
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a coroutine as a test."""
+
+    @functools.wraps(test)
+    def run(**fixtures: object) -> None:
+        asyncio.run(test(**fixtures))
+
+    return run
+
+
+POD = {
+    "kind": "Pod",
+    "metadata": {"name": "a", "namespace": "default"},
+    "spec": {"nodeName": NODE, "containers": [{"name": "c"}]},
+}
+
+
+class Running:
+    """A feed that follows a server, with what it has emitted in ``state``."""
+
+    def __init__(self, server: ApiServer, url: str, folder: Path, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.write_text(
+            "{apiVersion: v1, kind: Config, current-context: a, users: [],"
+            f" clusters: [{{name: a, cluster: {{server: '{url}'}}}}],"
+            " contexts: [{name: a, context: {cluster: a, user: ''}}]}"
+        )
+        settings = parse(
+            {
+                "node_name": NODE,
+                "source": "kubernetes",
+                "kubernetes": {"kubeconfig": str(kubeconfig)},
+            }
+        )
+        self.server = server
+        self.state = State()
+        self.memory = Memory(folder / "memory.json")
+        self.feed = ApiFeed(settings, self.memory, self.state, self._take, lambda: None, **options)
+
+    def _take(self, change: Change) -> None:
+        self.state.apply(change)
+
+    @contextlib.asynccontextmanager
+    async def following(self) -> AsyncIterator[Running]:
+        task = asyncio.create_task(self.feed.run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def node(server: ApiServer) -> dict[str, Any]:
+    return server.get("nodes", NODE)
+
+
+def conditions(server: ApiServer) -> dict[str, str]:
+    return {each["type"]: each["status"] for each in node(server)["status"]["conditions"]}
+
+
+async def until(holds: Callable[[], object], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+@in_loop
+async def test_a_node_is_untainted_once_pods_are_served(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    async with server.serving() as url, Running(server, url, tmp_path).following() as running:
+        await running.feed.begun()
+        running.feed.passed(False, "", {})
+        await asyncio.sleep(0.2)
+        assert TAINT in str(node(server))
+        running.feed.passed(True, "", {})
+        await until(lambda: TAINT not in str(node(server)))
+        assert node(server)["spec"]["taints"] == [OTHER_TAINT]
+        assert conditions(server) == {CONDITION: "False", "Ready": "True"}
+        # registered anew under the same name
+        server.delete("nodes", NODE)
+        server.put(TAINTED)
+        await until(lambda: conditions(server)[CONDITION] == "False")
+        await until(lambda: node(server)["spec"]["taints"] == [OTHER_TAINT])
+
+
+@in_loop
+async def test_a_node_that_is_in_order_is_not_written_to(tmp_path):
+    server = ApiServer()
+    status = {"conditions": [{"type": CONDITION, "status": "False"}]}
+    server.put({**TAINTED, "spec": {"taints": [OTHER_TAINT]}, "status": status})
+    async with server.serving() as url, Running(server, url, tmp_path).following() as running:
+        await running.feed.begun()
+        running.feed.passed(True, "", {})
+        await until(lambda: any(a.path.endswith(f"/nodes/{NODE}") for a in server.log))
+        await asyncio.sleep(0.1)
+        assert not [access for access in server.log if access.method == "PATCH"]
+
+
+@in_loop
+async def test_a_refused_object_gets_one_event_from_all_nodes(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    server.put(BROKEN_SERVICE)
+    async with server.serving() as url:
+        first, second = (Running(server, url, tmp_path / name) for name in "ab")
+        async with first.following(), second.following():
+            await until(lambda: len(posts(server)) == 2)
+            written = stored_events(server)
+    assert len(written) == 1
+    (event,) = written
+    assert event["reason"] == "ObjectRefused"
+    assert "spec.clusterIP" in event["message"]
+    service = server.get("services", "odd", "default")
+    assert event["involvedObject"]["uid"] == service["metadata"]["uid"]
+    assert [str(problem) for problem in first.feed.problems] != []
+
+
+@in_loop
+async def test_a_refused_configuration_gets_an_event(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    config = {"name": "cubelet", "namespace": "kube-system"}
+    server.put({"kind": "ConfigMap", "metadata": config, "data": {"config.yaml": "no: such"}})
+    async with server.serving() as url, Running(server, url, tmp_path).following() as running:
+        await running.feed.begun()
+        assert "kube-system/cubelet" in running.state.config_maps
+        for _ in range(3):
+            running.feed.passed(True, "no is unknown", {})
+        await until(lambda: stored_events(server))
+        (event,) = stored_events(server)
+    assert event["message"] == "no is unknown"
+    found = server.get("configmaps", "cubelet", "kube-system")
+    assert event["involvedObject"]["uid"] == found["metadata"]["uid"]
+
+
+@in_loop
+async def test_a_quarantined_cube_is_an_event_of_the_node(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    async with server.serving() as url, Running(server, url, tmp_path).following() as running:
+        await running.feed.begun()
+        for _ in range(2):
+            running.feed.passed(True, "", {"rate": "ImportError: no scapy"})
+        await until(lambda: stored_events(server))
+        (event,) = stored_events(server)
+    assert event["message"] == "cube rate: ImportError: no scapy"
+    assert event["involvedObject"]["kind"] == "Node"
+    assert event["involvedObject"]["uid"] == NODE
+
+
+@in_loop
+async def test_without_a_server_a_node_begins_with_what_it_remembers(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    server.put({"kind": "NetworkPolicy", "metadata": {"name": "a", "namespace": "locked"}})
+    async with server.serving() as url, Running(server, url, tmp_path).following() as running:
+        await running.feed.begun()
+        running.memory.remember_node(running.state.nodes[NODE])
+        running.feed.passed(True, "", {})
+    again = Running(server, url, tmp_path, patience=0.2)
+    async with again.following():
+        async with asyncio.timeout(5):
+            await again.feed.begun()
+        assert (again.feed.usable, again.feed.complete) == (True, False)
+        remembered = again.memory.known.node(NODE)
+        assert remembered is not None
+        assert str(remembered.pod_cidrs[0]) == "10.1.0.0/24"
+        assert await again.feed.find_pod("free/a") is None
+        with pytest.raises(CniError) as caught:
+            await again.feed.find_pod("locked/a")
+        assert caught.value.code == TRY_AGAIN_LATER
+        port = int(url.rpartition(":")[2])
+        async with server.serving(port=port):
+            await until(lambda: again.feed.complete, 30)
+
+
+@in_loop
+async def test_half_a_cluster_is_not_told_of(tmp_path):
+    server = ApiServer()
+    server.put(TAINTED)
+    server.put({"kind": "NetworkPolicy", "metadata": {"name": "a", "namespace": "default"}})
+    server.put(POD)
+    async with server.serving() as url:
+        async with Running(server, url, tmp_path).following() as running:
+            await running.feed.begun()
+            running.memory.remember_node(running.state.nodes[NODE])
+        server.faults.slow(1.0, resource="services", verb="list")
+        again = Running(server, url, tmp_path, patience=0.1)
+        async with again.following():
+            await again.feed.begun()
+            await until(lambda: again.state.nodes)
+            assert [each.kind for each in again.state] == ["Node"]
+            assert await again.feed.find_pod("default/a") is not None
+            assert "default/a" in again.state.pods  # it was asked for
+            assert not again.state.policies
+            await until(lambda: again.feed.complete, 10)
+            assert set(again.state.policies) == {"default/a"}
+            assert set(again.state.pods) == {"default/a"}
+
+
+@in_loop
+async def test_a_node_that_never_ran_waits_for_the_server(tmp_path):
+    server = ApiServer()
+    async with Running(
+        server, "http://127.0.0.1:9", tmp_path, patience=0.05
+    ).following() as running:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await running.feed.begun()
+        assert not running.feed.usable
+
+
+def test_a_long_message_is_cut_and_its_name_follows_from_what_is_said():
+    about = Reference("v1", "Node", "", "a")
+    now = datetime.now(UTC)
+    one = make_event(about, "Why", "x" * 5000, "n1", now)
+    same = make_event(about, "Why", "x" * 5000, "n2", now)
+    other = make_event(about, "Why", "y", "n1", now)
+    assert len(one["message"]) <= 1024
+    assert one["metadata"] == same["metadata"]
+    assert one["metadata"]["name"] != other["metadata"]["name"]
+    assert one["metadata"]["namespace"] == "default"
+
+
+def posts(server: ApiServer) -> list[Any]:
+    return [a for a in server.log if a.method == "POST" and a.path.endswith("/events")]
+
+
+def stored_events(server: ApiServer) -> list[dict[str, Any]]:
+    return [
+        msgspec.json.decode(stored.body) for stored in server.store.all(resources.named("events"))
+    ]

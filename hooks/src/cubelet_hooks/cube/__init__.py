@@ -1,0 +1,29 @@
+"""The Cube class: everything the agent must know of a network function, and its planning.
+
+:class:`Cube` is put together from four parts: where it stands (``places``), what it keeps and plans
+(``plans``), what its C tells its Python (``telling``) and what it has for people (``showing``).
+"""
+
+from cubelet_hooks.cube.base import ABI, Cube, Reason, Settings
+from cubelet_hooks.cube.places import PORT_CLASSES, Direction, Placed, Placement
+from cubelet_hooks.cube.plans import Entry, Planned, Unit
+from cubelet_hooks.cube.showing import Read, Row, Showing
+from cubelet_hooks.cube.telling import Telling
+
+__all__ = [
+    "ABI",
+    "PORT_CLASSES",
+    "Cube",
+    "Direction",
+    "Entry",
+    "Placed",
+    "Placement",
+    "Planned",
+    "Read",
+    "Reason",
+    "Row",
+    "Settings",
+    "Showing",
+    "Telling",
+    "Unit",
+]

@@ -1,0 +1,80 @@
+"""The Cube class: a network function as the agent knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from cubelet_hooks.cube.places import Placed
+from cubelet_hooks.cube.plans import Planned
+from cubelet_hooks.cube.showing import Showing
+from cubelet_hooks.cube.telling import Telling
+from cubelet_hooks.records import Family
+
+ABI = 1
+"""Version of the C contract. A cube built for another one is quarantined with the reason."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a cube drops packets. C knows it as ``KIND_REASON_NAME``.
+
+    A cube's list is append-only: a reason keeps its place in it, since it is a metric label.
+    """
+
+    name: str
+    text: str
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of a cube's settings model; every field needs a default."""
+
+
+class Cube(Placed, Planned, Telling, Showing):
+    """One network function. Subclasses set the class attributes and plan; they keep no state.
+
+    A cube's C source is ``bpf/KIND.bpf.c`` beside the module that defines the class. It defines
+    ``KIND_inward`` and ``KIND_outward`` for the directions declared here, each
+    ``int KIND_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)``.
+
+    This is enough to begin:
+
+        class Quiet(Cube):
+            kind = "quiet"
+            inward = frozenset({"pod"})
+            reasons = (Reason("loud", "the pod is too loud"),)
+            maps = (Map("limits", key=PortKey, value=Limit, size=1_024),)
+
+            def units(self, change, view):
+                return [("pod", change.key)] if change.kind == "Port" else ()
+
+            def plan(self, unit, view):
+                if port := view.ports.get(unit[1]):
+                    yield Entry("limits", PortKey(port.ifindex), Limit(10))
+    """
+
+    kind: ClassVar[str]
+    """What the cube is called, in C, on the command line and in metrics: ``[a-z][a-z0-9]*``."""
+    abi: ClassVar[int] = ABI
+    settings_type: ClassVar[type[Settings]] = Settings
+    """The model of its settings; ``self.settings`` is one of them."""
+    reasons: ClassVar[tuple[Reason, ...]] = ()
+    """Why it drops packets."""
+
+    def __init__(self, instance: str, settings: Settings, family: Family = 4) -> None:
+        self.instance = instance
+        self.settings = settings
+        self.family = family
+
+    @classmethod
+    def source(cls) -> Path:
+        """The cube's C source file."""
+        import sys
+
+        module = sys.modules[cls.__module__].__file__
+        if module is None:
+            raise ValueError(f"cube {cls.kind}: its module has no file, so no C source beside it")
+        return Path(module).parent / "bpf" / f"{cls.kind}.bpf.c"

@@ -1,0 +1,71 @@
+"""Where a cube stands in a composition, and of which packets it sees what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+PORT_CLASSES = ("pod", "host", "overlay", "uplink")
+"""Where packets enter and leave a node, in the order of ``enum cubelet_class``."""
+
+Direction = Literal["both", "inward", "outward"]
+"""Of which packets a cube on a stack sees openers: entering by the port, leaving by it, or both."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A place on a port class's stack: ``before`` names cubes further from the port.
+
+    Cubes are named by kind or by instance. With neither a cube stands next to the port.
+    """
+
+    port_class: str
+    direction: Direction = "both"
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+class Placed:
+    """Where the cube stands. Every cube sets :attr:`inward` or :attr:`outward`, the others few."""
+
+    core: ClassVar[bool] = False
+    """A forwarding cube of the middle; all others are transparent cubes of a stack."""
+    inward: ClassVar[frozenset[str]] = frozenset()
+    """Port classes on whose packets ``KIND_inward`` can run."""
+    outward: ClassVar[frozenset[str]] = frozenset()
+    per_packet: ClassVar[frozenset[str]] = frozenset()
+    """Port classes of which ``KIND_packet`` sees every packet of a flow that enters or leaves by
+    them: ``__u16 KIND_packet(struct __sk_buff *skb, const struct cubelet_headers *h, struct
+    cubelet_flow *flow)`` gives 0 to let it pass, or the reason to drop it. It is called once for a
+    packet, also between two such ports and whatever the placement's direction: ``flow->enters`` and
+    ``flow->leaves`` say which ports they are. The packet is as it entered, not rewritten yet. What
+    has no flow is not seen: frames that are not IP, floods, ICMP errors, answers of cubes."""
+    early: ClassVar[bool] = False
+    """On the uplink's stack it sees every IP packet from there before anything else does, the
+    host's own traffic and tunnels' outer packets too: ``__u16 KIND_early(const struct
+    cubelet_early *e)`` gives 0 to let it pass, or the reason to drop it. It runs in XDP where the
+    uplink's driver has it, else at the head of the uplink's program: there packets that the kernel
+    has put together (GRO) come as one, and none comes that is shorter than it claims. It may use
+    maps and send an :attr:`event`. For a deadline that Python sets or reads, ``bpf_ktime_get_ns()``
+    has the clock of ``time.monotonic_ns()``."""
+    floods: ClassVar[bool] = False
+    """A core cube that returns ``cubelet_flood``: its array ``KIND_flood_ports`` (of the record
+    ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""
+    admits: ClassVar[bool] = False
+    """Defines ``int KIND_admits(skb, pkt, const struct cubelet_addr *pod)``: may a flooded IP
+    packet reach the pod?"""
+    placement: ClassVar[tuple[Placement, ...]] = ()
+    """Where the cube joins every composition once it is installed, unless the configuration
+    excludes it or places it itself. Empty: it waits until it is placed. Names of cubes that are
+    not there are passed over."""
+    essential: ClassVar[bool] = False
+    """Without it the node must not run. Any other cube that fails is quarantined with its reason,
+    and the rest runs without it; an essential one holds up what is new, and what ran runs on."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Kinds that must be in the composition for this one to work."""
+
+    @classmethod
+    def places(cls) -> frozenset[str]:
+        """The port classes on whose stacks the cube has something to do."""
+        early = frozenset({"uplink"}) if cls.early else frozenset()
+        return cls.inward | cls.outward | cls.per_packet | early

@@ -1,0 +1,110 @@
+"""What a cube keeps in maps and flows, and its planning: objects in, wanted entries out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cubelet_hooks.cube.places import PORT_CLASSES
+from cubelet_hooks.maps import Map
+from cubelet_hooks.objects import Change
+from cubelet_hooks.records import Record
+from cubelet_hooks.resources import Resource
+from cubelet_hooks.view import View
+
+Unit = tuple[str, ...]
+"""What is planned at once, such as ``("service", "default/web")``; chosen by the cube."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One wanted entry of the map called ``map`` in the cube's declaration."""
+
+    map: str
+    key: Record
+    value: Record
+
+
+class Planned:
+    """Maps and records, and the pure functions that say what the maps are to hold."""
+
+    settings: Any
+
+    maps: ClassVar[tuple[Map, ...]] = ()
+    records: ClassVar[tuple[type[Record], ...]] = ()
+    """Further structs the C source uses, beyond the maps' keys and values."""
+    flow_fields: ClassVar[type[Record] | None] = None
+    """What the cube keeps of each flow, in each of its two records: ``struct KIND_flow_fields``.
+    ``KIND_packet`` has those of the packet's direction by ``KIND_fields(flow)``. What
+    ``KIND_inward`` and ``KIND_outward`` write to ``KIND_new_fields(pkt)`` stands in both records
+    when they are made; while a known flow is judged again that is a copy, which is not kept. Fields
+    nobody has written are zero. All cubes share 64 bytes, of which each instance takes two more
+    than its record has, rounded up to eight."""
+    watches: ClassVar[tuple[Resource, ...]] = ()
+    """Kinds of Kubernetes objects beyond the built-in ones that it plans from: see
+    :mod:`cubelet_hooks.resources`."""
+    annotations: ClassVar[tuple[str, ...]] = ()
+    """Annotations of Namespaces and Nodes that it reads, by key or (ending in ``/``) by prefix; of
+    those objects others are not kept. This node's pods have all of theirs. What a pod's or else
+    its namespace's annotation says is planned by a unit for each pod:
+
+        annotations = ("quota.example.com/",)
+
+        def units(self, change, view):
+            if change.kind == "Namespace":
+                return [("pod", port.key) for port in view.ports.values()
+                        if port.namespace == change.key]
+            return [("pod", change.key)] if change.kind in ("Pod", "Port") else ()
+
+        def plan(self, unit, view):
+            port, pod = view.ports.get(unit[1]), view.pods.get(unit[1])
+            if port is None or pod is None:
+                return
+            namespace = view.namespaces.get(pod.namespace)
+            given = {**(namespace.annotations if namespace else {}), **pod.annotations}
+            if (text := given.get("quota.example.com/bytes", "")).isdecimal():
+                yield Entry("budgets", Key(ifindex=port.ifindex), Budget(int(text)))
+    """
+    specialised_by: ClassVar[frozenset[str] | None] = None
+    """The kinds of objects that :meth:`defines` and :meth:`needed_on` look at; None: any. They are
+    asked again only when one of these changes."""
+
+    def size_of(self, declared: Map) -> int:
+        """How many entries the map has under the instance's settings."""
+        return self.number(declared.size)
+
+    def number(self, value: int | str) -> int:
+        """A number, or that of the setting with this name."""
+        return value if isinstance(value, int) else int(getattr(self.settings, value))
+
+    def defines(self, view: View) -> Mapping[str, int]:
+        """Compile-time constants, names without the ``KIND_`` prefix: what specialises the C.
+
+        A changed value leads to a new composition, so derive them from what changes seldom.
+        """
+        return {}
+
+    def needed_on(self, view: View) -> Collection[str]:
+        """Port classes on which the cube has something to do now; the others go without its code.
+
+        A cube of a stack that is needed nowhere is no part of the composition: neither its code
+        nor its maps are there. It goes on planning, and its maps are filled before its code runs.
+        A changed value leads to a new composition, so derive it from what changes seldom.
+        """
+        return PORT_CLASSES
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        """The units whose plan ``change`` may have altered. ``view`` already contains it."""
+        return ()
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """The wanted entries of one unit; none when what it describes is gone. Pure."""
+        return ()
+
+    def contested(self, key: Record, holder: Unit, other: Unit) -> str:
+        """What ``cubelet status`` says when two units want different entries of one key.
+
+        The unit that sorts first, ``holder``, has it as long as it wants it. Empty: nothing to say.
+        """
+        return ""
