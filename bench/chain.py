@@ -198,7 +198,7 @@ def _sizes(variants: Sequence[Variant]) -> list[Row]:
     """Of the programs that a pod's packet may pass until its flow is open, and of all of them."""
     rows = []
     for variant in variants:
-        infos = [program.info() for program in variant.opener.values()]
+        infos = [program.info() for program in variant.first.values()]
         numbers = {
             "verified instructions": (sum(i.verified_insns for i in infos), "instructions"),
             "translated code": (sum(i.xlated_length for i in infos), "bytes"),

@@ -186,7 +186,7 @@ def establish(path: Datapath, case: Case) -> None:
 
 
 def _acknowledging(packet: Packet) -> Packet:
-    """The opener shows that it has seen the answer, whose sequence number is 1."""
+    """The client shows that it has seen the answer, whose sequence number is 1."""
     if TCP in packet:
         packet[TCP].ack = 2
     return packet

@@ -51,17 +51,17 @@ _FEED = MapSpec(
 class Variant:
     """One way to make the datapath, loaded. ``feed`` is the program to time: it feeds ``entry``.
 
-    ``opener`` are the programs that a pod's packet may pass until its flow is open.
+    ``first`` are the programs that a pod's packet may pass until its flow is open.
     """
 
     name: str
     feed: BpfProgram
-    opener: Mapping[str, BpfProgram]
+    first: Mapping[str, BpfProgram]
 
     @property
     def entry(self) -> BpfProgram:
         """What frames of pods enter by."""
-        return next(iter(self.opener.values()))
+        return next(iter(self.first.values()))
 
 
 @dataclass(frozen=True)
@@ -151,16 +151,16 @@ class Workshop:
             if spec.per_composition
         }
         maps = {**self._path.maps, _FEED.c_name: self.feed_map, **own}
-        opener: dict[str, BpfProgram] = {}
+        first: dict[str, BpfProgram] = {}
         if recipe.composed:
             programs = load_programs(recipe.composed, maps)
             stack.callback(programs.close)
             judge = {n: p for n, p in programs.others.items() if n not in _AFTER_VERDICTS}
-            opener = {"cubelet_pod": programs.entries["pod"], **judge}
+            first = {"cubelet_pod": programs.entries["pod"], **judge}
         if recipe.by_hand:
-            opener = {program.name: program for program in _load(recipe.by_hand, maps, stack)}
+            first = {program.name: program for program in _load(recipe.by_hand, maps, stack)}
         (feed,) = _load(self._feed, maps, stack)
-        variant = Variant(recipe.name, feed, opener)
+        variant = Variant(recipe.name, feed, first)
         own[f"cubelet_{JUMPS}"].update(
             TARGET_SLOT.to_bytes(4, sys.byteorder), variant.entry.fd.to_bytes(4, sys.byteorder)
         )

@@ -50,7 +50,7 @@ class Ledger(Cube):
     settings: LedgerSettings
     reasons = (
         Reason("enough", "more packets than the limit"),
-        Reason("denied", "an opener from the port that the settings deny"),
+        Reason("denied", "a first packet from the port that the settings deny"),
     )
     maps = (Map("judged", MapType.ARRAY, Index, Seen, 1, planned=False),)
 
@@ -140,7 +140,7 @@ def test_while_a_known_flow_is_judged_again_writes_are_not_kept(datapath, reply)
     raise_all(dp)
     sent = dp.send(answer(), pod="default/d") if reply else dp.send(frame())
     assert sent.verdict == "redirect"
-    # It is the opener's fields that are seen, whichever direction the packet was of.
+    # It is the forward record's fields that are seen, whichever direction the packet was of.
     assert dp.table("ledger", "judged")[Index(index=0)] == Seen(packets=5)
     assert dp.fields("ledger", key()) == Fields(label=1000, packets=6 - reply)
     assert dp.fields("ledger", key(reply=True)) == Fields(label=1000, packets=1 + reply)
@@ -191,7 +191,7 @@ def test_a_record_that_was_evicted_is_made_again_with_what_judging_wrote(datapat
 
 def test_a_reading_that_was_denied_leaves_nothing_to_the_next_one(datapath):
     dp = datapath(stacks={"pod": [Ledger]}, settings={"ledger": {"denied": 53}})
-    # Denied as an opener, allowed as the answer of a connection that there is no record of.
+    # Denied as a first packet, allowed as the answer of a connection that there is no record of.
     assert dp.send(answer(l4=TCP, flags="A"), pod="default/d").verdict == "redirect"
     assert dp.fields("ledger", key(protocol=6)) == Fields(label=1000, packets=0)
     assert dp.fields("ledger", key(reply=True, protocol=6)) == Fields(label=1000, packets=1)

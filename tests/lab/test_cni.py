@@ -20,7 +20,7 @@ from .world import World
 NODE = "node1"
 FREE = 5
 """Addresses of a /29 that are neither its own, nor the broadcast's, nor the gateway's."""
-OF_PORTS = ("cubelet_ports", "bridge0_neighbors", "bridge0_stations", "bridge0_flood_ports")
+OF_PORTS = ("cubelet_ports", "bridge0_neighbors", "bridge0_fdb", "bridge0_flood_ports")
 """Maps that hold nothing while there are no pods."""
 
 Make = Callable[[str], Runtime]

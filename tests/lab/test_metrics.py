@@ -182,7 +182,7 @@ def test_a_scrape_tells_what_was_dropped_and_what_runs(node: World, small_space:
     assert value(after, "cubelet_cni_call_duration_seconds_count", **adds) == 2
     assert {n for (name, _), n in after.items() if name == "cubelet_problems"} == {0}
     assert not [name for name, _ in after if "failures" in name and after[name, _]]
-    bridge = {"instance": "bridge0", "map": "stations"}
+    bridge = {"instance": "bridge0", "map": "fdb"}
     assert value(after, "cubelet_map_entries", **bridge) == 2
     assert value(after, "cubelet_map_max_entries", **bridge) == 1024
     (composed,) = (dict(labels) for name, labels in after if name == "cubelet_composition_info")

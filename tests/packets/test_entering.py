@@ -41,7 +41,7 @@ def test_a_flows_packets_enter_where_it_enters(rig: Rig, port: str, replied: boo
     assert rig.dp.flows() == before
 
 
-def test_a_reply_does_not_enter_by_its_openers_port(rig: Rig) -> None:
+def test_a_reply_does_not_enter_by_its_flows_first_port(rig: Rig) -> None:
     talk = direct(CLIENT, SERVER, udp)
     talk.opened(rig)
     kept(rig.send(talk.answer, "a"), "core/wrong_port")

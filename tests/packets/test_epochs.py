@@ -215,7 +215,7 @@ def test_a_stale_record_is_not_forgotten_for_a_forger(rig: Rig) -> None:
     TALK.forward(rig)
 
 
-def test_a_restart_judges_the_openers_packet_afresh(rig: Rig) -> None:
+def test_a_restart_judges_the_clients_packet_afresh(rig: Rig) -> None:
     opened(rig)
     rig.close_gate(A, B, Way.RESTART)
     rig.vip(VIP, 80, C, 8080)

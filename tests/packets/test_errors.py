@@ -109,7 +109,7 @@ def test_a_bridged_packet_does_not_expire(fused: Rig, ttl: int) -> None:
     arrives(fused.send(sent), "b", sent)
 
 
-@pytest.mark.parametrize("replied", [False, True], ids=["opener", "established"])
+@pytest.mark.parametrize("replied", [False, True], ids=["first packet", "established"])
 @pytest.mark.parametrize("size", [1000, 1001])
 @pytest.mark.parametrize("flags", ["", "DF"])
 def test_size(rig: Rig, replied: bool, size: int, flags: str) -> None:
@@ -139,7 +139,7 @@ def test_the_way_back_has_a_size_of_its_own(rig: Rig) -> None:
     talk.forward(rig)
 
 
-@pytest.mark.parametrize("replied", [False, True], ids=["opener", "established"])
+@pytest.mark.parametrize("replied", [False, True], ids=["first packet", "established"])
 @pytest.mark.parametrize(("segment", "fits"), [(960, True), (961, False)])
 def test_of_a_packet_to_be_segmented_a_segment_must_fit(
     rig: Rig, replied: bool, segment: int, fits: bool

@@ -44,7 +44,7 @@ def test_a_reply_alone_establishes_what_is_not_tcp(rig: Rig, shape: Shape) -> No
     assert not rig.table("pending")
 
 
-def test_tcp_is_established_by_the_openers_packet_after_the_answer(rig: Rig) -> None:
+def test_tcp_is_established_by_the_clients_packet_after_the_answer(rig: Rig) -> None:
     for speak, flags in (
         (TALK.forward, "S"),
         (TALK.forward, "S"),
@@ -69,7 +69,7 @@ def test_a_reset_does_not_establish(rig: Rig) -> None:
     assert states(rig) == {(PENDING, 30)}
 
 
-def test_a_flood_of_openers_takes_no_room_from_replied_flows(fused: Rig) -> None:
+def test_a_flood_of_first_packets_takes_no_room_from_replied_flows(fused: Rig) -> None:
     for number in range(1000):
         client = Peer("a", A, 2000 + number)
         for packet, port in (

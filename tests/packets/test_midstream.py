@@ -29,7 +29,7 @@ def directions(rig: Rig) -> dict[str, bool]:
     return {str(key.src): bool(f.flags & FlowFlag.REPLY) for key, f in rig.dp.flows().items()}
 
 
-def test_what_may_open_a_flow_is_its_opener(rig: Rig) -> None:
+def test_what_may_open_a_flow_is_its_first_packet(rig: Rig) -> None:
     rig.close_gate(A, B)
     TALK.back(rig, "PA")
     assert directions(rig) == {B: False, A: True}

@@ -184,7 +184,7 @@ def test_a_flow_whose_reply_key_was_taken_over_moves_away(rig: Rig) -> None:
     second.back(rig)
 
 
-def test_a_reply_whose_opener_went_elsewhere_is_dropped(rig: Rig) -> None:
+def test_a_reply_whose_request_went_elsewhere_is_dropped(rig: Rig) -> None:
     """The forward record is evicted; opened anew, the flow is given another backend."""
     serve(rig)
     first = through(direct(CLIENT, SERVER, udp), SERVICE)

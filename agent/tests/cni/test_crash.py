@@ -30,7 +30,7 @@ from cubelet.net import netns, pods, sysctl
 from cubelet.net.netlink import Connection
 from cubelet.testkit import local_node
 from cubelet.testkit.network import private_network
-from cubelet_hooks.objects import Pod, Port
+from cubelet_hooks.objects import LocalNode, Pod, Port
 
 LOCAL = local_node(ip_network("10.244.1.0/24"), uplink_mtu=1400, overlay_mtu=1350)
 REQUESTS = {16: "NEWLINK", 17: "DELLINK", 20: "NEWADDR", 24: "NEWROUTE"}
@@ -68,27 +68,28 @@ class Agent:
     attach_timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        self.datapath = self.state_dir / "datapath"
-        self.datapath.mkdir(exist_ok=True)
+        self.served = self.state_dir / "datapath"
+        self.served.mkdir(exist_ok=True)
         self.ipam = Ipam(self.state_dir / "ipam.json")
-        self.service = CniService(
-            self, self.ipam, pods, lambda: LOCAL, self.attached, self.detached, self.find_pod
-        )
+        self.service = CniService(self, self.ipam, pods, self, self.find_pod)
         self.ports = {port.container_id: port for port in self.service.load()}
         # The first pass of a started agent, which is level-triggered.
-        for path in self.datapath.iterdir():
+        for path in self.served.iterdir():
             if path.name not in self.ports:
                 path.unlink()
         for container in self.ports:
-            (self.datapath / container).touch()
+            (self.served / container).touch()
 
-    async def attached(self, port: Port) -> None:
+    def local(self) -> LocalNode:
+        return LOCAL
+
+    async def attach(self, port: Port) -> None:
         self.effect("attached")
-        (self.datapath / port.container_id).touch()
+        (self.served / port.container_id).touch()
 
-    async def detached(self, port: Port) -> None:
+    async def detach(self, port: Port) -> None:
         self.effect("detached")
-        (self.datapath / port.container_id).unlink(missing_ok=True)
+        (self.served / port.container_id).unlink(missing_ok=True)
 
     async def find_pod(self, key: str) -> Pod | None:
         return None
@@ -111,7 +112,7 @@ class Agent:
         assert set(pods.list_wired()) == ifnames
         folder = self.state_dir / "attachments"
         assert set(os.listdir(folder)) == {f"{name}.json" for name in ifnames}
-        assert set(os.listdir(self.datapath)) == leases
+        assert set(os.listdir(self.served)) == leases
         for container, path in self.netns.items():
             assert devices(path) == {"lo"} | ({"eth0"} if container in leases else set())
         return leases

@@ -32,7 +32,7 @@ from cubelet.net.netns import NetnsGone
 from cubelet.net.pods import PodLink
 from cubelet.testkit import local_node
 from cubelet.testkit.network import private_network
-from cubelet_hooks.objects import Pod, Port
+from cubelet_hooks.objects import LocalNode, Pod, Port
 
 LOCAL = local_node(ip_network("10.244.1.0/24"), uplink_mtu=1400, overlay_mtu=1350)
 
@@ -302,19 +302,16 @@ class Agent:
         self.socket = self.state_dir / "agent.sock"
         self.ports: dict[str, Port] = {}
         self.service = CniService(
-            self,
-            Ipam(self.state_dir / "ipam.json"),
-            pods,
-            lambda: LOCAL,
-            self.attached,
-            self.detached,
-            self.find_pod,
+            self, Ipam(self.state_dir / "ipam.json"), pods, self, self.find_pod
         )
 
-    async def attached(self, port: Port) -> None:
+    def local(self) -> LocalNode:
+        return LOCAL
+
+    async def attach(self, port: Port) -> None:
         self.ports[port.container_id] = port
 
-    async def detached(self, port: Port) -> None:
+    async def detach(self, port: Port) -> None:
         self.ports.pop(port.container_id, None)
 
     async def find_pod(self, key: str) -> Pod | None:

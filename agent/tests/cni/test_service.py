@@ -85,7 +85,7 @@ class Node:
     state_dir: Path
     attach_timeout: float = 5.0
     wiring: FakeWiring = field(default_factory=FakeWiring)
-    local: LocalNode | None = LOCAL
+    known: LocalNode | None = LOCAL
     pods: dict[str, Pod] = field(default_factory=dict)
     ports: list[Port] = field(default_factory=list)
     attach_failure: Exception | None = None
@@ -97,9 +97,10 @@ class Node:
     def start(self) -> None:
         """Start the service anew, on the state that is there."""
         self.ipam = Ipam(self.state_dir / "ipam.json")
-        self.service = CniService(
-            self, self.ipam, self.wiring, lambda: self.local, self.attach, self.detach, self.find
-        )
+        self.service = CniService(self, self.ipam, self.wiring, self, self.find)
+
+    def local(self) -> LocalNode | None:
+        return self.known
 
     async def attach(self, port: Port) -> None:
         assert not self.wiring.links[port.host_ifname].up or port in self.ports
@@ -251,10 +252,10 @@ def test_without_kubernetes_the_container_names_the_port(node: Node) -> None:
 
 
 def test_before_the_node_is_set_up_add_and_status_say_so(node: Node) -> None:
-    node.local = None
+    node.known = None
     node.fail(errors.TRY_AGAIN_LATER, "ADD")
     node.fail(errors.NOT_AVAILABLE, "STATUS")
-    node.local = LOCAL
+    node.known = LOCAL
     assert node.do("STATUS") == {}
 
 

@@ -76,8 +76,8 @@ def test_a_changed_setting_is_written_and_nothing_is_compiled(reconciler: Reconc
     assert limit_in_force(reconciler) == 900
     assert reconciler.datapath.identity == identity
     # The cubes in force are those of the new settings, as their callbacks see them.
-    assert reconciler.composition is not None
-    (dial,) = (cube for cube in reconciler.composition.cubes if isinstance(cube, Dial))
+    assert reconciler.switchover.composition is not None
+    (dial,) = (cube for cube in reconciler.switchover.composition.cubes if isinstance(cube, Dial))
     assert dial.settings.limit == 900
 
 
@@ -93,6 +93,6 @@ def test_where_fields_stand_is_remembered_with_what_is_in_force(
     reconciler.propose(setup(500, Keeping))
     reconciler.run([Change.between(None, NODE)])
     assert reconciler.problems == {}
-    assert reconciler.composition is not None
-    slot = reconciler.composition.slots.held["dial0"]
+    assert reconciler.switchover.composition is not None
+    slot = reconciler.switchover.composition.slots.held["dial0"]
     assert Memory(tmp_path / "memory.json").known.slots.held == {"dial0": slot}

@@ -34,7 +34,7 @@ class Tagger(Cube):
         if found is not None:
             yield Entry("tags", Key(int(found.labels["key"])), Value(int(found.labels["value"])))
 
-    def contested(self, key, holder, other):
+    def rejected(self, key, holder, other):
         return f"{key.number}: {holder[1]}, not {other[1]}"
 
 
@@ -117,11 +117,11 @@ def test_what_several_units_want_differently_is_told_as_the_cube_puts_it():
     planner, state = setup()
     for each in (namespace("a", 1, 1), namespace("b", 1, 1)):
         apply(planner, state, Change.between(None, each))
-    assert planner.contests() == []
+    assert planner.rejected() == []
     apply(planner, state, Change.between(None, namespace("c", 1, 2)))
-    assert planner.contests() == ["1: a, not c"]
+    assert planner.rejected() == ["1: a, not c"]
     apply(planner, state, Change.between(None, namespace("A", 1, 3)))
-    assert planner.contests() == ["1: A, not a", "1: A, not b", "1: A, not c"]
+    assert planner.rejected() == ["1: A, not a", "1: A, not b", "1: A, not c"]
     for name in ("A", "c"):
         apply(planner, state, Change.between(state.namespaces[name], None))
-    assert planner.contests() == []
+    assert planner.rejected() == []

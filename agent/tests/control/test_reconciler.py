@@ -46,6 +46,7 @@ class Agent:
     network: TestNetwork
     source: Path
     successor: Agent | None = None
+    complete: bool = True
 
     def __post_init__(self) -> None:
         """Start with what is pinned."""
@@ -78,7 +79,7 @@ class Agent:
         """A pass with these objects new or changed; the problems after it."""
         changes = [Change.between(None, each) for each in objects]
         changes += [Change.between(each, None) for each in gone]
-        self.reconciler.run(changes)
+        self.reconciler.run(changes, complete=self.complete)
         return self.reconciler.problems
 
     @property
@@ -146,7 +147,7 @@ def filters(agent: Agent) -> set[str]:
 
 
 def unsettled(agent: Agent) -> bool:
-    return agent.reconciler.unsettled
+    return agent.reconciler.ports.unsettled
 
 
 def epoch(agent: Agent) -> int:
@@ -234,12 +235,12 @@ def test_a_restart_converges(agent: Agent) -> None:
 def test_what_a_source_in_trouble_may_know_is_kept(agent: Agent) -> None:
     agent.run(NODE, service("a", 1), service("b", 2))
     again = agent.restart()
-    again.reconciler.complete = False
+    again.complete = False
     again.run(NODE, service("c", 3))
     assert again.ports == {1, 2, 3}
     again.run(service("d", 4), gone=(service("c", 3),))
     assert again.ports == {1, 2, 4}
-    again.reconciler.complete = True
+    again.complete = True
     again.run(service("a", 1))
     assert again.ports == {1, 4}
 
@@ -343,11 +344,11 @@ def test_what_the_last_run_needed_stays_until_all_is_known(agent: Agent) -> None
     agent.run(gone=(service("unneeded", 9),))
     with_tint = agent.identity
     again = agent.restart()
-    again.reconciler.complete = False
+    again.complete = False
     again.run(service("unneeded", 9))  # the node itself is not known, but remembered
     assert again.identity == with_tint
     assert again.ports == {1, 9}
-    again.reconciler.complete = True
+    again.complete = True
     assert again.run(NODE) == {}
     assert again.identity == without
 
@@ -392,7 +393,7 @@ def test_pods_are_not_served_before_a_pass_has_ended(
     with monkeypatch.context() as patched:
         patched.setattr(agent.reconciler.datapath, "forget_strangers", fail)
         assert "why not" in agent.run(NODE)["pass"]
-    assert agent.reconciler.in_force
+    assert agent.reconciler.switchover.in_force
     assert not agent.reconciler.serving
     assert agent.run() == {}
     assert agent.reconciler.serving
@@ -414,13 +415,13 @@ def test_a_pod_that_goes_in_between_is_forgotten(agent: Agent) -> None:
     agent.run(NODE)
     agent.reconciler.run([Change.between(None, pod(agent, "a"))], hurry=True)
     assert agent.run(gone=(pod(agent, "a"),)) == {}
-    assert not agent.reconciler.unsettled
+    assert not agent.reconciler.ports.unsettled
     assert filters(agent) == set()
 
 
 def test_waiting_pods_do_not_cost_others_their_links(agent: Agent) -> None:
     agent.run(NODE, pod(agent, "a"))
-    agent.reconciler.distrust()
+    agent.reconciler.review_all()
     agent.reconciler.run([Change.between(None, pod(agent, "b"))], hurry=True)
     assert filters(agent) == {"pod1"}
     assert "pod0" in agent.attached
@@ -429,7 +430,7 @@ def test_waiting_pods_do_not_cost_others_their_links(agent: Agent) -> None:
 def test_a_look_at_everything_settles_a_few_at_a_time(agent: Agent) -> None:
     agent.run(NODE)
     agent.reconciler.run([Change.between(None, pod(agent, name)) for name in "abcdef"], hurry=True)
-    agent.reconciler.distrust()
+    agent.reconciler.review_all()
     assert agent.run() == {}
     assert len(filters(agent)) == 2
     assert agent.run() == {}
@@ -477,7 +478,7 @@ def test_what_cannot_be_planned_after_a_restart_is_kept(agent: Agent) -> None:
     agent.run(NODE, service("a", 1), service("b", 2))
     again = agent.restart()
     problems = again.run(NODE, service("b", 2), service("poison", 3))
-    assert "poison" in again.reconciler.faults["tint"]
+    assert "poison" in again.reconciler.switchover.faults["tint"]
     assert problems == {}
     assert again.ports == {1, 2}
 
@@ -499,11 +500,11 @@ def test_routes_stay_while_it_is_not_known_who_wants_them(agent: Agent) -> None:
     agent.run(NODE, other)
     assert "10.2.0.0/24" in routes()
     again = agent.restart()
-    again.reconciler.complete = False
+    again.complete = False
     again.run()
     assert again.reconciler.serving
     assert "10.2.0.0/24" in routes()
-    again.reconciler.complete = True
+    again.complete = True
     again.run(NODE)
     assert "10.2.0.0/24" not in routes()
 
@@ -513,7 +514,7 @@ def test_a_device_that_is_lost_is_made_anew(agent: Agent) -> None:
     before = agent.attached
     with IPRoute() as ip:
         ip.link("del", ifname="cubelet0")
-    agent.reconciler.distrust()
+    agent.reconciler.review_all()
     assert agent.run() == {}
     assert agent.attached["host"] != before["host"]
     assert "10.1.0.0/24" in routes()

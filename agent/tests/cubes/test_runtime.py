@@ -53,13 +53,13 @@ class Agent:
 
     def __init__(self, dp: Datapath) -> None:
         self.worker = ThreadPoolExecutor(1)
-        self.runtime = Runtime(dp.state, self.alone)
+        self.runtime = Runtime(dp.state, self.on_datapath)
 
-    async def alone(self, work: Callable[..., Any], *arguments: Any) -> Any:
+    async def on_datapath(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.worker, work, *arguments)
 
     async def serve(self, dp: Datapath) -> None:
-        await self.alone(self.runtime.take_over, dp.composition, dp.maps)
+        await self.on_datapath(self.runtime.take_over, dp.composition, dp.maps)
         await self.runtime.listen()
 
 
@@ -116,7 +116,7 @@ def test_a_cube_that_raises_is_counted_told_of_once_and_stops_nobody(datapath: M
         for sport, port in enumerate(ports, 1):
             dp.send(frame(sport=sport, dport=port))
         await until(lambda: len(Beacon.told) == 12)
-        counts.update(await agent.alone(agent.runtime.counts))
+        counts.update(await agent.on_datapath(agent.runtime.counts))
 
     with structlog.testing.capture_logs() as logs:
         running(dp, body)
@@ -137,7 +137,7 @@ def test_what_is_lost_is_counted(datapath: Make) -> None:
         for port in range(1, 6):
             dp.send(frame(dport=port))
         await until(lambda: len(Beacon.told) == 2)
-        counts.update(await agent.alone(agent.runtime.counts))
+        counts.update(await agent.on_datapath(agent.runtime.counts))
 
     running(dp, body)
     assert counts == {"beacon0": Counts(events=2, lost_events=3)}
@@ -154,7 +154,7 @@ def test_a_flood_leaves_the_thread_to_others(dp: Datapath, monkeypatch: Any) -> 
         began = time.monotonic()
         while time.monotonic() - began < 1:
             asked = time.monotonic()
-            await agent.alone(time.sleep, 0)
+            await agent.on_datapath(time.sleep, 0)
             waits.append(time.monotonic() - asked)
             await asyncio.sleep(0.001)
 

@@ -39,7 +39,7 @@ from cubelet_hooks.cube import Cube, Read, Settings
 from cubelet_hooks.metrics import Metric, Sample
 from cubelet_hooks.view import View
 
-PAGE = Path(__file__).parents[2] / "docs/metrics.md"
+PAGE = Path(__file__).parents[3] / "docs/metrics.md"
 _ROW = re.compile(r"^\| `(cubelet_\w+)` \|", re.MULTILINE)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 """Values by name and ordered labels."""
@@ -109,14 +109,16 @@ def test_it_is_answered_while_maps_cannot_be_read() -> None:
     async def run() -> list[float | None]:
         busy, loop = threading.Event(), asyncio.get_running_loop()
 
-        async def alone(work: Callable[..., Any], *arguments: Any) -> Any:
+        async def on_datapath(work: Callable[..., Any], *arguments: Any) -> Any:
             await asyncio.to_thread(busy.wait)
             return await loop.run_in_executor(None, work, *arguments)
 
         def count() -> Iterable[Family]:
             return gauge("maps", next(numbers))()
 
-        page = Page(Recorder(), {"now": gauge("now", 1)}, {"maps": count}, alone, patience=0.05)
+        page = Page(
+            Recorder(), {"now": gauge("now", 1)}, {"maps": count}, on_datapath, patience=0.05
+        )
 
         async def maps() -> float | None:
             found = samples(text_string_to_metric_families((await page.render())[0].decode()))
@@ -283,11 +285,11 @@ def test_how_full_maps_are_is_known_counted_or_not_told() -> None:
 def node(**changed: Any) -> NodeMetrics:
     composition = SimpleNamespace(mode="fused", cubes=[SimpleNamespace(kind="nat", instance="nat")])
     reconciler = SimpleNamespace(
-        composition=composition,
+        switchover=SimpleNamespace(composition=composition, cubes=composition.cubes),
+        ports=SimpleNamespace(attached=["shop/c"]),
         datapath=SimpleNamespace(identity="3f2a"),
         problems={"port shop/a": "no", "port shop/b": "no", "maps": "full"},
-        contests=["a", "b"],
-        attached=["shop/c"],
+        rejected=["a", "b"],
     )
     row = {"kind": "nat", "distribution": "cubelet-nat", "version": "1"}
     rows = [
@@ -313,7 +315,7 @@ def test_the_agent_tells_what_it_runs_and_what_is_wrong() -> None:
     assert problems == dict.fromkeys(problems, 0) | {
         "port": 2,
         "maps": 1,
-        "contest": 2,
+        "rejected": 2,
         "source": 1,
         "cube": 1,
     }
@@ -333,7 +335,12 @@ def test_it_tells_of_a_refused_configuration_and_a_pass_that_hangs() -> None:
 
 
 def test_a_node_that_has_composed_nothing_yet_says_no_more_than_that() -> None:
-    nothing = SimpleNamespace(composition=None, problems={}, contests=[], attached=[])
+    nothing = SimpleNamespace(
+        switchover=SimpleNamespace(composition=None, cubes=()),
+        ports=SimpleNamespace(attached=[]),
+        problems={},
+        rejected=[],
+    )
     found = samples(node(reconciler=nothing).families())
     assert not [name for name, _ in found if "composition" in name]
 

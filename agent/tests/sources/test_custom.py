@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import textwrap
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,6 @@ from cubelet.config.node import KubernetesSettings, Settings
 from cubelet.control.planner import Planner
 from cubelet.control.reconciler import Reconciler
 from cubelet.cubes.discovery import Discovery
-from cubelet.daemon.agent import Agent
 from cubelet.lab.apiserver import ApiServer, resources
 from cubelet.sources.annotations import Kept
 from cubelet.sources.api import ApiSource
@@ -35,6 +33,8 @@ from cubelet_hooks.objects import Change, Custom, Namespace, Node, Pod, Port
 from cubelet_hooks.records import U32, U64, Record
 from cubelet_hooks.resources import Resource
 from cubelet_hooks.view import View
+
+from ..helpers.aio import in_loop, until
 
 BUDGET = Resource("Budget", "example.com/v1beta1", "budgets")
 TARIFF = Resource("Tariff", "example.com/v1beta1", "tariffs", namespaced=False)
@@ -88,22 +88,6 @@ class Quota(Cube):
 
 
 DISCOVERY = Discovery((), pluggy.PluginManager("cubelet"), {"quota": Quota})
-
-
-def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a coroutine as a test."""
-
-    @functools.wraps(test)
-    def run(**fixtures: object) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 60))
-
-    return run
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 # Reading
@@ -217,33 +201,6 @@ def test_a_pods_settings_come_from_it_its_namespace_or_an_object() -> None:
 
 
 # In the agent
-
-
-@in_loop
-async def test_what_a_new_configuration_watches_is_known_to_its_first_pass() -> None:
-    config, first = Namespace("config"), Custom("Budget", "shop", "a")
-    late = Namespace("late")
-    agent: Any = SimpleNamespace(
-        _queue=[], _configuration=SimpleNamespace(), reconciler=SimpleNamespace(watches=())
-    )
-    followed: list[Change] = []
-
-    def follow(changes: list[Change], complete: bool) -> None:
-        followed.extend(changes)
-        if changes and changes[0].new == config:
-            agent.reconciler.watches = (BUDGET,)
-
-    async def watch(wanted: tuple[Resource, ...]) -> None:
-        if wanted and len(followed) == 1:
-            await asyncio.sleep(0)
-            agent._queue += [Change.between(None, each) for each in (late, first)]
-
-    agent._configuration.follow = follow
-    agent._feed = SimpleNamespace(watch=watch, complete=True)
-    taken = await Agent._taken_in(agent, [Change.between(None, config)])
-    assert [change.new for change in taken] == [config, late, first]
-    assert taken == followed  # what comes meanwhile may be a configuration, too
-    assert agent._queue == []
 
 
 def test_the_kinds_of_a_proposed_setup_are_watched_beside_those_in_force() -> None:

@@ -141,12 +141,12 @@ def test_a_flow_that_begins_anew_is_told_anew_and_was_not_denied(path: Make, mod
 @both_modes
 def test_an_answer_without_a_flow_is_one_packet(path: Make, mode: str) -> None:
     dp = path(mode)
-    # Denied as an opener to port 90, allowed as the answer of one from there.
+    # Denied as a first packet to port 90, allowed as the answer of one from there.
     answer = tcp("A", 90, sport=5000, src=D, dst=A)
     assert dp.send(answer, pod="default/d").verdict == "redirect"
-    opener = pair(5000, sport=90, protocol=TCP_NUMBER)
+    first = pair(5000, sport=90, protocol=TCP_NUMBER)
     dp.send(udp(53))
-    assert told(dp) == [(What.OPENED, opener, opener), (What.OPENED, pair(53), pair(53))]
+    assert told(dp) == [(What.OPENED, first, first), (What.OPENED, pair(53), pair(53))]
 
 
 def test_what_may_be_flooded_is_not_taken_for_denied(path: Make) -> None:

@@ -74,7 +74,7 @@ class Flow(Record):
     for a flow. ``epoch_sum`` is what the epochs of the addresses it was judged by added up to.
     ``last_seen`` is in jiffies, written about once a second; ``timeout`` in seconds; ``ack`` is
     the last TCP acknowledgement seen when the record was last refreshed, ``proof`` what the
-    opener must acknowledge to show that it has seen the answer. ``packets`` and ``bytes`` count
+    client must acknowledge to show that it has seen the answer. ``packets`` and ``bytes`` count
     this direction's frames with their Ethernet headers, the packet that ``KIND_packet`` looks at
     among them; a GSO frame counts once.
     """

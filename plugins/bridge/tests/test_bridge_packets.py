@@ -20,7 +20,7 @@ from cubelet.composer.core import Trace
 from cubelet.testkit import Datapath, Result
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC
 from cubelet_bridge.cube import Bridge
-from cubelet_bridge.records import FloodRate, FloodRateKey, LearnedStation, StationKey
+from cubelet_bridge.records import FdbKey, FloodRate, FloodRateKey, LearnedEntry
 from cubelet_hooks.flows import Flow, FlowFlag
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def outcome(result: Result) -> tuple[str, str]:
     return result.verdict, result.reason
 
 
-def opener(bridge: Datapath) -> Flow:
+def forward(bridge: Datapath) -> Flow:
     """The record of the only flow's forward direction."""
     (found,) = [flow for flow in bridge.flows().values() if not flow.flags & FlowFlag.REPLY]
     return found
@@ -234,7 +234,7 @@ def test_ip_is_forwarded_untouched_and_remembered(
         assert result.hop is not None
         assert result.hop.ifindex == ifindex(cubelet_network, peer)
         assert result.packet == Ether(bytes(packet))
-    assert not opener(bridge).flags & FlowFlag.ROUTED
+    assert not forward(bridge).flags & FlowFlag.ROUTED
 
 
 def test_a_flow_follows_its_address_to_another_pod(
@@ -246,7 +246,7 @@ def test_a_flow_follows_its_address_to_another_pod(
     bridge.apply(msgspec.structs.replace(port, mac=NESTED))
     result = bridge.send(udp(MAC_B, IP_B))
     assert result.packet == Ether(bytes(udp(NESTED, IP_B)))
-    assert opener(bridge).leaves.dst_mac == NESTED
+    assert forward(bridge).leaves.dst_mac == NESTED
 
 
 def test_a_flow_to_a_pod_that_is_gone_ends(bridge: Datapath, cubelet_network: TestNetwork) -> None:
@@ -267,7 +267,7 @@ def test_a_station_is_learned_and_moves(bridge: Datapath, cubelet_network: TestN
     a, c = (ifindex(cubelet_network, pod) for pod in "ac")
     before = epoch(bridge)
     bridge.send(frame(MAC_B, src=NESTED), pod="default/a")
-    assert bridge.table("bridge", "learned")[StationKey(NESTED, 0)].ifindex == a
+    assert bridge.table("bridge", "learned")[FdbKey(NESTED, 0)].ifindex == a
     assert outcome(bridge.send(frame(NESTED), pod="default/a")) == ("drop", "bridge/same_port")
     result = bridge.send(frame(NESTED, src=MAC_B), pod="default/b")
     assert result.hop is not None
@@ -285,7 +285,7 @@ def test_ip_to_a_learned_station_needs_its_pods_address(bridge: Datapath) -> Non
     bridge.send(frame(MAC_A, src=NESTED), pod="default/b")
     assert outcome(bridge.send(udp(NESTED, IP_C))) == ("drop", "bridge/wrong_address")
     assert outcome(bridge.send(udp(NESTED, IP_B))) == ("redirect", "core/none")
-    assert opener(bridge).leaves.dst_mac == NESTED
+    assert forward(bridge).leaves.dst_mac == NESTED
 
 
 @pytest.mark.parametrize(("seconds", "known"), [(299, True), (301, False)])
@@ -293,10 +293,10 @@ def test_a_silent_station_is_forgotten(
     bridge: Datapath, jiffies: int, seconds: int, known: bool
 ) -> None:
     bridge.send(frame(MAC_B, src=NESTED), pod="default/a")
-    key = StationKey(NESTED, 0)
+    key = FdbKey(NESTED, 0)
     learned = bridge.table("bridge", "learned")[key]
     long_ago = (learned.seen - seconds * jiffies) % 2**32
-    bridge.put("bridge", "learned", key, LearnedStation(learned.ifindex, long_ago))
+    bridge.put("bridge", "learned", key, LearnedEntry(learned.ifindex, long_ago))
     result = bridge.send(frame(NESTED, src=MAC_B), pod="default/b")
     assert (result.verdict == "redirect") == known
     bridge.send(frame(MAC_B, src=NESTED), pod="default/a")
@@ -375,7 +375,7 @@ def test_segments_are_apart(tagging: Datapath, cubelet_network: TestNetwork) -> 
     b = ifindex(cubelet_network, "b")
     with received(tagging, cubelet_network) as send:
         assert send(tagged(BROADCAST, 5, src=NESTED), "b") == 0
-        assert set(tagging.table("bridge", "learned")) == {StationKey(NESTED, 5)}
+        assert set(tagging.table("bridge", "learned")) == {FdbKey(NESTED, 5)}
         assert send(tagged(NESTED, 5), "a") == b
         assert send(tagged(NESTED, 6), "a") == 0
         assert send(frame(NESTED), "a") == 0

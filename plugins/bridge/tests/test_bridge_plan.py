@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import msgspec
 import pytest
 
 from cubelet.state.cluster import State
 from cubelet_bridge.cube import FLOOD_PORTS, Bridge, BridgeSettings, cubelet_cubes
-from cubelet_bridge.records import FloodPort, Neighbor, NeighborKey, Station, StationKey
+from cubelet_bridge.records import FdbEntry, FdbKey, FloodPort, LearnedEntry, Neighbor, NeighborKey
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.flows import Index
 from cubelet_hooks.objects import Change, Node, Port
@@ -55,7 +56,7 @@ def test_the_package_offers_the_bridge() -> None:
 def test_a_port_is_a_station_and_a_neighbor() -> None:
     state = view(port("web", 12, "10.0.1.7", mac="02:00:00:00:00:AB"))
     assert set(bridge().plan(("port", "default/web"), state)) == {
-        Entry("stations", StationKey("02:00:00:00:00:ab", 0), Station(12)),
+        Entry("fdb", FdbKey("02:00:00:00:00:ab", 0), FdbEntry(12)),
         Entry(
             "neighbors",
             NeighborKey(ip_address("10.0.1.7")),
@@ -72,7 +73,7 @@ def test_an_instance_takes_the_address_of_its_family() -> None:
 
 def test_a_port_without_an_address_of_the_family_is_a_station_alone() -> None:
     state = view(port("web", 12, "fd00::7"))
-    assert [e.map for e in bridge().plan(("port", "default/web"), state)] == ["stations"]
+    assert [e.map for e in bridge().plan(("port", "default/web"), state)] == ["fdb"]
     assert list(bridge().plan(("flood",), state)) == []
 
 
@@ -141,7 +142,7 @@ def test_settings_size_the_maps_and_reach_the_c() -> None:
     sizes = {m.name: cube.size_of(m) for m in cube.maps}
     assert sizes == {
         "neighbors": 5,
-        "stations": 5,
+        "fdb": 5,
         "flood_ports": FLOOD_PORTS,
         "learned": 4096,
         "flood_rates": 5,
@@ -160,3 +161,14 @@ def test_settings_size_the_maps_and_reach_the_c() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(wrong, BridgeSettings)
+
+
+def test_people_see_configured_and_learned_entries_of_the_fdb() -> None:
+    held: dict[str, dict[Any, Any]] = {
+        "fdb": {FdbKey("02:00:00:00:00:ab", 0): FdbEntry(12)},
+        "learned": {FdbKey("0a:00:00:00:00:01", 5): LearnedEntry(13, 99)},
+    }
+    assert list(bridge().rows("fdb", held.__getitem__, State())) == [
+        {"mac": "02:00:00:00:00:ab", "segment": 0, "ifindex": 12, "state": "static"},
+        {"mac": "0a:00:00:00:00:01", "segment": 5, "ifindex": 13, "state": "learned"},
+    ]

@@ -219,8 +219,8 @@ def test_a_reply_follows_its_flow(arriving: Datapath) -> None:
         policy("a", "default", podSelector=SELECTS_A, ingress=[]),
         policy("d", "default", podSelector=SELECTS_D, egress=[]),
     )
-    opener = frame(syn(80), D)
-    assert verdict(arriving.send(opener), opener) == "sent"
+    first = frame(syn(80), D)
+    assert verdict(arriving.send(first), first) == "sent"
     answer = TCP(sport=80, dport=4000, flags="SA", seq=1, ack=8)
     reply = frame(answer, A, D, pod_mac(3))
     assert verdict(arriving.send(reply, pod="default/d"), reply) == "sent"

@@ -223,10 +223,10 @@ def test_a_connection_that_never_opened_does_not_wait_for_a_draining_backend(
     path: Datapath,
 ) -> None:
     path.apply(service("slow", "10.96.0.7"), slice_of("slow", ready("10.1.7.6")))
-    opener = frame(syn(1013, 80), "10.96.0.7")
-    assert backend(path.send(opener)) == ("10.1.7.6", 8080)
+    first = frame(syn(1013, 80), "10.96.0.7")
+    assert backend(path.send(first)) == ("10.1.7.6", 8080)
     path.apply(slice_of("slow", draining("10.1.7.6"), ready("10.1.7.7")))
-    assert backend(path.send(opener)) == ("10.1.7.7", 8080)
+    assert backend(path.send(first)) == ("10.1.7.7", 8080)
 
 
 def test_draining_backends_serve_when_none_is_ready(path: Datapath) -> None:
@@ -353,8 +353,8 @@ def test_flows_to_a_host_port_end_with_the_pod(path: Datapath, transport: Any) -
     pod = with_host_ports(path, "b", *asked)
     path.apply(pod)
     sent = frame(transport(1033, 445), NODE, OUTSIDER, "uplink")
-    opener = syn if transport is data else datagram
-    path.send(frame(opener(1033, 445), NODE, OUTSIDER, "uplink"), enters="uplink")
+    first = syn if transport is data else datagram
+    path.send(frame(first(1033, 445), NODE, OUTSIDER, "uplink"), enters="uplink")
     assert backend(path.send(sent, enters="uplink")) == ("10.1.0.3", 8445)
     path.delete(pod)
     gone = path.send(sent, enters="uplink")

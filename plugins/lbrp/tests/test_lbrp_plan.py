@@ -438,7 +438,7 @@ def test_one_number_with_other_addresses_and_protocols_is_no_conflict() -> None:
         pod("b", 8, HostPort(80, 2, "TCP", SECOND), address=B),
         pod("c", 9, HostPort(80, 3, "UDP", NODE), address=VIP),
     )
-    assert planner.contests() == []
+    assert planner.rejected() == []
     assert held(planner) == {
         ("192.0.2.1", 80, TCP): "10.1.1.5:1",
         ("192.0.2.101", 80, TCP): "10.1.2.6:2",
@@ -455,13 +455,13 @@ def test_the_pod_attached_first_keeps_its_port_and_the_other_is_told(order: Iter
     tell(planner, state, Change.between(None, LOCAL), *changes)
     assert held(planner)["192.0.2.1", 80, TCP] == "10.1.1.5:8080"
     assert held(planner)["192.0.2.101", 80, TCP] == "10.1.1.5:1"
-    [told] = planner.contests()
+    [told] = planner.rejected()
     assert told == (
         "pod default/a: port 80/TCP of 192.0.2.1 is held by pod default/z; "
         "remedy: ask for another port or address, or remove that one"
     )
     tell(planner, state, Change.between(first, None))
-    assert planner.contests() == []
+    assert planner.rejected() == []
     assert held(planner)["192.0.2.1", 80, TCP] == "10.1.1.5:1"
 
 
@@ -471,7 +471,7 @@ def test_a_service_goes_before_a_pod_on_its_node_port() -> None:
         LOCAL, pod("a", 7, HostPort(30080, 1), address=VIP), service(ports=(port,)), SLICE
     )
     assert held(planner)["192.0.2.1", 30080, TCP] == "10.1.1.5:8080"
-    assert [text.partition(" of ")[0] for text in planner.contests()] == [
+    assert [text.partition(" of ")[0] for text in planner.rejected()] == [
         "pod default/a: port 30080/TCP",
         "pod default/a: port 30080/TCP",
     ]

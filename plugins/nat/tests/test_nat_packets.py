@@ -63,7 +63,7 @@ def frame(transport: Packet, dst: str, src: str) -> Packet:
 
 
 def request(protocol: str, sport: int, dport: int) -> Packet:
-    """An opener; an echo request's identifier counts as its source port."""
+    """A first packet; an echo request's identifier counts as its source port."""
     if protocol == "tcp":
         return TCP(sport=sport, dport=dport, flags="S")
     if protocol == "icmp":

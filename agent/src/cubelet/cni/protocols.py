@@ -8,6 +8,7 @@ from typing import Protocol
 
 from cubelet.net.pods import PodLink
 from cubelet.net.rtnl import Link
+from cubelet_hooks.objects import LocalNode, Port
 
 
 class CniSettings(Protocol):
@@ -30,3 +31,19 @@ class Wiring(Protocol):
     def unwire(self, host_ifname: str) -> bool: ...
     def check(self, link: PodLink, ifindex: int) -> None: ...
     def list_wired(self) -> Mapping[str, Link]: ...
+
+
+class Datapath(Protocol):
+    """Of what forwards pods' packets. Both calls may come again for the same port.
+
+    Two ports may have one key for a while: a pod's new container can come before its old one goes.
+    """
+
+    def local(self) -> LocalNode | None:
+        """The node, once it is set up."""
+
+    async def attach(self, port: Port) -> None:
+        """Return when the port is served; cancelled when that takes too long."""
+
+    async def detach(self, port: Port) -> None:
+        """Return when the port is not served any more."""

@@ -17,7 +17,7 @@ from cubelet.cni.call import Call, decode
 from cubelet.cni.errors import CniError
 from cubelet.cni.ipam import Ipam, Key
 from cubelet.cni.locks import KeyedLocks
-from cubelet.cni.protocols import CniSettings, Wiring
+from cubelet.cni.protocols import CniSettings, Datapath, Wiring
 from cubelet.cni.relay import Reply, relay
 from cubelet.cni.result import add_result
 from cubelet.net import NetError
@@ -33,11 +33,7 @@ IP_ANNOTATION = "cubelet.io/ip"
 class CniService:
     """Handles CNI calls; one at a time for a container, those of different containers at once.
 
-    `local` gives the node once it is set up. `attached` returns when the datapath serves the port,
-    `detached` when it no longer does; both may be called again for the same port, and `attached`
-    is cancelled when it takes too long. Two ports may have one key for a while: a pod's new
-    container can come before its old one goes. `find_pod` gives a pod by key, and may wait for one
-    that is not known yet.
+    `find_pod` gives a pod by key, and may wait for one that is not known yet.
     """
 
     def __init__(
@@ -45,17 +41,13 @@ class CniService:
         settings: CniSettings,
         ipam: Ipam,
         wiring: Wiring,
-        local: Callable[[], LocalNode | None],
-        attached: Callable[[Port], Awaitable[None]],
-        detached: Callable[[Port], Awaitable[None]],
+        datapath: Datapath,
         find_pod: Callable[[str], Awaitable[Pod | None]],
     ) -> None:
         self._attach_timeout = settings.attach_timeout
         self._ipam = ipam
         self._wiring = wiring
-        self._local = local
-        self._attached = attached
-        self._detached = detached
+        self._datapath = datapath
         self._find_pod = find_pod
         self._store = AttachmentStore(settings.state_dir / "attachments")
         self._locks, self._turns = KeyedLocks(), KeyedLocks()
@@ -104,9 +96,10 @@ class CniService:
         operation.add_done_callback(self._ended)
         return await asyncio.shield(operation)
 
-    async def close(self) -> None:
-        """Wait for the calls under way."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+    async def close(self, seconds: float | None = None) -> None:
+        """Wait for the calls under way, so many seconds at most."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
 
     def _ended(self, operation: asyncio.Task[dict[str, Any]]) -> None:
         self._running.discard(operation)
@@ -139,7 +132,7 @@ class CniService:
             raise CniError(errors.INTERNAL, f"{call.command} failed", repr(error)) from error
 
     async def _add(self, call: Call) -> dict[str, Any]:
-        local = self._local()
+        local = self._datapath.local()
         if local is None:
             raise CniError(errors.TRY_AGAIN_LATER, "the agent has not set up this node yet")
         attachment = self._store.get(call.key)
@@ -177,7 +170,7 @@ class CniService:
                 _undo, partial(asyncio.to_thread, self._wiring.unwire, link.host_ifname)
             )
             attachment = Attachment.of(call, link, ifindex)
-            undo.push_async_callback(_undo, partial(self._detached, attachment.port))
+            undo.push_async_callback(_undo, partial(self._datapath.detach, attachment.port))
             await self._program(attachment.port)
             undo.push_async_callback(
                 _undo, partial(asyncio.to_thread, self._store.forget, call.key)
@@ -205,12 +198,14 @@ class CniService:
     async def _program(self, port: Port) -> None:
         try:
             async with asyncio.timeout(self._attach_timeout):
-                await self._attached(port)
+                await self._datapath.attach(port)
         except TimeoutError:
             raise CniError(
                 errors.TRY_AGAIN_LATER,
                 f"the datapath did not take in {port.key} within {self._attach_timeout:g} s",
             ) from None
+        except CniError:
+            raise
         except Exception as error:
             raise CniError(
                 errors.NOT_PROGRAMMED, f"the datapath did not take in {port.key}", str(error)
@@ -226,7 +221,7 @@ class CniService:
         # The device first: the kernel takes its program off with it, in a fraction of the time.
         await asyncio.to_thread(self._wiring.unwire, host_ifname(*key))
         if attachment is not None:
-            await self._detached(attachment.port)
+            await self._datapath.detach(attachment.port)
         await asyncio.to_thread(self._forget, key)
 
     def _forget(self, key: Key) -> None:
@@ -248,7 +243,7 @@ class CniService:
         return {}
 
     def _status(self) -> dict[str, Any]:
-        if self._local() is None:
+        if self._datapath.local() is None:
             raise CniError(errors.NOT_AVAILABLE, "the agent has not set up this node yet")
         return {}
 

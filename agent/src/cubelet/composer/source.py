@@ -254,7 +254,7 @@ def _stage_item(stage: Stage, numbers: Mapping[str, int]) -> str:
 
 
 def _translating(composition: Composition) -> set[str]:
-    """The port classes on whose openers some cube may set another destination."""
+    """The port classes on whose first packets some cube may set another destination."""
     stages = [*composition.stack_stages("inward"), *composition.core_stages("inward")]
     return {
         name

@@ -34,7 +34,7 @@ class Planner:
         self._wanted: dict[str, dict[bytes, dict[Owned, bytes]]] = defaultdict(dict)
         self._unasked: list[tuple[Cube, Change]] = []
         self._keys: dict[Owned, set[tuple[str, bytes]]] = {}
-        self._contested: set[tuple[str, bytes]] = set()
+        self._disputed: set[tuple[str, bytes]] = set()
         self._maps = {
             f"{cube.instance}_{declared.name}": (cube, declared)
             for cube in cubes
@@ -108,18 +108,20 @@ class Planner:
             if declared.planned
         }
 
-    def contests(self) -> list[str]:
-        """What the cubes say of keys that several units want with different values, ordered."""
-        return sorted({text for name, key in self._contested for text in self._contest(name, key)})
+    def rejected(self) -> list[str]:
+        """What the cubes say of units whose entries others have the keys of, ordered."""
+        return sorted(
+            {text for name, key in self._disputed for text in self._rejections(name, key)}
+        )
 
-    def _contest(self, name: str, key: bytes) -> Iterator[str]:
+    def _rejections(self, name: str, key: bytes) -> Iterator[str]:
         cube, declared = self._maps[name]
         wanted = self._wanted[name][key]
         (_, holder), *others = sorted(wanted)
         for owned in others:
             if wanted[owned] == self._winner(wanted):
                 continue
-            if text := cube.contested(declared.key.unpack(key, cube.family), holder, owned[1]):
+            if text := cube.rejected(declared.key.unpack(key, cube.family), holder, owned[1]):
                 yield text
 
     def _failed(self, owned: Owned, error: Exception) -> None:
@@ -163,9 +165,9 @@ class Planner:
     def _compare(self, name: str, key: bytes, owners: Mapping[Owned, bytes]) -> None:
         """Keep in mind whether the units that want the key agree on its value."""
         if len(owners) > 1 and len(set(owners.values())) > 1:
-            self._contested.add((name, key))
+            self._disputed.add((name, key))
         else:
-            self._contested.discard((name, key))
+            self._disputed.discard((name, key))
 
     @staticmethod
     def _winner(owners: Mapping[Owned, bytes]) -> bytes:

@@ -28,8 +28,8 @@ class PodPorts:
         """Whether some were attached in a hurry, which later calls without one make up for."""
         return bool(self._makeshift)
 
-    def distrust(self) -> None:
-        """Attach all anew the next time."""
+    def attach_all_anew(self) -> None:
+        """Attach all again the next time: others may have taken our programs off."""
         self.attached.clear()
 
     def drop(self, devices: Collection[str]) -> None:

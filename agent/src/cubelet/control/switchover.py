@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cubelet.config.setup import Setup
 from cubelet.control.lingering import Lingering
 from cubelet.control.planner import Planner
 from cubelet.control.problems import Problems
-from cubelet.datapath.applier import Applier, Epochs, Outcome
+from cubelet.datapath.applier import Applier, Delta, Epochs, Outcome
 from cubelet.datapath.flows import FlowSweeper
 from cubelet.datapath.programs import Datapath, Prepared
 from cubelet.state.cluster import State
@@ -51,8 +52,18 @@ class Plan:
         return cls(setup, planner, Lingering(linger_seconds))
 
 
+@dataclass(frozen=True, eq=False)
+class InForce:
+    """A composition that runs, specialised; what fills its maps, and what sweeps its flows."""
+
+    composition: Composition
+    applier: Applier
+    epochs: Epochs
+    sweeper: FlowSweeper
+
+
 class Switchover:
-    """Holds the composition in force and what fills its maps; puts another one in its place."""
+    """Knows what is in force, and puts another composition in its place."""
 
     def __init__(
         self, datapath: Datapath, state: State, clock: Clock, memory: Memory, problems: Problems
@@ -67,11 +78,8 @@ class Switchover:
         self._refused: object = None
         self._not_before = 0.0
         self._verdicts_due = False
-        self._epochs: Epochs | None = None
-        self.applier: Applier | None = None
-        self.composition: Composition | None = None
-        """What runs, specialised; None before the first."""
-        self.sweeper: FlowSweeper | None = None
+        self.in_force: InForce | None = None
+        """What runs, its maps filled once; None before the first."""
         self.complete = True
         """Whether the source could read everything; if not, nothing old is removed at a start."""
         self.kept_unknown = False
@@ -84,14 +92,24 @@ class Switchover:
         """Kinds that are not essential and were found to be unusable, each with the reason."""
 
     @property
-    def in_force(self) -> bool:
-        """Whether programs run and their maps have been filled once."""
-        return self.applier is not None
+    def composition(self) -> Composition | None:
+        """What runs, specialised; None before the first."""
+        return self.in_force.composition if self.in_force else None
+
+    @property
+    def cubes(self) -> tuple[Cube, ...]:
+        """The instances that run; none before the first composition."""
+        return self.in_force.composition.cubes if self.in_force else ()
+
+    @property
+    def sweeper(self) -> FlowSweeper | None:
+        """What removes idle flows; None before the first composition."""
+        return self.in_force.sweeper if self.in_force else None
 
     def close(self) -> None:
         """Let go of the maps."""
-        if self._epochs is not None:
-            self._epochs.close()
+        if self.in_force is not None:
+            self.in_force.epochs.close()
 
     def forget_facts(self) -> None:
         """Ask all cubes anew: what they said was of a setup that has been given up."""
@@ -130,7 +148,9 @@ class Switchover:
             return False
         if prepared is not None:
             self._take_over(plan, composition, prepared)
-        self.composition = composition  # also if its programs run: its cubes may be other ones
+        # also if its programs run: its cubes may be other ones
+        if self.in_force is not None:
+            self.in_force = dataclasses.replace(self.in_force, composition=composition)
         self._problems.note(PLACE, "")
         self._composed, self._refused, self.lacking = wanted, None, frozenset()
         self._memory.remember(facts=facts, reasons=composition.reasons, slots=composition.slots)
@@ -139,7 +159,7 @@ class Switchover:
     def _fail(self, wanted: Composition, kind: str, problem: str) -> None:
         self._problems.note(PLACE, problem)
         self.blame(wanted.cubes, kind, problem)
-        running = {cube.kind for cube in self.composition.cubes} if self.composition else set()
+        running = {cube.kind for cube in self.cubes}
         self.lacking = frozenset(c.kind for c in wanted.cubes if c.essential) - running
 
     def blame(self, cubes: Iterable[Cube], kind: str, reason: str) -> None:
@@ -174,14 +194,14 @@ class Switchover:
             if self._datapath.programs is not prepared.programs:
                 prepared.close()
             raise
-        if self._epochs is not None:
-            self._epochs.close()
-        self.applier, self.composition, self._epochs = applier, composition, epochs
+        if self.in_force is not None:
+            self.in_force.epochs.close()
+        sweeper = FlowSweeper(prepared.maps, self._clock, core.family)
+        self.in_force = InForce(composition, applier, epochs, sweeper)
         self.failed = failed
         # Others have judged what is cached, and may do so until all ports run this one.
         self._verdicts_due = self._verdicts_due or not same
-        self.sweeper = FlowSweeper(prepared.maps, self._clock, core.family)
-        self.note_maps(outcome)
+        self._note_maps(outcome)
         log.info(
             "composition in force",
             identity=self._datapath.identity,
@@ -195,17 +215,22 @@ class Switchover:
 
         What earlier programs judged is judged again, once the last packet that was in them is out.
         """
-        if self._verdicts_due and self._epochs is not None:
+        if self._verdicts_due and self.in_force is not None:
             synchronize()
-            self._epochs.raise_for([EVERYTHING])
+            self.in_force.epochs.raise_for([EVERYTHING])
             self._verdicts_due = not final
 
     def sync(self, plan: Plan) -> None:
         """Make the maps hold what is wanted, whatever they are known to hold."""
-        if self.applier is not None:
-            self.note_maps(self._fill(plan, self.applier))
+        if self.in_force is not None:
+            self._note_maps(self._fill(plan, self.in_force.applier))
 
-    def note_maps(self, outcome: Outcome) -> None:
+    def apply(self, delta: Delta) -> None:
+        """Write what has changed in what is wanted."""
+        if self.in_force is not None:
+            self._note_maps(self.in_force.applier.apply(delta))
+
+    def _note_maps(self, outcome: Outcome) -> None:
         """What the maps have refused is a problem of the place ``maps``."""
         self._problems.note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
 

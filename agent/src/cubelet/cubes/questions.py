@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
+from cubelet.datapath.thread import OnDatapath
 from cubelet.ipc.client import INTERNAL_ERROR, INVALID_REQUEST, AgentError
 from cubelet_hooks.context import Context
 from cubelet_hooks.cube import Cube
@@ -17,19 +18,19 @@ log = structlog.get_logger()
 class Questions:
     """Hands questions to the instances in force.
 
-    ``cubes`` gives these, ``context`` what surrounds one. ``alone`` runs a function where maps may
-    be touched: all is looked up there, since a pass may replace the composition before.
+    ``cubes`` gives these, ``context`` what surrounds one. ``on_datapath`` runs a function on the
+    datapath thread: all is looked up there, since a pass may replace the composition before.
     """
 
     def __init__(
         self,
         cubes: Callable[[], Sequence[Cube]],
         context: Callable[[Cube], Context],
-        alone: Callable[..., Awaitable[Any]],
+        on_datapath: OnDatapath,
     ) -> None:
         self._cubes = cubes
         self._context = context
-        self._alone = alone
+        self._on_datapath = on_datapath
 
     async def ask(self, params: Mapping[str, Any]) -> object:
         """What the instance called ``instance`` says to ``method``, with all other ``params``.
@@ -41,7 +42,7 @@ class Questions:
         instance, method = rest.pop("instance", None), rest.pop("method", None)
         if not isinstance(instance, str) or not isinstance(method, str):
             raise AgentError(INVALID_REQUEST, "a question to a cube has an instance and a method")
-        return await self._alone(self._ask, instance, method, rest)
+        return await self._on_datapath(self._ask, instance, method, rest)
 
     def _ask(self, instance: str, method: str, params: Mapping[str, Any]) -> object:
         cube = find(instance, self._cubes())

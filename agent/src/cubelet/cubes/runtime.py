@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import structlog
 
@@ -26,15 +25,13 @@ from cubelet.composer.provided import (
     split_punted,
 )
 from cubelet.cubes.context import Counts, CubeContext
+from cubelet.datapath.thread import OnDatapath
 from cubelet.net.frames import Frames
 from cubelet_hooks.context import Packet
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.view import View
 
 log = structlog.get_logger()
-Alone = Callable[..., Awaitable[Any]]
-"""Runs a function in the thread that alone touches maps."""
-
 _BATCH = 256
 """Records of a ring that are delivered before others get their turn."""
 _BATCH_SECONDS = 0.05
@@ -128,12 +125,12 @@ class _Running:
 class Runtime:
     """Follows the composition in force: :meth:`take_over` after a pass, then :meth:`listen`.
 
-    ``view`` is the agent's state, ``alone`` runs a function where maps may be touched.
+    ``view`` is the agent's state, ``on_datapath`` runs a function on the datapath thread.
     """
 
-    def __init__(self, view: View, alone: Alone) -> None:
+    def __init__(self, view: View, on_datapath: OnDatapath) -> None:
         self._view = view
-        self._alone = alone
+        self._on_datapath = on_datapath
         self._frames = Frames()
         self._tallies: dict[str, _Tally] = {}
         self._running = _Running()
@@ -204,7 +201,7 @@ class Runtime:
         if not retired:
             return
         self._hush()
-        await self._alone(self._close, retired)
+        await self._on_datapath(self._close, retired)
         for tap in self._running.taps:
             self._listening.add(tap)
             self._wait_for(tap)
@@ -226,7 +223,7 @@ class Runtime:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, tap: _Tap) -> None:
-        await asyncio.sleep(await self._alone(tap.batch))
+        await asyncio.sleep(await self._on_datapath(tap.batch))
         if tap in self._listening:
             self._wait_for(tap)
 
@@ -237,6 +234,6 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._running.retire()
-        await self._alone(self._close, [*self._retired, self._running])
+        await self._on_datapath(self._close, [*self._retired, self._running])
         self._running, self._retired, self._composition = _Running(), [], None
         self._frames.close()

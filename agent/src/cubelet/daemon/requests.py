@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,14 @@ from cubelet.cubes.discovery import Discovery
 from cubelet.daemon.tables import Tables
 from cubelet.datapath.cost import established_cost
 from cubelet.datapath.drops import Monitor
+from cubelet.datapath.thread import OnDatapath
 from cubelet.ipc.client import AgentError
 from cubelet.state.cluster import State
 
 Params = Mapping[str, Any]
-Alone = Callable[..., Awaitable[Any]]
-"""Runs a function in the thread that alone touches maps."""
 
 
-class Answers:
+class Requests:
     """Status, tables and drops, from what is in force when they are asked for.
 
     ``status`` gives what the agent as a whole says of itself: readiness, name and problems;
@@ -38,7 +37,7 @@ class Answers:
         reconciler: Reconciler,
         discovery: Discovery,
         clock: Clock,
-        alone: Alone,
+        on_datapath: OnDatapath,
         status: Callable[[], dict[str, Any]],
         counts: Callable[[], Mapping[str, Counts]],
     ) -> None:
@@ -46,7 +45,7 @@ class Answers:
         self._reconciler = reconciler
         self._discovery = discovery
         self._clock = clock
-        self._alone = alone
+        self._on_datapath = on_datapath
         self._agent_status = status
         self._counts = counts
         self.monitor = Monitor(lambda: reconciler.datapath.maps, {}, ())
@@ -69,8 +68,8 @@ class Answers:
 
     def _composed_or_wanted(self) -> Composition:
         reconciler = self._reconciler
-        if reconciler.composition is not None:
-            return reconciler.composition
+        if reconciler.switchover.composition is not None:
+            return reconciler.switchover.composition
         if reconciler.setup is None:
             raise AgentError(11, "nothing is composed yet", "see: cubelet status")
         return reconciler.setup.composition
@@ -107,8 +106,7 @@ class Answers:
         return self._composed() | {"cost_ns": cost}
 
     async def _plugins(self, _: Params) -> list[dict[str, object]]:
-        composition = self._reconciler.composition
-        active = [cube.kind for cube in composition.cubes] if composition else []
+        active = [cube.kind for cube in self._reconciler.switchover.cubes]
         return self._discovery.rows(active=active)
 
     async def _get(self, params: Params) -> Any:
@@ -119,10 +117,10 @@ class Answers:
             self._state,
             number_reasons(map(type, composition.cubes), composition.reasons),
             lambda: reconciler.datapath.maps,
-            lambda: reconciler.sweeper,
+            lambda: reconciler.switchover.sweeper,
             self._counts,
         )
-        return await self._alone(partial(tables.rows, **params))
+        return await self._on_datapath(partial(tables.rows, **params))
 
     async def _watch_drops(self, _: Params) -> AsyncGenerator[dict[str, Any], None]:
         async for event in self.monitor.events():

@@ -171,12 +171,12 @@ def _hop(name: str, hop: Hop) -> Row:
 
 
 def _connection(key: Tuple, flow: Flow, family: Family) -> tuple[bytes, bool]:
-    """What brings a flow's two records together: the opener's tuple, then the direction."""
+    """What brings a flow's two records together: the forward tuple, then the direction."""
     if not flow.flags & FlowFlag.REPLY:
         return key.pack(family), False
     to = flow.to
-    opener = Tuple(src=to.dst, dst=to.src, sport=to.dport, dport=to.sport, protocol=to.protocol)
-    return opener.pack(family), True
+    forward = Tuple(src=to.dst, dst=to.src, sport=to.dport, dport=to.sport, protocol=to.protocol)
+    return forward.pack(family), True
 
 
 def _age(now: int, stamp: int, hz: int) -> int:

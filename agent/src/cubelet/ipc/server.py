@@ -77,11 +77,16 @@ class AgentServer:
             self._connected, sock=listener, limit=MAX_REQUEST
         )
 
+    def refuse(self) -> None:
+        """Take no more calls; those under way go on."""
+        if self._server is not None:
+            self._server.close()
+
     async def stop(self) -> None:
         """Stop listening, end the calls under way, and remove the socket if it is still ours."""
         if self._server is None:
             return
-        self._server.close()
+        self.refuse()
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -135,7 +140,8 @@ class AgentServer:
 
 async def _read_request(reader: asyncio.StreamReader) -> _Request:
     try:
-        line = await asyncio.wait_for(reader.readline(), REQUEST_TIMEOUT)
+        async with asyncio.timeout(REQUEST_TIMEOUT):
+            line = await reader.readline()
     except TimeoutError:
         raise AgentError(INVALID_REQUEST, f"no request within {REQUEST_TIMEOUT:.0f} s") from None
     except ValueError:

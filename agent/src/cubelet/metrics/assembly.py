@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cubelet.bpf.maps import BpfMap
 from cubelet.control.reconciler import Reconciler
@@ -12,6 +11,7 @@ from cubelet.cubes.context import Counts
 from cubelet.cubes.discovery import Discovery
 from cubelet.datapath.drops import Monitor
 from cubelet.datapath.records import reader_of
+from cubelet.datapath.thread import OnDatapath
 from cubelet.metrics.cubes import CubeMetrics, callback_families
 from cubelet.metrics.maps import MapMetrics
 from cubelet.metrics.node import NodeMetrics
@@ -40,8 +40,8 @@ class Sources:
     passing_since: Callable[[], float | None]
 
 
-def make_page(sources: Sources, alone: Callable[..., Awaitable[Any]]) -> tuple[Recorder, Page]:
-    """Who is to be told of what happens, and the page; ``alone`` runs what touches maps."""
+def make_page(sources: Sources, on_datapath: OnDatapath) -> tuple[Recorder, Page]:
+    """Who is to be told of what happens, and the page; ``on_datapath`` runs what touches maps."""
     reconciler, recorder = sources.reconciler, Recorder()
     node = NodeMetrics(
         sources.name,
@@ -57,7 +57,10 @@ def make_page(sources: Sources, alone: Callable[..., Awaitable[Any]]) -> tuple[R
 
     maps = MapMetrics(reconciler, lambda: sources.monitor.reasons)
     own = CubeMetrics(
-        lambda: reconciler.cubes, lambda cube: reader_of(cube, table), sources.view, recorder
+        lambda: reconciler.switchover.cubes,
+        lambda cube: reader_of(cube, table),
+        sources.view,
+        recorder,
     )
     of_maps = {
         "drops": maps.drops,
@@ -66,4 +69,4 @@ def make_page(sources: Sources, alone: Callable[..., Awaitable[Any]]) -> tuple[R
         "callbacks": lambda: callback_families(sources.counts()),
         "cubes": own.families,
     }
-    return recorder, Page(recorder, {"agent": node.families}, of_maps, alone)
+    return recorder, Page(recorder, {"agent": node.families}, of_maps, on_datapath)

@@ -34,13 +34,13 @@ class MapMetrics:
 
     def flows(self) -> Iterable[Metric]:
         """Flow records by state, as the last sweep found them."""
-        return flow_families(self._reconciler.sweeper)
+        return flow_families(self._reconciler.switchover.sweeper)
 
     def fill(self) -> Iterable[Metric]:
         """Entries and size of every map that can be full."""
         datapath = self._reconciler.datapath
         specs = datapath.compiled.specs if datapath.compiled else ()
-        counts = {**self._reconciler.wanted_entries, **_swept(self._reconciler.sweeper)}
+        counts = {**self._reconciler.wanted_entries, **_swept(self._reconciler.switchover.sweeper)}
         return fill_families(specs, datapath.maps, counts)
 
 

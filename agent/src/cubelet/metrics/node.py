@@ -15,8 +15,8 @@ from cubelet.cubes.discovery import Discovery
 from cubelet.sources.feed import Feed
 
 _PLACES = (
-    *("composition", "configuration", "contest", "cni", "cube", "maps", "node", "pass", "plans"),
-    *("port", "routes", "runtime", "source", "sweep"),
+    *("composition", "configuration", "cni", "cube", "maps", "node", "pass", "plans"),
+    *("port", "rejected", "routes", "runtime", "source", "sweep"),
 )
 """Where problems can be; each is told with 0 when there are none."""
 _LONGEST = 120
@@ -55,7 +55,9 @@ class NodeMetrics:
         yield _of_source("synced", "Whether all that it held was known once.", self._at_source(0))
         yield _of_source("away", "Whether it cannot be reached now.", self._at_source(1))
         yield GaugeMetricFamily(
-            "cubelet_ports_attached", "Pods that are attached.", len(self._reconciler.attached)
+            "cubelet_ports_attached",
+            "Pods that are attached.",
+            len(self._reconciler.ports.attached),
         )
         since = self._passing_since()
         running = 0.0 if since is None else time.monotonic() - since
@@ -67,11 +69,10 @@ class NodeMetrics:
         return self._source, (self._feed.synced, self._feed.away)[which]
 
     def _kinds(self) -> list[str]:
-        composition = self._reconciler.composition
-        return [cube.kind for cube in composition.cubes] if composition else []
+        return [cube.kind for cube in self._reconciler.switchover.cubes]
 
     def _composition(self) -> Iterator[Metric]:
-        composition = self._reconciler.composition
+        composition = self._reconciler.switchover.composition
         if composition is not None:
             cubes = ",".join(cube.instance for cube in composition.cubes)
             told = {
@@ -86,7 +87,7 @@ class NodeMetrics:
         return Counter(places) + Counter(
             source=len(self._feed.problems),
             configuration=int(bool(self._refused())),
-            contest=len(self._reconciler.contests),
+            rejected=len(self._reconciler.rejected),
             cube=len(self._discovery.quarantined()),
         )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from cubelet.datapath.thread import OnDatapath
 from cubelet.metrics.recorder import Recorder
 
 Section = Callable[[], Iterable[Metric]]
@@ -21,7 +21,7 @@ _PATIENCE = 2.0
 class Page(Collector):
     """Puts sections together, each called by a name for when it fails.
 
-    ``of_maps`` are those that ``alone`` has to run, where maps may be touched. They are read once
+    ``of_maps`` are those that ``on_datapath`` has to run. They are read once
     for all who ask meanwhile; while that is not their turn, the figures of the last time stand.
     """
 
@@ -30,13 +30,13 @@ class Page(Collector):
         recorder: Recorder,
         sections: Mapping[str, Section],
         of_maps: Mapping[str, Section],
-        alone: Callable[..., Awaitable[Any]],
+        on_datapath: OnDatapath,
         patience: float = _PATIENCE,
     ) -> None:
         self._recorder = recorder
         self._sections = sections
         self._of_maps = of_maps
-        self._alone = alone
+        self._on_datapath = on_datapath
         self._patience = patience
         self._reading: asyncio.Task[list[Metric]] | None = None
         self._read: list[Metric] = []
@@ -55,7 +55,7 @@ class Page(Collector):
         return encode(self._registry), content_type
 
     async def _read_maps(self) -> list[Metric]:
-        found: list[Metric] = await self._alone(self._collected, self._of_maps)
+        found: list[Metric] = await self._on_datapath(self._collected, self._of_maps)
         return found
 
     def collect(self) -> Iterator[Metric]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from cubelet.sources.api.node import CONDITION, TAINT
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.objects import Change
+
+from ...helpers.aio import in_loop, until
 
 NODE = "node1"
 OTHER_TAINT = {"key": "example.com/gpu", "effect": "NoSchedule"}
@@ -42,16 +43,6 @@ BROKEN_SERVICE = {
     "metadata": {"name": "odd", "namespace": "default"},
     "spec": {"clusterIP": "10.96.0.300", "ports": [{"port": 80}]},
 }
-
-
-def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a coroutine as a test."""
-
-    @functools.wraps(test)
-    def run(**fixtures: object) -> None:
-        asyncio.run(test(**fixtures))
-
-    return run
 
 
 POD = {
@@ -103,12 +94,6 @@ def node(server: ApiServer) -> dict[str, Any]:
 
 def conditions(server: ApiServer) -> dict[str, str]:
     return {each["type"]: each["status"] for each in node(server)["status"]["conditions"]}
-
-
-async def until(holds: Callable[[], object], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 @in_loop

@@ -29,9 +29,9 @@ def clock_offset() -> int:
 
 
 def describe(told: Told, view: View, offset: int) -> Line:
-    """The record of an event, always as the flow's opener sees it.
+    """The record of an event, always in the flow's forward direction.
 
-    ``source`` and ``destination`` are as the opener sent them, ``to_source`` and
+    ``source`` and ``destination`` are as the first packet had them, ``to_source`` and
     ``to_destination`` as they are after translation, and only there if it changed them. A pod is
     named if this node knows one with the address; pods on the host's network share the node's
     and are not told apart.

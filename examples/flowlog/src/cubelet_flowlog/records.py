@@ -21,7 +21,7 @@ class How(enum.IntFlag):
     """More about it; ``FLOWLOG_REPLY`` and so on in C."""
 
     REPLY = 1
-    """Counts are of the direction against the opener's, and so are the event's tuples."""
+    """Counts are of the reply direction, and so are the event's tuples."""
     PORT_UNKNOWN = 2
     """Its source port is chosen after all cubes have spoken."""
 

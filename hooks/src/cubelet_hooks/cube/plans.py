@@ -102,7 +102,7 @@ class Planned:
         """The wanted entries of one unit; none when what it describes is gone. Pure."""
         return ()
 
-    def contested(self, key: Record, holder: Unit, other: Unit) -> str:
+    def rejected(self, key: Record, holder: Unit, other: Unit) -> str:
         """What ``cubelet status`` says when two units want different entries of one key.
 
         The unit that sorts first, ``holder``, has it as long as it wants it. Empty: nothing to say.

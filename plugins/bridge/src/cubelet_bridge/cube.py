@@ -14,16 +14,16 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from cubelet_bridge.records import (
+    FdbEntry,
+    FdbKey,
     FloodPort,
     FloodRate,
     FloodRateKey,
-    LearnedStation,
+    LearnedEntry,
     Neighbor,
     NeighborKey,
-    Station,
-    StationKey,
 )
-from cubelet_hooks.cube import Cube, Entry, Reason, Settings, Unit
+from cubelet_hooks.cube import Cube, Entry, Read, Reason, Row, Settings, Unit
 from cubelet_hooks.flows import Index
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
@@ -53,7 +53,7 @@ class BridgeSettings(Settings, frozen=True, kw_only=True):
     flood_packets_per_second: _Rate = 100
     flood_burst: _Rate = 100
     pods: _Count = 1024
-    learned_stations: _Count = 4096
+    learned_entries: _Count = 4096
 
 
 class Bridge(Cube):
@@ -80,7 +80,7 @@ class Bridge(Cube):
         Reason("flood_limited", "floods or moves of stations beyond the port's rate"),
         Reason("tagged", "a VLAN tag, which the setting vlans does not allow"),
     )
-    shows: ClassVar[Mapping[str, str]] = {"stations": "stations", "neighbors": "neighbors"}
+    shows: ClassVar[Mapping[str, str]] = {"fdb": "fdb", "neighbors": "neighbors"}
     maps: ClassVar[tuple[Map, ...]] = (
         Map(
             "neighbors",
@@ -90,14 +90,14 @@ class Bridge(Cube):
             "pods",
             concerns=lambda key, _value: key.address,
         ),
-        Map("stations", MapType.HASH, StationKey, Station, "pods"),
+        Map("fdb", MapType.HASH, FdbKey, FdbEntry, "pods"),
         Map("flood_ports", MapType.ARRAY, Index, FloodPort, FLOOD_PORTS),
         Map(
             "learned",
             MapType.LRU_HASH,
-            StationKey,
-            LearnedStation,
-            "learned_stations",
+            FdbKey,
+            LearnedEntry,
+            "learned_entries",
             planned=False,
         ),
         Map("flood_rates", MapType.LRU_HASH, FloodRateKey, FloodRate, "pods", planned=False),
@@ -112,6 +112,20 @@ class Bridge(Cube):
             "FLOOD_BURST": self.settings.flood_burst,
         }
 
+    def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
+        """Of the FDB the configured entries, and those that were learned."""
+        if noun != "fdb":
+            yield from super().rows(noun, read, view)
+            return
+        for name, state in (("fdb", "static"), ("learned", "learned")):
+            for key, entry in read(name).items():
+                yield {
+                    "mac": key.mac,
+                    "segment": key.segment,
+                    "ifindex": entry.ifindex,
+                    "state": state,
+                }
+
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """A port is a unit; the list of all that floods reach is one more."""
         if change.kind != Port.kind:
@@ -119,16 +133,16 @@ class Bridge(Cube):
         return (("port", change.key), _FLOOD)
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """A port's neighbor and station, or the list of flood ports."""
+        """A port's neighbor and FDB entry, or the list of flood ports."""
         if unit == _FLOOD:
             return self._flood_list(view.ports.values())
         port = view.ports.get(unit[1])
-        return () if port is None else self._station(port)
+        return () if port is None else self._fdb_entry(port)
 
-    def _station(self, port: Port) -> Iterable[Entry]:
+    def _fdb_entry(self, port: Port) -> Iterable[Entry]:
         mac = port.mac.lower()
-        station = StationKey(mac=mac, segment=POD_SEGMENT)
-        yield Entry("stations", station, Station(ifindex=port.ifindex))
+        key = FdbKey(mac=mac, segment=POD_SEGMENT)
+        yield Entry("fdb", key, FdbEntry(ifindex=port.ifindex))
         address = self._address(port)
         if address is not None:
             neighbor = Neighbor(mac=mac, mtu=port.mtu, ifindex=port.ifindex)

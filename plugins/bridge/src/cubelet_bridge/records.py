@@ -19,20 +19,20 @@ class Neighbor(Record):
     ifindex: U32
 
 
-class StationKey(Record):
+class FdbKey(Record):
     """A MAC address on a segment. Segments are VLAN IDs; 0 is the pods' own, untagged."""
 
     mac: Mac
     segment: U16
 
 
-class Station(Record):
+class FdbEntry(Record):
     """The port of a station that is configured: a pod."""
 
     ifindex: U32
 
 
-class LearnedStation(Record):
+class LearnedEntry(Record):
     """The port that a station was last heard on, and when, in jiffies."""
 
     ifindex: U32

@@ -169,7 +169,7 @@ class Lbrp(Cube):
             if address.version == self.family
         ]
 
-    def contested(self, key: Record, holder: Unit, other: Unit) -> str:
+    def rejected(self, key: Record, holder: Unit, other: Unit) -> str:
         """Who holds an address's port that another Service or pod asks for as well."""
         return contest_text(key, holder, other) if isinstance(key, FrontendKey) else ""
 

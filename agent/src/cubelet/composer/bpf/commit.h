@@ -317,7 +317,7 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 	case CUBELET_STACK:
 		if (pkt->entered == CUBELET_UPLINK && !pkt->reply)
 			return TC_ACT_UNSPEC;
-		pkt->reason = CUBELET_REASON_NO_PATH; /* it is the opener that was meant */
+		pkt->reason = CUBELET_REASON_NO_PATH; /* the first packet was meant */
 		break;
 	case CUBELET_ANSWER:
 		return cubelet_send_back(skb, pkt);

@@ -199,8 +199,8 @@ CUBELET_INLINE void cubelet_refresh(struct __sk_buff *skb, const struct cubelet_
 }
 
 /*
- * Has a pending flow been answered? UDP by its first reply; TCP by the opener's packet
- * after the answer, which must acknowledge it, so that forged openers never fill the table
+ * Has a pending flow been answered? UDP by its first reply; TCP by the forward packet
+ * after the answer, which must acknowledge it, so that forged first packets never fill the table
  * of replied flows. A reset is no such packet: it is what the owner of a forged address says.
  */
 CUBELET_INLINE int cubelet_answered(struct __sk_buff *skb, const struct cubelet_headers *h,

@@ -22,12 +22,12 @@ CUBELET_INLINE int cubelet_track_drop(struct cubelet_pkt *pkt, __u16 reason)
 	return CUBELET_TRACKED_DROP;
 }
 
-/* No flow knows the packet: the cubes judge it as the opener of a new one. */
+/* No flow knows the packet: the cubes judge it as the first packet of a new one. */
 CUBELET_INLINE int cubelet_track_new(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
 	__u16 reason;
 
-	/* an answer or a reset opens nothing: the opener's next packet restores what it answers */
+	/* an answer or a reset opens nothing: the next forward packet restores what it answers */
 	if (pkt->hdr.fragment != CUBELET_LATER &&
 	    (pkt->hdr.tcp_flags & CUBELET_TCP_RST ||
 	     (pkt->hdr.tcp_flags & CUBELET_TCP_SYN && pkt->hdr.tcp_flags & CUBELET_TCP_ACK))) {
@@ -74,7 +74,7 @@ CUBELET_INLINE int cubelet_track_rejudge(struct cubelet_pkt *pkt, const struct c
 
 /*
  * While one of a flow's records was evicted, its key may have gone to another flow. What
- * is left is of no use then: the opener's packets open a flow with another source port.
+ * is left is of no use then: forward packets open a flow with another source port.
  */
 CUBELET_INLINE int cubelet_track_orphan(struct __sk_buff *skb, struct cubelet_pkt *pkt,
 					const struct cubelet_flow *f)
@@ -107,7 +107,7 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 			cubelet_forget(s, &h->tuple, f); /* such as a pod that has been replaced */
 		return tracked;
 	}
-	/* a SYN against the flow's direction is an opener of its own, to be judged as one */
+	/* a SYN against the flow's direction is the first packet of another flow */
 	if (opens && (f->state == CUBELET_FLOW_CLOSING || f->flags & CUBELET_FLOW_REPLY)) {
 		cubelet_forget(s, &h->tuple, f);
 		return cubelet_track_new(skb, pkt);

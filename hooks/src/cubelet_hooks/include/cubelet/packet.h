@@ -76,9 +76,9 @@ enum cubelet_packet_flag {
 struct cubelet_pkt {
 	struct cubelet_headers hdr; /* the frame in hand */
 	/* aligned, so that copies of just-written fields need not wait for them */
-	struct cubelet_tuple orig CUBELET_ALIGNED; /* of the flow's opener, as sent */
-	struct cubelet_tuple cur CUBELET_ALIGNED; /* of the flow's opener, as rewritten so far */
-	struct cubelet_hop in CUBELET_ALIGNED; /* where the flow's opener entered */
+	struct cubelet_tuple orig CUBELET_ALIGNED; /* of the flow's first packet, as sent */
+	struct cubelet_tuple cur CUBELET_ALIGNED; /* of the flow's first packet, as rewritten */
+	struct cubelet_hop in CUBELET_ALIGNED; /* where the flow's first packet entered */
 	struct cubelet_hop out CUBELET_ALIGNED; /* where it is to leave; valid once forwarded */
 	struct cubelet_addr next_hop;
 	__u32 ifindex; /* the device the frame in hand came from */

@@ -82,7 +82,7 @@ CUBELET_INLINE int cubelet_flood(struct cubelet_pkt *pkt)
 
 /*
  * What the flow rests on is gone (a Service's backend): forget it. A packet of its
- * opener is judged afresh at once; one of the other side is dropped with the reason.
+ * client is judged afresh at once; one of the other side is dropped with the reason.
  */
 CUBELET_INLINE int cubelet_restart(struct cubelet_pkt *pkt, __u16 reason)
 {

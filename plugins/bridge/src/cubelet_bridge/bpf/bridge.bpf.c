@@ -3,12 +3,12 @@
  * The pods' Ethernet segment. Maps:
  *
  *   neighbors    address -> pod         10.0.1.7 -> {02:..:07, ifindex 12, MTU 1500}
- *   stations     MAC, segment -> pod    02:..:07, 0 -> ifindex 12
+ *   fdb          MAC, segment -> pod    02:..:07, 0 -> ifindex 12
  *   learned      MAC, segment -> port   06:..:01, 0 -> {ifindex 12, heard at ...}
  *   flood_ports  what a flood reaches, walked by the core's flood program
  *   flood_rates  source port -> token bucket
  *
- * MAC addresses are read from pkt->in, which describes the flow's opener in every
+ * MAC addresses are read from pkt->in, which describes the flow's first packet in every
  * mode: in.dst_mac is who sent, in.src_mac whom it addressed. For a packet that
  * opens a flow, and for frames that are not IP, that is the frame in hand.
  */
@@ -81,9 +81,9 @@ static __always_inline int bridge_flood(struct cubelet_pkt *pkt)
 }
 
 /* Learns where a MAC address that is no pod's is. 0, or the reason to drop its frame. */
-static __always_inline __u16 bridge_learn(struct cubelet_pkt *pkt, struct bridge_station_key *from)
+static __always_inline __u16 bridge_learn(struct cubelet_pkt *pkt, struct bridge_fdb_key *from)
 {
-	struct bridge_learned_station fresh = {}, *known;
+	struct bridge_learned_entry fresh = {}, *known;
 	__u32 now = bpf_jiffies64();
 
 	known = cubelet_lookup(bridge_learned, from);
@@ -109,15 +109,15 @@ static __always_inline __u16 bridge_learn(struct cubelet_pkt *pkt, struct bridge
 /* Who sent the frame in hand? Learned, unless it is a pod. 0, or the reason to drop it. */
 static __always_inline __u16 bridge_source(struct cubelet_pkt *pkt, __u16 segment)
 {
-	struct bridge_station_key from = {};
-	struct bridge_station *pod;
+	struct bridge_fdb_key from = {};
+	struct bridge_fdb_entry *pod;
 
 	if (pkt->in.dst_mac[0] & 1 || bridge_is_router(pkt->in.dst_mac) ||
 	    cubelet_same_mac(pkt->in.dst_mac, (const __u8[ETH_ALEN])CUBELET_GATEWAY_MAC))
 		return BRIDGE_REASON_MAC_SPOOFED;
 	__builtin_memcpy(from.mac, pkt->in.dst_mac, ETH_ALEN);
 	/* a pod's MAC address is its own on every segment */
-	pod = cubelet_lookup(bridge_stations, &from);
+	pod = cubelet_lookup(bridge_fdb, &from);
 	if (pod && pod->ifindex != pkt->ifindex)
 		return BRIDGE_REASON_MAC_SPOOFED;
 	if (pod && !segment)
@@ -127,18 +127,18 @@ static __always_inline __u16 bridge_source(struct cubelet_pkt *pkt, __u16 segmen
 }
 
 /* The port of the station that the frame in hand is addressed to; 0: unknown, or a group. */
-static __always_inline __u32 bridge_station(const struct cubelet_pkt *pkt, __u16 segment)
+static __always_inline __u32 bridge_port_of(const struct cubelet_pkt *pkt, __u16 segment)
 {
 	const __u32 age = BRIDGE_AGING_SECONDS * CUBELET_HZ;
-	struct bridge_learned_station *learned;
-	struct bridge_station_key to = {};
-	struct bridge_station *pod;
+	struct bridge_learned_entry *learned;
+	struct bridge_fdb_key to = {};
+	struct bridge_fdb_entry *pod;
 
 	if (pkt->in.src_mac[0] & 1)
 		return 0;
 	__builtin_memcpy(to.mac, pkt->in.src_mac, ETH_ALEN);
 	to.segment = segment;
-	pod = cubelet_lookup(bridge_stations, &to);
+	pod = cubelet_lookup(bridge_fdb, &to);
 	if (pod)
 		return pod->ifindex;
 	learned = cubelet_lookup(bridge_learned, &to);
@@ -166,7 +166,7 @@ static __always_inline int bridge_link(struct cubelet_pkt *pkt, __u16 segment)
 
 	if (bridge_is_router(pkt->in.src_mac))
 		return cubelet_drop(pkt, BRIDGE_REASON_NOT_ROUTED);
-	ifindex = bridge_station(pkt, segment);
+	ifindex = bridge_port_of(pkt, segment);
 	if (!ifindex)
 		return bridge_flood(pkt);
 	return bridge_deliver(pkt, pkt->in.src_mac, CUBELET_UPLINK_MTU, ifindex);
@@ -192,7 +192,7 @@ static __always_inline int bridge_ip(struct cubelet_pkt *pkt)
 	}
 	if (pod && cubelet_same_mac(pod->mac, pkt->in.src_mac))
 		return bridge_deliver(pkt, pod->mac, pod->mtu, pod->ifindex);
-	ifindex = bridge_station(pkt, 0);
+	ifindex = bridge_port_of(pkt, 0);
 	if (!ifindex)
 		return bridge_flood(pkt);
 	if (!pod || pod->ifindex != ifindex)

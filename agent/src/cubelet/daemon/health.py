@@ -1,0 +1,59 @@
+"""What the agent says of itself: whether it serves, whether it is stuck, and what is wrong."""
+
+from __future__ import annotations
+
+import time
+
+from cubelet.config.live import Configuration
+from cubelet.control.reconciler import Reconciler
+from cubelet.cubes.discovery import Discovery
+from cubelet.sources.feed import Feed
+from cubelet.state.last_known import Memory
+
+_STUCK = 300.0
+"""Seconds that a pass may take before the agent says that it is not alive."""
+
+
+class Health:
+    """Asks the parts of the agent. ``pass_began`` is of ``time.monotonic``, None between passes."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        feed: Feed,
+        configuration: Configuration,
+        discovery: Discovery,
+        memory: Memory,
+    ) -> None:
+        self._reconciler = reconciler
+        self._feed = feed
+        self._configuration = configuration
+        self._discovery = discovery
+        self._memory = memory
+        self.pass_began: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether pods can be served: everything composed, attached, and the source read."""
+        return not self.unready()
+
+    def unready(self) -> str:
+        """Why pods cannot be served; '' if they can."""
+        if not self._reconciler.serving:
+            return "; ".join(self.problems()) or "nothing is composed yet"
+        return "" if self._feed.usable else "; ".join(self.problems()) or "nothing is known yet"
+
+    def unalive(self) -> str:
+        """Why the agent should be started anew; '' if it should not."""
+        if self.pass_began is not None and time.monotonic() - self.pass_began > _STUCK:
+            return f"a pass has been running for {time.monotonic() - self.pass_began:.0f} s"
+        return ""
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong now."""
+        refused = [self._configuration.problem] if self._configuration.problem else []
+        quarantined = self._discovery.quarantined().items()
+        refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]
+        found = [*self._reconciler.problems.values(), *self._reconciler.rejected]
+        found += [self._memory.problem] if self._memory.problem else []
+        return [*map(str, self._feed.problems), *refused, *found]

@@ -1,0 +1,212 @@
+"""The inbox and the loop: what a pass takes in, who waits for it, and how all of it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
+from cubelet.daemon.attaching import Attaching
+from cubelet.daemon.inbox import Inbox
+from cubelet.daemon.loop import Loop
+from cubelet.datapath.thread import DatapathThread
+from cubelet.state.cluster import State
+from cubelet.testkit import view
+from cubelet_hooks.objects import Change, Custom, Namespace, Port
+from cubelet_hooks.resources import Resource
+
+from ..helpers.aio import in_loop
+
+PORT = Port(
+    namespace="default",
+    name="web",
+    container_id="c1",
+    ifname="eth0",
+    netns="/run/netns/web",
+    host_ifname="veth1",
+    ifindex=7,
+    mac="02:00:00:00:01:00",
+    host_mac="02:00:00:00:02:00",
+    addresses=(),
+    mtu=1500,
+)
+
+
+class FakeReconciler:
+    """Takes changes into a state, and does nothing else with them."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.passes: list[tuple[list[Change], bool]] = []
+        self.problems: dict[str, str] = {}
+        self.rejected: list[str] = []
+        self.refused: str | None = None
+        self.lingers: float | None = None
+        self.serving = False
+        self.watches: tuple[Resource, ...] = ()
+        self.ports = SimpleNamespace(unsettled=False)
+        self.datapath = SimpleNamespace(identity="", maps={})
+        self.switchover = SimpleNamespace(composition=None, in_force=None, faults={})
+        self.stuck: Callable[[], None] = lambda: None
+        self.reviews = 0
+
+    def run(self, changes: Sequence[Change], *, hurry: bool, complete: bool) -> None:
+        self.passes.append((list(changes), hurry))
+        self.stuck()
+        for change in changes:
+            self.state.apply(change)
+        self.serving = True
+
+    def blocker(self, port: Port) -> str:
+        return self.problems.get(f"port {port.key}", "")
+
+    def review_all(self) -> None:
+        self.reviews += 1
+
+
+class Rig:
+    """A loop whose source, runtime and configuration do nothing."""
+
+    def __init__(self) -> None:
+        async def nothing(*_: object) -> None:
+            return None
+
+        self.state = view()
+        self.inbox = Inbox()
+        self.feed: Any = SimpleNamespace(
+            begun=nothing, watch=nothing, complete=True, usable=True, problems=[], passed=self.told
+        )
+        self.configuration = SimpleNamespace(
+            follow=lambda changes, complete: None, settle=lambda refused, serves: False, problem=""
+        )
+        self.reconciler = FakeReconciler(self.state)
+        discovery: Any = SimpleNamespace(
+            quarantined=dict, observe=lambda hook, **arguments: None, faults={}
+        )
+        runtime: Any = SimpleNamespace(listen=nothing, take_over=lambda composition, maps: None)
+        health: Any = SimpleNamespace(ready=True, pass_began=None)
+        self.thread = DatapathThread()
+        reconciler: Any = self.reconciler
+        configuration: Any = self.configuration
+        self.loop = Loop(
+            self.inbox,
+            self.thread,
+            self.feed,
+            configuration,
+            discovery,
+            reconciler,
+            runtime,
+            health,
+        )
+        self.attaching = Attaching(self.state, reconciler, self.inbox)
+
+    def told(self, *_: object) -> None:
+        """The feed is told of a pass."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.loop.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self.thread.close()
+
+
+@in_loop
+async def test_a_pod_is_attached_by_the_pass_that_takes_it_in() -> None:
+    rig = Rig()
+    async with rig.running():
+        assert rig.attaching.local() is None
+        await rig.attaching.attach(PORT)
+        assert rig.state.ports == {PORT.key: PORT}
+        changes, hurry = rig.reconciler.passes[-1]
+        assert ([change.new for change in changes], hurry) == ([PORT], True)
+        await rig.attaching.detach(PORT)
+        assert rig.state.ports == {}
+
+
+@in_loop
+async def test_what_is_in_the_way_of_a_pod_is_told() -> None:
+    rig = Rig()
+    rig.reconciler.problems[f"port {PORT.key}"] = "no room"
+    async with rig.running():
+        with pytest.raises(CniError, match="is not served") as caught:
+            await rig.attaching.attach(PORT)
+    assert (caught.value.code, caught.value.details) == (TRY_AGAIN_LATER, "no room")
+
+
+@in_loop
+async def test_who_waits_for_a_pass_is_told_when_passes_end() -> None:
+    rig = Rig()
+    began, go = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stuck() -> None:
+        loop.call_soon_threadsafe(began.set)
+        asyncio.run_coroutine_threadsafe(go.wait(), loop).result()
+
+    rig.reconciler.stuck = stuck
+    async with rig.running() as task:
+        first = asyncio.create_task(rig.attaching.attach(PORT))
+        await began.wait()
+        second = asyncio.create_task(rig.inbox.submit())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        for waiting in (first, second, rig.inbox.submit()):
+            with pytest.raises(CniError, match="the agent is ending"):
+                await asyncio.wait_for(waiting, 1)
+        go.set()
+
+
+@in_loop
+async def test_a_pass_that_fails_ends_neither_the_loop_nor_those_who_wait() -> None:
+    rig = Rig()
+    good = rig.configuration.follow
+
+    def fail(changes: Sequence[Change], complete: bool) -> None:
+        raise RuntimeError("a bug")
+
+    async with rig.running():
+        await rig.inbox.submit()
+        rig.configuration.follow = fail
+        await asyncio.wait_for(rig.inbox.submit(), 1)
+        rig.configuration.follow = good
+        await rig.attaching.attach(PORT)
+    assert rig.reconciler.reviews == 1
+    assert rig.state.ports == {PORT.key: PORT}
+
+
+@in_loop
+async def test_what_a_new_configuration_watches_is_known_to_its_first_pass() -> None:
+    budget = Resource("Budget", "example.com/v1beta1", "budgets")
+    config, first = Namespace("config"), Custom("Budget", "shop", "a")
+    late = Namespace("late")
+    rig = Rig()
+    followed: list[Change] = []
+
+    def follow(changes: list[Change], complete: bool) -> None:
+        followed.extend(changes)
+        if changes and changes[0].new == config:
+            rig.reconciler.watches = (budget,)
+
+    async def watch(wanted: tuple[Resource, ...]) -> None:
+        if wanted and len(followed) == 1:
+            await asyncio.sleep(0)
+            for each in (late, first):
+                rig.inbox.emit(Change.between(None, each))
+
+    rig.configuration.follow, rig.feed.watch = follow, watch
+    async with rig.running():
+        await rig.inbox.submit(Change.between(None, config))
+    taken = rig.reconciler.passes[-1][0]
+    assert [change.new for change in taken] == [config, late, first]
+    assert taken == followed  # what comes meanwhile may be a configuration, too
+    assert rig.inbox.empty
