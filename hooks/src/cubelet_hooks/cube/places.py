@@ -9,7 +9,7 @@ PORT_CLASSES = ("pod", "host", "overlay", "uplink")
 """Where packets enter and leave a node, in the order of ``enum cubelet_class``."""
 
 Direction = Literal["both", "inward", "outward"]
-"""Which flows' first packets a cube on a stack sees: those that enter by the port, leave, or both."""
+"""The flows whose first packets a cube on a stack sees: entering by the port, leaving, or both."""
 
 
 @dataclass(frozen=True)
