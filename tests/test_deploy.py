@@ -237,7 +237,7 @@ class TestSettings:
         host, port = split_address("health", settings.health)
         for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
             assert AGENT[probe]["httpGet"] == {"host": host, "port": port, "path": path}
-        source = (ROOT / "agent/src/cubelet/web.py").read_text()
+        source = (ROOT / "agent/src/cubelet/daemon/http.py").read_text()
         assert '"/livez"' in source
         assert '"/readyz"' in source
 

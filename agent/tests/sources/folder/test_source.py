@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cubelet.sources import folder
+from cubelet.sources.folder import source as folder
 from cubelet.sources.decode import Identity
 from cubelet.sources.folder.manifest import Manifest, read
 from cubelet.sources.folder.source import FolderSource
