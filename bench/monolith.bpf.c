@@ -15,6 +15,8 @@
  */
 #include "send.h"
 #include "cubelet/parse.h"
+#include "cubelet/socket.h"
+#include "share.h"
 
 #define MONOLITH_AF_INET 2
 
@@ -49,16 +51,6 @@ static __always_inline int monolith_leave(struct __sk_buff *skb, const struct cu
 	if (monolith_hand(skb, h))
 		cubelet_jump(skb, CUBELET_JUMP_SLOW);
 	return TC_ACT_SHOT;
-}
-
-/* Forbidden to open; what is mid-stream may yet be a reply, which the core finds out. */
-static __always_inline int monolith_denied(struct __sk_buff *skb, const struct cubelet_headers *h,
-					   __u16 reason)
-{
-	if (h->tuple.protocol == IPPROTO_TCP &&
-	    !(h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST)))
-		return monolith_leave(skb, h);
-	return monolith_drop(skb, h, reason);
 }
 
 /* A TCP reset or port unreachable goes back. */
@@ -316,9 +308,25 @@ static __always_inline void monolith_masquerade(const struct cubelet_headers *h,
 	if (cubelet_lookup(nat_exempt, &key))
 		return;
 	f->to.src = node;
+	if (!h->ports)
+		return;
+	f->flags |= CUBELET_FLOW_RANGE;
 	own = bpf_ntohs(h->tuple.sport) - CUBELET_SNAT_FIRST;
-	if (h->ports && own >= count)
+	if (own >= count)
 		f->to.sport = bpf_htons(CUBELET_SNAT_FIRST + cubelet_tuple_hash(&h->tuple) % count);
+}
+
+/* May the owner have one more port towards the destination, and is it none of the host's? */
+static __always_inline int monolith_port_free(struct __sk_buff *skb, struct cubelet_scratch *s)
+{
+	const struct cubelet_flow *f = &s->forward;
+	struct cubelet_port_slots slots = cubelet_port_slots(
+		&f->to.dst, f->to.dport, f->to.protocol, cubelet_share_slot(&f->enters));
+
+	return cubelet_held(&cubelet_port_counts[slots.own]) <
+		       CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1 -
+			       cubelet_held(&cubelet_port_counts[slots.all]) &&
+	       !cubelet_node_socket(skb, &s->key);
 }
 
 /* Checksum deltas of both directions, and whether the flow is translated at all. */
@@ -349,7 +357,7 @@ static __always_inline void monolith_build(struct __sk_buff *skb, const struct c
 					   struct cubelet_flow *f, struct cubelet_flow *r)
 {
 	f->last_seen = bpf_jiffies64();
-	f->timeout = CUBELET_TIMEOUT_PENDING; /* the state is pending: 0 */
+	f->timeout = cubelet_flow_timeout(from->protocol, CUBELET_FLOW_PENDING);
 	monolith_deltas(from, f, r);
 	f->packets = 1;
 	f->bytes = skb->len;
@@ -371,6 +379,8 @@ static __always_inline int monolith_commit(struct __sk_buff *skb, const struct c
 	struct cubelet_flow *f = &s->forward, *r = &s->reply;
 
 	cubelet_tuple_invert(&s->key, &f->to);
+	if (f->flags & CUBELET_FLOW_RANGE && !monolith_port_free(skb, s))
+		return -1;
 	if (cubelet_lookup(cubelet_flows, &s->key) || cubelet_lookup(cubelet_pending, &s->key))
 		return -1;
 	monolith_build(skb, from, f, r);
@@ -437,12 +447,12 @@ static __always_inline int monolith_open(struct __sk_buff *skb, const struct cub
 	f->epoch_sum += epochs->address[f->epoch_backend % CUBELET_EPOCH_BUCKETS];
 	if (f->to.dst.w[0] != from->src.w[0] &&
 	    !monolith_allowed(&from->src, FIREWALL_EGRESS, &f->to.dst, &f->to))
-		return monolith_denied(skb, h, FIREWALL_REASON_EGRESS_DENIED);
+		return monolith_drop(skb, h, FIREWALL_REASON_EGRESS_DENIED);
 	if (monolith_path(skb, from, f))
 		return monolith_leave(skb, h);
 	if (f->leaves.port_class == CUBELET_POD && f->leaves.ifindex != f->enters.ifindex &&
 	    !monolith_allowed(&f->to.dst, FIREWALL_INGRESS, &from->src, &f->to))
-		return monolith_denied(skb, h, FIREWALL_REASON_INGRESS_DENIED);
+		return monolith_drop(skb, h, FIREWALL_REASON_INGRESS_DENIED);
 	monolith_masquerade(h, f);
 	if (!cubelet_passes(h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED) ||
 	    monolith_commit(skb, from, s))
@@ -473,7 +483,11 @@ int monolith_pod(struct __sk_buff *skb)
 		if (!h.ip || h.fragment || h.icmp_error || cubelet_lookup(cubelet_flows, &h.tuple))
 			return monolith_leave(skb, &h);
 	}
-	if (cubelet_lookup(cubelet_pending, &h.tuple))
+	/* of TCP only a SYN opens a flow */
+	if (cubelet_lookup(cubelet_pending, &h.tuple) ||
+	    (h.tuple.protocol == IPPROTO_TCP &&
+	     (h.tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_ACK | CUBELET_TCP_FIN |
+			     CUBELET_TCP_RST)) != CUBELET_TCP_SYN))
 		return monolith_leave(skb, &h);
 	return monolith_open(skb, &h);
 }

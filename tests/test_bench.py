@@ -81,9 +81,12 @@ class Rig:
 
     def reset(self) -> None:
         """Forget all flows, fragments, and how many errors were sent."""
-        for name in ("flows", "pending", "flow_counts", "fragments"):
+        for name in ("flows", "pending", "fragments"):
             table = self.path.maps[f"cubelet_{name}"]
             table.delete_batch([key for key, _ in table.items()])
+        for name in ("shares", "port_shares"):
+            table = self.path.maps[f"cubelet_{name}"]
+            table.update(bytes(4), bytes(table.layout.value_size))
         bucket = self.path.maps["cubelet_error_rate"]
         bucket.update(bytes(4), bytes(len(bucket.lookup(bytes(4)) or b"")))
 
@@ -203,7 +206,7 @@ SEQUENCES: dict[str, tuple[Frames, str]] = {
         "core/none",
     ),
     "itself by a Service": ([("c", frame(SELF, syn(), src=C, source=pod_mac(2)))], "core/none"),
-    "mid-stream": (opened(cluster.REMOTE, TCP(sport=9, dport=8080, flags="A")), "core/none"),
+    "mid-stream": (opened(cluster.REMOTE, TCP(sport=9, dport=8080, flags="A")), "core/no_flow"),
     "a Service with many backends": (
         [("a", frame(MANY, syn(sport))) for sport in range(20_000, 20_030)],
         "core/none",
@@ -221,7 +224,7 @@ SEQUENCES: dict[str, tuple[Frames, str]] = {
     ),
     "what may only be a reply": (
         opened(C, TCP(sport=9, dport=80, flags="A")),
-        "core/none",
+        "core/no_flow",
     ),
     "another's address": (opened(cluster.REMOTE, syn(dport=8080), src=C), "core/spoofed"),
     "another's MAC address": (

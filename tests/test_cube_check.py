@@ -130,7 +130,10 @@ def test_metadata(package: Broken, change: Change, message: str) -> None:
         ((CUBE, "forbid_unknown_fields=True", "forbid_unknown_fields=False"), "are not refused"),
         ((CUBE, '"max_pods"),', '"pods"),'), "the size of the map limits is the setting 'pods'"),
         ((CUBE, "max_dscp: int = 47", "max_dscp: int = 99"), "must be from 0 to 63, not 99"),
-        ((CUBE, "(cube.Settings, frozen", "(cube.base.msgspec.Struct, frozen"), "is no settings model"),
+        (
+            (CUBE, "(cube.Settings, frozen", "(cube.base.msgspec.Struct, frozen"),
+            "is no settings model",
+        ),
     ],
 )
 def test_settings(package: Broken, change: Change, message: str) -> None:

@@ -9,10 +9,12 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.testrun import skb_context
 from cubelet.composer.composition import Mode
 from cubelet.composer.core import TRACE, Trace
 from cubelet.datapath.applier import Epochs
+from cubelet.datapath.shared import SharedWords
 from cubelet.testkit import Datapath, Result
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
@@ -29,10 +31,13 @@ VIP, OTHER_VIP = "10.96.0.1", "10.96.0.2"
 UPSTREAM_MAC = "02:00:00:00:00:fe"
 
 WRITTEN = (
-    *(f"cubelet_{name}" for name in ("flows", "pending", "fragments", "flow_counts", "exposed")),
+    *(f"cubelet_{name}" for name in ("flows", "pending", "fragments", "exposed")),
     *("paths0_known", "vip0_backends", "masq0_sources", "gate0_closed"),
 )
 """Maps that tests or their packets fill."""
+
+SHARED = ("shares", "port_shares", "recovery")
+"""Words that the programs or the agent write: counts of owners, and the recovery's end."""
 
 Core = Mapping[str, int]
 
@@ -44,6 +49,7 @@ class Rig:
         sizes = {"flows": 4096, "pending_flows": 4096, **core}
         self.dp = Datapath(network, STACKS, (Paths,), {"core": sizes}, mode)
         self._epochs = Epochs(self.dp.maps["cubelet_epochs"])
+        self._shared = [SharedWords(self.dp.maps[f"cubelet_{name}"]) for name in SHARED]
         self.reset()
 
     def reset(self) -> None:
@@ -51,6 +57,8 @@ class Rig:
         for name in WRITTEN:
             table = self.dp.maps[name]
             table.delete_batch([key for key, _ in table.items()])
+        for each in self._shared:
+            each.words[:] = memoryview(bytes(each.words.nbytes)).cast("I")
         bucket = self.dp.maps["cubelet_error_rate"]
         bucket.update(bytes(4), bytes(len(bucket.lookup(bytes(4)) or b"")))
         for number, pod in enumerate("abcd"):
@@ -63,6 +71,8 @@ class Rig:
     def close(self) -> None:
         """Let go of all."""
         self._epochs.close()
+        for each in self._shared:
+            each.close()
         self.dp.close()
 
     def ifindex(self, port: str) -> int:
@@ -113,6 +123,15 @@ class Rig:
         """Permit everything again."""
         table = self.dp.maps["gate0_closed"]
         table.delete_batch([key for key, _ in table.items()])
+
+    def held(self, slot: int) -> int:
+        """How many flows count in a share (see ``flows.share_slot``)."""
+        return self._shared[0].words[slot]
+
+    def records_lost(self, seconds: float = 60) -> None:
+        """As when the agent has made the tables anew: TCP that is under way may open flows."""
+        with Clock() as clock:
+            self._shared[2].words[0] = clock.now() + clock.ticks(seconds) & 0xFFFFFFFF
 
     def age(self, address: str | None = None) -> None:
         """Make verdicts stale: those that rest on the address, or all."""

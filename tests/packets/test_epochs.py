@@ -215,15 +215,28 @@ def test_a_stale_record_is_not_forgotten_for_a_forger(rig: Rig) -> None:
     TALK.forward(rig)
 
 
-def test_a_restart_judges_the_clients_packet_afresh(rig: Rig) -> None:
+def test_a_restart_judges_the_clients_datagram_afresh(rig: Rig) -> None:
+    rig.vip(VIP, 80, B, 8080)
+    through(direct(CLIENT, SERVER, udp), SERVICE).whole(rig)
+    rig.close_gate(A, B, Way.RESTART)
+    rig.vip(VIP, 80, C, 8080)
+    rig.age(VIP)
+    sent = udp(CLIENT.to(SERVICE))
+    arrives(rig.send(sent), "c", hopped(udp(CLIENT.to(OTHER))))
+    assert len(rig.dp.flows()) == 2
+
+
+def test_a_restart_refuses_the_clients_segment(rig: Rig) -> None:
+    """Nobody else could go on with the connection."""
     opened(rig)
     rig.close_gate(A, B, Way.RESTART)
     rig.vip(VIP, 80, C, 8080)
     rig.age(VIP)
-    sent = tcp(CLIENT.to(SERVICE))
-    arrives(rig.send(sent), "c", hopped(tcp(CLIENT.to(OTHER))))
-    assert rig.flow(TALK.answer) is None
-    assert len(rig.dp.flows()) == 2
+    result = rig.send(tcp(CLIENT.to(SERVICE)))
+    assert (result.reason, result.answered) == ("core/no_flow", True)
+    assert not rig.dp.flows()
+    rig.open_gates()
+    arrives(rig.send(tcp(CLIENT.to(SERVICE, "S"))), "c", hopped(tcp(CLIENT.to(OTHER, "S"))))
 
 
 def test_a_restart_by_a_reply_drops_it_and_forgets_the_flow(rig: Rig) -> None:

@@ -22,7 +22,8 @@ def long_udp(ends: Ends) -> Packet:
 
 
 def long_tcp(ends: Ends) -> Packet:
-    return tcp(ends, LONG)
+    """Data with the SYN (RFC 7413), or its answer."""
+    return tcp(replace(ends, flags="SA" if ends.back else "S"), LONG)
 
 
 def long_echo(ends: Ends) -> Packet:

@@ -8,11 +8,21 @@ import pytest
 from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
-from cubelet_hooks.flows import Flow, FlowFlag, FlowState, PortKey
+from cubelet.bpf.layout import possible_cpus
+from cubelet_hooks.flows import (
+    SHARE_HASH,
+    SHARE_TOTAL,
+    Flow,
+    FlowFlag,
+    FlowState,
+    Hop,
+    PortClass,
+    share_slot,
+)
 
 from .conftest import MakeRig
-from .rig import NODE, OUTSIDE, A, B, C, Rig, arrives, kept, tuple_of
-from .shapes import Ends, Peer, Shape, Talk, direct, echo, hopped, tcp, udp
+from .rig import NODE, OUTSIDE, REMOTE, A, B, C, Rig, arrives, kept, tuple_of
+from .shapes import Peer, Shape, Talk, direct, echo, hopped, tcp, udp
 
 CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
 TALK = direct(CLIENT, SERVER)
@@ -31,8 +41,11 @@ def states(rig: Rig, talk: Talk = TALK) -> set[tuple[int, int]]:
     return {(flow.state, flow.timeout) for flow in both(rig, talk)}
 
 
+@pytest.mark.parametrize("further", ["question", "answer"])
 @pytest.mark.parametrize("shape", [udp, echo])
-def test_a_reply_alone_establishes_what_is_not_tcp(rig: Rig, shape: Shape) -> None:
+def test_the_packet_after_the_reply_establishes_what_is_not_tcp(
+    rig: Rig, shape: Shape, further: str
+) -> None:
     server = Peer("b", B, 0) if shape is echo else SERVER
     talk = direct(CLIENT, server, shape)
     talk.forward(rig)
@@ -40,6 +53,8 @@ def test_a_reply_alone_establishes_what_is_not_tcp(rig: Rig, shape: Shape) -> No
     assert states(rig, talk) == {(PENDING, 30)}
     assert not rig.table("flows")
     talk.back(rig)
+    assert states(rig, talk) == {(PENDING, 30)}, "a question and its answer are soon forgotten"
+    (talk.forward if further == "question" else talk.back)(rig)
     assert states(rig, talk) == {(ESTABLISHED, 30 if shape is echo else 180)}
     assert not rig.table("pending")
 
@@ -55,9 +70,9 @@ def test_tcp_is_established_by_the_clients_packet_after_the_answer(rig: Rig) -> 
         (TALK.back, "A"),
     ):
         speak(rig, flags)
-        assert states(rig) == {(PENDING, 30)}
+        assert states(rig) == {(PENDING, 10)}
     TALK.forward(rig, "A")
-    assert states(rig) == {(ESTABLISHED, 8000)}
+    assert states(rig) == {(ESTABLISHED, 86_400)}
     assert not rig.table("pending")
 
 
@@ -66,7 +81,7 @@ def test_a_reset_does_not_establish(rig: Rig) -> None:
     TALK.forward(rig, "S")
     TALK.back(rig, "SA")
     TALK.forward(rig, "R")
-    assert states(rig) == {(PENDING, 30)}
+    assert states(rig) == {(PENDING, 10)}
 
 
 def test_a_flood_of_first_packets_takes_no_room_from_replied_flows(fused: Rig) -> None:
@@ -91,6 +106,7 @@ def test_a_pending_flow_outlives_a_flood(make_rig: MakeRig) -> None:
             talk.forward(rig)
     assert len(rig.table("pending")) <= 256
     talk.back(rig)
+    talk.forward(rig)
     assert states(rig, talk) == {(ESTABLISHED, 180)}
 
 
@@ -112,7 +128,7 @@ def test_an_evicted_half_is_restored_from_the_other(rig: Rig, lost: str) -> None
         (f.to, f.enters, f.leaves) for f in before
     ]
     talk.forward(rig, "A")
-    assert states(rig, talk) == {(ESTABLISHED, 8000)}
+    assert states(rig, talk) == {(ESTABLISHED, 86_400)}
 
 
 @pytest.mark.parametrize("lost", ["forward", "reply"])
@@ -122,7 +138,7 @@ def test_a_lost_established_half_is_restored_within_a_second(rig: Rig, lost: str
     rig.forget(gone)
     unseen(rig, left)
     (TALK.back if lost == "forward" else TALK.forward)(rig)
-    assert states(rig) == {(ESTABLISHED, 8000)}
+    assert states(rig) == {(ESTABLISHED, 86_400)}
     assert not rig.table("pending")
 
 
@@ -146,54 +162,76 @@ def test_the_once_a_second_write_marks_both(rig: Rig) -> None:
 
 
 def share(rig: Rig, pod: str) -> int:
-    counts = rig.dp.table("cubelet", "flow_counts")
-    held = counts.get(PortKey(ifindex=rig.ifindex(pod)))
-    return held.count if held else 0
+    mac = "02:00:00:00:00:01"
+    return rig.held(share_slot(Hop(rig.ifindex(pod), 0, mac, mac, 1500, PortClass.POD)))
+
+
+def away(pod: str, number: int) -> Talk:
+    address = {"a": A, "b": B, "c": C}[pod]
+    return direct(Peer(pod, address, number), Peer("uplink", OUTSIDE, 53), udp)
 
 
 @pytest.fixture
 def narrow(make_rig: MakeRig) -> Rig:
-    """Two replied flows a pod."""
-    return make_rig(flows_per_pod=2)
+    """Seven replied flows at a time, and one that closes on each of the CPUs."""
+    return make_rig(flows=2 * (7 + possible_cpus()))
 
 
-def test_beyond_its_share_a_pods_flows_stay_pending(narrow: Rig) -> None:
-    talks = [direct(Peer("a", A, port), Peer("uplink", OUTSIDE, 53), udp) for port in (1, 2, 3)]
-    for talk in talks:
+def test_whoever_opens_a_flow_is_charged(rig: Rig) -> None:
+    TALK.established(rig)
+    assert (share(rig, "a"), share(rig, "b"), rig.held(SHARE_TOTAL)) == (1, 0, 1)
+    direct(Peer("uplink", OUTSIDE, 99), SERVER).established(rig)
+    assert (share(rig, "b"), rig.held(2 * SHARE_HASH + PortClass.UPLINK)) == (0, 1)
+    direct(Peer("overlay", REMOTE, 99), SERVER).established(rig)
+    assert (share(rig, "b"), rig.held(SHARE_TOTAL)) == (0, 3)
+
+
+def test_an_owner_holds_as_much_as_is_free_and_others_find_room(narrow: Rig) -> None:
+    greedy = [away("a", port) for port in range(1, 7)]
+    for talk in greedy:
         talk.whole(narrow)
-    assert [states(narrow, talk) for talk in talks] == [
-        {(ESTABLISHED, 180)},
-        {(ESTABLISHED, 180)},
-        {(PENDING, 30)},
+    assert [flow.state for talk in greedy for flow in both(narrow, talk)[:1]] == [
+        *4 * [ESTABLISHED],
+        *2 * [PENDING],
     ]
-    assert share(narrow, "a") == 2
+    other = away("b", 1).established(narrow)
+    assert states(narrow, other) == {(ESTABLISHED, 180)}
+    assert (share(narrow, "a"), share(narrow, "b")) == (4, 1)
 
 
-@pytest.mark.parametrize("full", ["a", "b"])
-def test_a_flow_that_stays_pending_takes_no_ones_share(narrow: Rig, full: str) -> None:
-    for port in (1, 2):
-        away = Peer("uplink", OUTSIDE, 53)
-        direct(Peer(full, A if full == "a" else B, port), away, udp).established(narrow)
-    direct(CLIENT, SERVER, udp).whole(narrow)
-    assert {pod: share(narrow, pod) for pod in "ab"} == {"a": 0, "b": 0} | {full: 2}
+def test_a_servers_clients_use_their_own_shares(narrow: Rig) -> None:
+    """What many ask of a pod never keeps it from asking others."""
+    for port in range(1, 7):
+        direct(Peer("uplink", OUTSIDE, port), Peer("b", B, 53), udp).established(narrow)
+    assert states(narrow, away("b", 1).established(narrow)) == {(ESTABLISHED, 180)}
 
 
-def test_a_pod_that_reaches_itself_takes_its_share_once(narrow: Rig) -> None:
-    narrow.masquerade(A, "pod", NODE)
-    narrow.vip("10.96.0.9", 80, A, 80)
-    sent = udp(Ends(A, 20001, "10.96.0.9", 80))
-    arrives(narrow.send(sent), "a", hopped(udp(Ends(NODE, 20001, A, 80))))
-    narrow.send(udp(Ends(A, 80, NODE, 20001)))
-    assert {flow.state for flow in narrow.dp.flows().values()} == {ESTABLISHED}
-    assert share(narrow, "a") == 1
+def test_what_closes_gives_back_its_share_at_once(narrow: Rig) -> None:
+    for port in range(1, 30):
+        talk = direct(Peer("a", A, port), SERVER).established(narrow)
+        assert states(narrow, talk) == {(ESTABLISHED, 86_400)}
+        talk.forward(narrow, "FA")
+        talk.back(narrow, "FA")
+        assert states(narrow, talk) == {(CLOSING, 10)}
+        assert (share(narrow, "a"), narrow.held(SHARE_TOTAL)) == (0, 0)
+    assert len(narrow.table("flows")) <= 2 * possible_cpus(), "without any sweep"
+
+
+def test_a_flow_that_is_opened_anew_counts_once(rig: Rig) -> None:
+    for _ in range(3):
+        TALK.established(rig)
+        TALK.forward(rig, "R")
+        assert share(rig, "a") == 0
+    TALK.established(rig)
+    assert (share(rig, "a"), rig.held(SHARE_TOTAL)) == (1, 1)
 
 
 def test_two_fins_close_both_records(rig: Rig) -> None:
     TALK.established(rig)
     TALK.forward(rig, "FA")
-    assert states(rig) == {(ESTABLISHED, 8000)}
+    assert states(rig) == {(ESTABLISHED, 86_400)}
     TALK.forward(rig, "FA")
-    assert states(rig) == {(ESTABLISHED, 8000)}
+    assert states(rig) == {(ESTABLISHED, 86_400)}
     TALK.back(rig, "A")
     TALK.back(rig, "FA")
     assert states(rig) == {(CLOSING, 10)}
@@ -213,13 +251,16 @@ def test_a_fin_also_marks_a_half_that_it_restores(rig: Rig) -> None:
     rig.forget(TALK.answer)
     TALK.forward(rig, "FA")
     assert all(flow.flags & FlowFlag.FIN_FORWARD for flow in both(rig))
-    TALK.back(rig, "FA")
+    last = TALK.shape(SERVER.to(CLIENT, "FA", back=True))
+    last[TCP].seq += 1  # as the client has acknowledged it
+    rig.send(last, "b")
     assert states(rig) == {(CLOSING, 10)}
 
 
 @pytest.mark.parametrize("flags", ["R", "FA"])
 @pytest.mark.parametrize(
-    ("ahead", "believed"), [(-60_000, True), (60_000_000, True), (-70_000, False), (1 << 31, False)]
+    ("ahead", "believed"),
+    [(0, True), (50, True), (-1, False), (200, False), (60_000, False), (1 << 31, False)],
 )
 def test_only_a_believable_sequence_closes(
     rig: Rig, flags: str, ahead: int, believed: bool
@@ -229,7 +270,7 @@ def test_only_a_believable_sequence_closes(
     packet = TALK.shape(CLIENT.to(SERVER, flags))
     packet[TCP].seq = (packet[TCP].seq + ahead) % (1 << 32)
     arrives(rig.send(packet), "b", hopped(packet))
-    assert states(rig) == {(CLOSING, 10) if believed else (ESTABLISHED, 8000)}
+    assert states(rig) == {(CLOSING, 10) if believed else (ESTABLISHED, 86_400)}
 
 
 def test_data_moves_no_state(rig: Rig) -> None:
@@ -245,12 +286,12 @@ def test_a_syn_on_a_closing_flow_opens_a_new_one(rig: Rig) -> None:
     TALK.established(rig)
     TALK.forward(rig, "R")
     TALK.forward(rig, "S")
-    assert states(rig) == {(PENDING, 30)}
+    assert states(rig) == {(PENDING, 10)}
     assert [flow.packets for flow in both(rig)] == [1, 0]
     assert not rig.table("flows")
     TALK.back(rig, "SA")
     TALK.forward(rig, "A")
-    assert states(rig) == {(ESTABLISHED, 8000)}
+    assert states(rig) == {(ESTABLISHED, 86_400)}
 
 
 def test_a_new_flow_on_a_closing_one_is_judged(rig: Rig) -> None:
@@ -265,7 +306,7 @@ def test_the_server_may_open_a_flow_where_one_is_closing(rig: Rig) -> None:
     TALK.established(rig)
     TALK.back(rig, "R")
     direct(SERVER, CLIENT).established(rig)
-    assert states(rig) == {(ESTABLISHED, 8000)}
+    assert states(rig) == {(ESTABLISHED, 86_400)}
     assert both(rig)[0].flags & FlowFlag.REPLY
 
 
@@ -274,7 +315,7 @@ def test_no_syn_opens_a_flow_anew_that_is_not_closing(rig: Rig, flags: str) -> N
     TALK.established(rig)
     rig.close_gate(A, B)
     TALK.forward(rig, flags)
-    assert states(rig) == {(ESTABLISHED, 8000)}
+    assert states(rig) == {(ESTABLISHED, 86_400)}
 
 
 def test_a_syn_ack_opens_nothing_on_a_closing_flow(rig: Rig) -> None:
@@ -293,11 +334,48 @@ def test_a_syn_by_another_port_does_not_end_a_closing_flow(rig: Rig, port: str) 
     assert states(rig) == {(CLOSING, 10)}
 
 
-def test_a_full_table_of_replied_flows_keeps_others_pending(make_rig: MakeRig) -> None:
-    rig = make_rig(flows=4)
-    talks = [direct(Peer("a", A, port), SERVER, udp) for port in (1, 2, 3)]
-    for talk in talks:
-        talk.whole(rig)
-    assert [states(rig, talk) for talk in talks][2] == {(PENDING, 30)}
-    assert len(rig.table("flows")) == 4
-    assert share(rig, "a") == 2
+def test_a_syn_against_a_live_connection_reaches_nobody(rig: Rig) -> None:
+    """No policy has judged it; and forged, it must not end anything (RFC 5961)."""
+    TALK.established(rig)
+    kept(rig.send(tcp(SERVER.to(CLIENT, "S")), "b"), "core/live_flow")
+    assert states(rig) == {(ESTABLISHED, 86_400)}
+    TALK.back(rig)
+
+
+def test_many_forged_resets_end_nothing(rig: Rig) -> None:
+    TALK.established(rig)
+    for number in range(200):
+        packet = TALK.shape(SERVER.to(CLIENT, "R", back=True))
+        packet[TCP].seq = (packet[TCP].seq + 1_000 + number * 20_000_003) % (1 << 32)
+        arrives(rig.send(packet, "b"), "a", hopped(packet))
+    assert states(rig) == {(ESTABLISHED, 86_400)}
+
+
+def test_forged_data_does_not_move_what_is_believed(rig: Rig) -> None:
+    """Else a forger could first lead the numbers away and then end the connection."""
+    TALK.established(rig)
+    unseen(rig, TALK.answer)
+    forged = tcp(SERVER.to(CLIENT, "PA", back=True), b"x")
+    forged[TCP].seq = (forged[TCP].seq + (1 << 29)) % (1 << 32)
+    rig.send(forged, "b")
+    reset = tcp(SERVER.to(CLIENT, "R", back=True))
+    reset[TCP].seq = (reset[TCP].seq + (1 << 29) - 5) % (1 << 32)
+    rig.send(reset, "b")
+    assert states(rig) == {(ESTABLISHED, 86_400)}
+    TALK.back(rig, "R")
+    assert states(rig) == {(CLOSING, 10)}
+
+
+def test_data_of_both_sides_undoes_a_believed_close(rig: Rig) -> None:
+    TALK.established(rig)
+    TALK.forward(rig, "R")
+    assert states(rig) == {(CLOSING, 10)}
+    for packet in (TALK.first, TALK.answer):
+        unseen(rig, packet)
+    for _ in range(2):
+        rig.send(tcp(SERVER.to(CLIENT, "PA", back=True), b"data"), "b")
+        assert states(rig) == {(CLOSING, 10)}
+    rig.send(tcp(CLIENT.to(SERVER, "PA"), b"data"))
+    assert states(rig) == {(ESTABLISHED, 86_400)}
+    assert share(rig, "a") == 1
+    assert not both(rig)[0].flags & (FlowFlag.FIN_FORWARD | FlowFlag.ALIVE_FORWARD)

@@ -133,8 +133,8 @@ def test_a_wrong_checksum_stays_wrong(rig: Rig, shape: Shape) -> None:
     """Nobody on the way may make damage look whole."""
     serve(rig)
     to_port = 0 if shape is echo else 80
-    sent = IP(bytes(shape(CLIENT.to(Peer("", VIP, to_port)))))
-    right = IP(bytes(shape(CLIENT.to(Peer("", B, 8080 if to_port else 0)))))
+    sent = IP(bytes(shape(CLIENT.to(Peer("", VIP, to_port), "S"))))
+    right = IP(bytes(shape(CLIENT.to(Peer("", B, 8080 if to_port else 0), "S"))))
     sent.payload.chksum ^= 0x0100
     result = rig.send(sent)
     assert result.leaves == "pod"
@@ -220,19 +220,59 @@ def test_a_collision_without_ports_is_dropped(fused: Rig) -> None:
     kept(fused.send(esp), "core/no_source_port")
 
 
+def outward(pod: str, number: int, port: int = 53) -> Talk:
+    """A pod's exchange with the outside, by whatever source port it is given."""
+    return direct(
+        Peer(pod, {"a": A, "b": B, "c": C}[pod], number), Peer("uplink", OUTSIDE, port), udp
+    )
+
+
+def answered(rig: Rig, talk: Talk) -> int:
+    """The talk goes on until it is established; the source port that it has outside."""
+    port = number(rig.send(talk.first, talk.client.port).packet)
+    reply = udp(Ends(OUTSIDE, talk.server.number, NODE, port))
+    for packet, enters in ((reply, "uplink"), (talk.first, talk.client.port)):
+        assert rig.send(packet, enters).verdict == "redirect"
+    return port
+
+
 def test_an_exhausted_range_is_a_drop_and_leaves_no_record(rig: Rig) -> None:
     for pod in (A, B, C):
         rig.masquerade(pod, "uplink", NODE, 20000, 2)
-    ports = {
-        number(rig.send(udp(Ends(address, 1000, OUTSIDE, 53)), port).packet)
-        for port, address in (("a", A), ("b", B))
-    }
-    assert ports == {20000, 20001}
+    assert {answered(rig, outward(pod, 1000)) for pod in "ab"} == {20000, 20001}
     before = rig.dp.flows().keys()
-    kept(rig.send(udp(Ends(C, 1000, OUTSIDE, 53)), "c"), "core/no_source_port")
+    kept(rig.send(outward("c", 1000).first, "c"), "core/no_source_port")
     assert rig.dp.flows().keys() == before
-    elsewhere = udp(Ends(C, 1000, OUTSIDE, 54))
-    assert rig.send(elsewhere, "c").verdict == "redirect"
+    assert rig.send(outward("c", 1000, 54).first, "c").verdict == "redirect"
+
+
+def test_one_owner_gets_half_of_a_destinations_ports(rig: Rig) -> None:
+    for pod in (A, B):
+        rig.masquerade(pod, "uplink", NODE, 20000, 10)
+    for port in range(5):
+        answered(rig, outward("a", 1000 + port))
+    kept(rig.send(outward("a", 1005).first, "a"), "core/no_source_port")
+    assert answered(rig, outward("b", 1000)) in range(20000, 20010)
+    assert answered(rig, outward("a", 1005, 54)) in range(20000, 20010)
+
+
+def test_ports_of_unanswered_flows_are_taken_over(rig: Rig) -> None:
+    """Whatever is forged from outside cannot keep a destination's ports."""
+    rig.masquerade(A, "uplink", NODE, 20000, 2)
+    for port in range(1000, 1020):
+        assert rig.send(outward("a", port).first, "a").verdict == "redirect"
+    assert len(rig.dp.flows()) == 4
+    assert answered(rig, outward("a", 1020)) in (20000, 20001)
+
+
+def test_ports_of_closing_connections_are_taken_over(rig: Rig) -> None:
+    rig.masquerade(A, "uplink", NODE, 20000, 1)
+    for client in range(1000, 1005):
+        talk = replace(
+            direct(Peer("a", A, client), Peer("uplink", OUTSIDE, 443)), seen=Peer("", NODE, 20000)
+        )
+        talk.established(rig)
+        talk.forward(rig, "R")
 
 
 @pytest.mark.parametrize(("own", "is_kept"), [(20000, True), (20999, True), (21000, False)])

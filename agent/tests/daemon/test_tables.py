@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -25,7 +26,7 @@ from cubelet.ipc.client import AgentError
 from cubelet.state.cluster import State
 from cubelet.testkit import local_node
 from cubelet_hooks.cube import Cube, Read, Row, Settings
-from cubelet_hooks.flows import Count, Counter, Hop, Index, PortClass, PortKey
+from cubelet_hooks.flows import Counter, Hop, Index, PortClass
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, Port
 from cubelet_hooks.records import U8, U16, U32, Addr, Be16, Be32, Record
@@ -272,8 +273,9 @@ def test_of_cubes_with_events_is_shown_what_was_delivered_and_lost(node: Node) -
 def test_ports_are_the_nodes_devices_and_the_pods(node: Node) -> None:
     for thing in (LOCAL, PORT):
         node.state.apply(Change.between(None, thing))
-    node.maps["cubelet_flow_counts"].update(PortKey(ifindex=7).pack(), Count(count=3).pack())
-    rows = node.tables().rows("ports")
+    sweeper: Any = SimpleNamespace(held={7: 3}.__getitem__)
+    tables = Tables(node.composition, node.state, {}, dict, lambda: sweeper)
+    rows = tables.rows("ports")
     assert [row["class"] for row in rows] == ["host", "overlay", "uplink", "pod"]
     assert [row["device"] for row in rows[:2]] == ["lo", ""]
     assert rows[3] == {

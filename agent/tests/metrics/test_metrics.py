@@ -244,10 +244,12 @@ def test_drops_are_counted_by_whose_reason_it_is() -> None:
 
 
 def test_flows_are_as_the_last_sweep_found_them() -> None:
-    sweeper: Any = SimpleNamespace(last=SweepResult(3, 0, {"established": 2, "new": 1}, {}, {}))
+    result = SweepResult(3, 0, {"established": 2, "new": 1}, {}, {}, 0.25)
+    sweeper: Any = SimpleNamespace(last=result)
     found = samples(flow_families(sweeper))
     assert at(found, "cubelet_flow_records", state="established") == 2
-    assert samples(flow_families(None)) == {}
+    assert at(found, "cubelet_flow_table_used_ratio") == 0.25
+    assert samples(flow_families(None)) == {("cubelet_flow_table_used_ratio", ()): 0}
 
 
 def spec(owner: str, name: str, type_: MapType, size: int) -> MapSpec:

@@ -39,6 +39,9 @@ class FlowFlag(enum.IntFlag):
     FIN_FORWARD = 8
     FIN_REPLY = 16
     REPLIED = 32
+    ALIVE_FORWARD = 64
+    ALIVE_REPLY = 128
+    RANGE = 256
 
 
 class Tuple(Record):
@@ -72,9 +75,10 @@ class Flow(Record):
     ``to`` is the tuple its packets leave with. The deltas are one's complement sums to add to
     the IP header's and the transport checksum (of the pseudo-header and of the ports), constant
     for a flow. ``epoch_sum`` is what the epochs of the addresses it was judged by added up to.
-    ``last_seen`` is in jiffies, written about once a second; ``timeout`` in seconds; ``ack`` is
-    the last TCP acknowledgement seen when the record was last refreshed, ``proof`` what the
-    client must acknowledge to show that it has seen the answer. ``packets`` and ``bytes`` count
+    ``last_seen`` is in jiffies, written about once a second; ``timeout`` in seconds. Noted of TCP,
+    as often: the segment's sequence number ``seq`` when ``seq_at`` bytes had passed (modulo 2^32)
+    and its acknowledgement ``ack``; ``proof`` is what the client must acknowledge to show that it
+    has seen the answer. ``packets`` and ``bytes`` count
     this direction's frames with their Ethernet headers, the packet that ``KIND_packet`` looks at
     among them; a GSO frame counts once.
     """
@@ -90,11 +94,13 @@ class Flow(Record):
     epoch_src: U16
     epoch_dst: U16
     epoch_backend: U16
-    timeout: U16
-    state: U8
-    flags: U8
+    flags: U16
+    timeout: U32
     ack: U32
+    seq: U32
+    seq_at: U32
     proof: U32
+    state: U8
     packets: U64
     bytes: U64
     area: Area
@@ -168,3 +174,43 @@ def epoch_bucket(address: Address) -> int:
     for offset in range(0, len(raw), 4):
         mixed ^= int.from_bytes(raw[offset : offset + 4], "little")
     return (mixed * 0x9E3779B1 & 0xFFFFFFFF) >> 20
+
+
+SHARE_HASH = 4096
+"""Counts of pods; behind them as many of other nodes, then one of each port class, then all."""
+SHARE_TOTAL = 2 * SHARE_HASH + 4
+SHARES = 16_384
+"""Counts that there is room for: a power of two, so that an index is easily seen to be in it."""
+PORT_SHARE_TOTAL = 65_536
+"""Counts of owners' translated ports by destination; behind them 16,384 of destinations."""
+PORT_SHARES = 131_072
+
+_GOLDEN = 0x9E3779B1
+_MASK64 = (1 << 64) - 1
+
+
+def pod_share(ifindex: int) -> int:
+    """The index of a pod's count, by its port."""
+    return (ifindex * _GOLDEN & 0xFFFFFFFF) >> 20
+
+
+def share_slot(opened: Hop) -> int:
+    """The index of the count of whoever opened a flow there; the same sum as in ``share.h``."""
+    if opened.port_class == PortClass.POD:
+        return pod_share(opened.ifindex)
+    if opened.port_class == PortClass.OVERLAY:
+        remote = int.from_bytes(opened.remote.to_bytes(4, "big"), "little")
+        return SHARE_HASH + ((remote * _GOLDEN & 0xFFFFFFFF) >> 20)
+    return 2 * SHARE_HASH + (opened.port_class & 3)
+
+
+def port_slots(to: Tuple, owner: int) -> tuple[int, int]:
+    """The indexes of a destination's counts of translated ports: of all, and of this owner."""
+    mixed, raw = 0, to.dst.packed
+    for offset in range(0, len(raw), 4):
+        mixed ^= int.from_bytes(raw[offset : offset + 4], "little")
+    port = int.from_bytes(to.dport.to_bytes(2, "big"), "little")
+    value = mixed * 0x9E3779B97F4A7C15 & _MASK64
+    value = (value ^ value >> 29 ^ (port << 16 | to.protocol)) * 0xBF58476D1CE4E5B9 & _MASK64
+    own = (value ^ value >> 32 ^ owner) * 0x94D049BB133111EB & _MASK64
+    return PORT_SHARE_TOTAL + (value >> 50), own >> 48

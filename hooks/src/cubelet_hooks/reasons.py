@@ -25,9 +25,10 @@ CORE_REASONS = (
     Reason("rate_limited", "an ICMP error, a reset or a packet for Python over its rate"),
     Reason("helper", "a kernel helper refused the packet"),
     Reason("unsupported", "a protocol that this port class does not carry"),
-    Reason("no_flow", "a SYN-ACK or reset that belongs to no known flow, and cannot open one"),
+    Reason("no_flow", "TCP that belongs to no known flow, and is no SYN that could open one"),
     Reason("untranslated", "no cube is left at the flow's port that would translate it"),
     Reason("punt_too_long", "for a cube's Python, which takes frames of up to 2,048 bytes"),
+    Reason("live_flow", "a SYN against the direction of a live connection"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

@@ -109,8 +109,7 @@ def test_flows_spread_over_the_backends(path: Datapath) -> None:
 
 def test_a_flow_whose_record_is_lost_finds_its_backend_again(path: Datapath) -> None:
     first = backend(path.send(frame(syn(1003, 80), "10.96.0.1")))
-    table = path.maps["cubelet_pending"]
-    table.delete_batch([key for key, _ in table.items()])
+    path.lose_records()
     assert backend(path.send(frame(data(1003, 80), "10.96.0.1"))) == first
 
 

@@ -71,6 +71,22 @@ class ProgLoad(ctypes.Structure):
         ("prog_name", _Name),
         ("prog_ifindex", c_uint32),
         ("expected_attach_type", c_uint32),
+        ("prog_btf_fd", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("func_info", c_uint64),
+        ("func_info_cnt", c_uint32),
+    )
+
+
+class BtfLoad(ctypes.Structure):
+    """`BPF_BTF_LOAD`."""
+
+    _fields_ = (
+        ("btf", c_uint64),
+        ("btf_log_buf", c_uint64),
+        ("btf_size", c_uint32),
+        ("btf_log_size", c_uint32),
+        ("btf_log_level", c_uint32),
     )
 
 

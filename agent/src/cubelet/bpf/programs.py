@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cubelet.bpf.assembly import Assembly
 from cubelet.bpf.attrs import ProgInfoStruct, ProgLoad
+from cubelet.bpf.btf import function_table, load_functions
 from cubelet.bpf.constants import AttachType, Cmd, ProgType
 from cubelet.bpf.objects import BpfObject, get_info, open_pin
 from cubelet.bpf.syscalls import BpfError, address_of, bpf, kernel_name
@@ -116,6 +119,36 @@ def load(
         return BpfProgram(bpf(Cmd.PROG_LOAD, attr, "load", label), name)
     except BpfError:
         return BpfProgram(_load_with_log(attr, label), name)
+
+
+def load_assembly(assembly: Assembly, name: str, functions: Sequence[str]) -> BpfProgram:
+    """Load a tc program put together by hand, whose ``functions`` (labels) are callbacks.
+
+    Needs Linux 5.13. Raises BpfError, or VerifierError with the verifier's log.
+    """
+    code, declared = assembly.assembled(), b"Dual BSD/GPL"
+    types, numbers = load_functions([name, *functions])
+    try:
+        starts = (0, *(assembly.at(label) for label in functions))
+        table = function_table(list(zip(starts, numbers, strict=True)))
+        attr = ProgLoad(
+            prog_type=ProgType.SCHED_CLS,
+            insn_cnt=len(code) // INSN_SIZE,
+            insns=address_of(code),
+            license=address_of(declared),
+            prog_name=kernel_name(name),
+            prog_btf_fd=types,
+            func_info_rec_size=8,
+            func_info=ctypes.addressof(table),
+            func_info_cnt=len(starts),
+        )
+        label = f"program {name}"
+        try:
+            return BpfProgram(bpf(Cmd.PROG_LOAD, attr, "load", label), name)
+        except BpfError:
+            return BpfProgram(_load_with_log(attr, label), name)
+    finally:
+        os.close(types)
 
 
 def relocate(insns: bytes, descriptors: Mapping[int, int]) -> bytes:

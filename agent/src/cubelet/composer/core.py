@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from cubelet.bpf.layout import possible_cpus
 from cubelet_hooks import flows
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
@@ -106,13 +107,14 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sizes and limits of the core. The defaults fit a node of 110 pods.
 
-    ``flows`` counts records, two a connection; memory is about 250 bytes a record. Timeouts are
-    in seconds of idleness; ``timeout_tcp`` is longer than keep-alives' usual two hours.
+    ``flows`` counts records, two a connection; memory is about 250 bytes a record. An eighth of
+    the connections that fit may be closing. Timeouts are in seconds of idleness: ``timeout_syn`` is
+    that of TCP connections that are being opened, ``timeout_pending`` of other flows that have not
+    been answered, or only once; ``timeout_tcp`` is a day.
     """
 
-    flows: Positive = 262_144
+    flows: Annotated[int, msgspec.Meta(ge=4)] = 262_144
     pending_flows: Positive = 65_536
-    flows_per_pod: Positive = 32_768
     fragments: Positive = 8_192
     ports: Positive = 1_024
     nodes: Positive = 8_192
@@ -120,8 +122,9 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     errors_per_second: Positive = 100
     event_bytes: Positive = 262_144
     timeout_pending: Positive = 30
+    timeout_syn: Positive = 10
     timeout_closing: Positive = 10
-    timeout_tcp: Positive = 8_000
+    timeout_tcp: Positive = 86_400
     timeout_udp: Positive = 180
     timeout_icmp: Positive = 30
     timeout_other: Positive = 600
@@ -131,6 +134,17 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     node_port_first: Positive = 30_000
     node_port_last: Positive = 32_767
     hairpin_address: str = "169.254.1.2"
+
+    @property
+    def closing(self) -> int:
+        """How many connections may be closing at a time: an eighth of those that fit."""
+        each = max(1, self.flows // 16 // possible_cpus())
+        return each * possible_cpus()
+
+    @property
+    def live_flows(self) -> int:
+        """How many connections can be replied and not closing."""
+        return max(1, self.flows // 2 - self.closing)
 
     def __post_init__(self) -> None:
         """Check what the types do not say. Raises ValueError naming the field."""
@@ -171,7 +185,8 @@ CORE_MAPS: tuple[Map, ...] = (
     Map("flows", MapType.HASH, flows.Tuple, flows.Flow, "flows", planned=False),
     Map("pending", MapType.LRU_HASH, flows.Tuple, flows.Flow, "pending_flows", planned=False),
     Map("fragments", MapType.LRU_HASH, FragmentKey, FragmentPorts, "fragments", planned=False),
-    Map("flow_counts", MapType.HASH, flows.PortKey, Count, 4_096, planned=False),
+    Map("closing", MapType.ARRAY, Index, flows.Tuple, "closing", planned=False),
+    Map("closing_heads", MapType.PERCPU_ARRAY, Index, Count, 1, planned=False),
     Map(
         "ports",
         MapType.HASH,
@@ -280,9 +295,13 @@ class ValueMap:
 
 
 EPOCHS = ValueMap("epochs", 8 + 4 * EPOCH_BUCKETS)
+RECOVERY = ValueMap("recovery", 8)
+"""Until when (jiffies; 0: not at all) TCP that is under way may open flows: records were lost."""
 MONITOR = ValueMap("monitor", 8)
 TRACE = ValueMap("trace", Trace.layout().size)
-VALUE_MAPS = (EPOCHS, MONITOR, TRACE)
+SHARES = ValueMap("shares", 4 * flows.SHARES)
+PORT_SHARES = ValueMap("port_shares", 4 * flows.PORT_SHARES)
+VALUE_MAPS = (EPOCHS, RECOVERY, SHARES, PORT_SHARES, MONITOR, TRACE)
 SCRATCH = "scratch_map"
 SCRATCH_BYTES = 2048
 JUMPS = "jumps"

@@ -8,6 +8,7 @@ from importlib import resources
 from ipaddress import ip_address
 from pathlib import Path
 
+from cubelet.bpf.layout import possible_cpus
 from cubelet.composer.chain import chain_links, chain_programs, chain_slots
 from cubelet.composer.composition import Composition, Stage
 from cubelet.composer.core import CORE_RECORDS, Core, CoreSettings
@@ -31,12 +32,13 @@ _CORE_SETTINGS = {
     "node_port_first": "NODE_PORT_FIRST",
     "node_port_last": "NODE_PORT_LAST",
     "timeout_pending": "TIMEOUT_PENDING",
+    "timeout_syn": "TIMEOUT_SYN",
     "timeout_closing": "TIMEOUT_CLOSING",
     "timeout_tcp": "TIMEOUT_TCP",
     "timeout_udp": "TIMEOUT_UDP",
     "timeout_icmp": "TIMEOUT_ICMP",
     "timeout_other": "TIMEOUT_OTHER",
-    "flows_per_pod": "FLOWS_PER_POD",
+    "live_flows": "FLOWS_LIVE",
     "errors_per_second": "ERRORS_PER_SECOND",
     "tunnel_id": "TUNNEL_ID",
 }
@@ -163,6 +165,8 @@ def _define(name: str, value: object) -> str:
 def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bool) -> list[str]:
     constants: dict[str, object] = {
         "HZ": hz,
+        "CPUS": possible_cpus(),
+        "CLOSING_EACH": settings.closing // possible_cpus(),
         "CHECK_TUNNEL": int(not trial),
         "TRACE": int(trial),
         "ROUTER_MAC": _mac(local.router_mac),

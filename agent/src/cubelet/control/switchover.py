@@ -29,6 +29,8 @@ from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Change, LocalNode
 
 log = structlog.get_logger()
+_RECOVERY = 30.0
+"""Seconds in which TCP that is under way may open flows, after records were lost."""
 _PAUSE = 5.0
 """Seconds until what failed for want of time or memory is tried again."""
 PLACE = "composition"
@@ -110,6 +112,7 @@ class Switchover:
         """Let go of the maps."""
         if self.in_force is not None:
             self.in_force.epochs.close()
+            self.in_force.sweeper.close()
 
     def forget_facts(self) -> None:
         """Ask all cubes anew: what they said was of a setup that has been given up."""
@@ -194,10 +197,12 @@ class Switchover:
             if self._datapath.programs is not prepared.programs:
                 prepared.close()
             raise
-        if self.in_force is not None:
-            self.in_force.epochs.close()
-        sweeper = FlowSweeper(prepared.maps, self._clock, core.family)
+        self.close()
+        live = core.settings.live_flows
+        sweeper = FlowSweeper(prepared.maps, self._clock, live, core.family)
         self.in_force = InForce(composition, applier, epochs, sweeper)
+        if prepared.fresh:
+            sweeper.recover(_RECOVERY)
         self.failed = failed
         # Others have judged what is cached, and may do so until all ports run this one.
         self._verdicts_due = self._verdicts_due or not same

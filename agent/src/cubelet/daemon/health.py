@@ -56,4 +56,7 @@ class Health:
         refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]
         found = [*self._reconciler.problems.values(), *self._reconciler.rejected]
         found += [self._memory.problem] if self._memory.problem else []
+        sweeper = self._reconciler.switchover.sweeper
+        if sweeper is not None and sweeper.last is not None and sweeper.last.warning:
+            found.append(sweeper.last.warning)
         return [*map(str, self._feed.problems), *refused, *found]

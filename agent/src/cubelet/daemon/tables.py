@@ -19,7 +19,6 @@ from cubelet.datapath.flows import FlowSweeper, Row
 from cubelet.datapath.records import prefix_row, readable, reader_of, record_row
 from cubelet.ipc.client import INTERNAL_ERROR, INVALID_REQUEST, AgentError
 from cubelet_hooks.cube import PORT_CLASSES, Cube
-from cubelet_hooks.flows import Count, PortKey
 from cubelet_hooks.maps import MapType
 from cubelet_hooks.objects import LocalNode
 from cubelet_hooks.records import Address
@@ -96,9 +95,8 @@ class Tables:
         """This node's ports: its own devices, then the pods'."""
         if self._view.local is not None:
             yield from _node_ports(self._view.local)
-        counts = self._maps().get("cubelet_flow_counts")
+        sweeper = self._sweeper()
         for key, port in sorted(self._view.ports.items()):
-            held = counts.lookup(PortKey(ifindex=port.ifindex).pack()) if counts else None
             yield {
                 "class": "pod",
                 "name": key,
@@ -107,7 +105,7 @@ class Tables:
                 "addresses": list(port.addresses),
                 "mac": port.mac,
                 "mtu": port.mtu,
-                "flows": Count.unpack(held).count if held else 0,
+                "flows": sweeper.held(port.ifindex) if sweeper else 0,
             }
 
     def _shown(self, cube: Cube, noun: str, several: bool) -> Iterator[Row]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +10,7 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
 from cubelet.composer.layout import MapSpec
+from cubelet.datapath.shared import SharedWords
 from cubelet_hooks.flows import epoch_bucket
 from cubelet_hooks.maps import Everything
 from cubelet_hooks.records import Address, Family
@@ -19,33 +18,33 @@ from cubelet_hooks.records import Address, Family
 Delta = dict[str, dict[bytes, bytes | None]]
 """Per map (C name) the keys whose wanted value changed; None: no longer wanted."""
 
-_HEADER = 8
-"""Bytes before the epochs of addresses: the agent's global one and the programs' own."""
+_GLOBAL, _ADDRESSES = 0, 2
+"""Words of the agent's global epoch, and of the first address's; the programs' own is between."""
 
 
 class Epochs:
     """The counters that age cached verdicts, written through shared memory."""
 
     def __init__(self, table: BpfMap) -> None:
-        self._memory = mmap.mmap(table.fd, table.layout.value_size)
+        self._shared = SharedWords(table)
 
     def raise_for(self, concerns: Iterable[Address | Everything]) -> None:
         """Make every verdict stale that depends on one of these."""
         found = set(concerns)
         if any(isinstance(concern, Everything) for concern in found):
-            self._raise(0)
+            self._raise(_GLOBAL)
             return
         buckets = {epoch_bucket(c) for c in found if not isinstance(c, Everything)}
         for bucket in buckets:
-            self._raise(_HEADER + 4 * bucket)
+            self._raise(_ADDRESSES + bucket)
 
-    def _raise(self, offset: int) -> None:
-        (value,) = struct.unpack_from("=I", self._memory, offset)
-        struct.pack_into("=I", self._memory, offset, (value + 1) & 0xFFFFFFFF)
+    def _raise(self, index: int) -> None:
+        words = self._shared.words
+        words[index] = words[index] + 1 & 0xFFFFFFFF
 
     def close(self) -> None:
         """Unmap."""
-        self._memory.close()
+        self._shared.close()
 
 
 @dataclass

@@ -75,6 +75,8 @@ def _flow(key: Tuple) -> Flow:
         state=FlowState.ESTABLISHED,
         flags=0,
         ack=0,
+        seq=0,
+        seq_at=0,
         proof=0,
         packets=0,
         bytes=0,

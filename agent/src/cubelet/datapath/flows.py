@@ -1,133 +1,178 @@
-"""What the agent does with flow records: removes idle ones, counts them per pod, lists them.
+"""What the agent does with flow records: removes idle ones, counts them, lists them.
 
-A node may hold hundreds of thousands, so the sweep looks at raw bytes, at the places that the
-record's own layout gives.
+Connections that close remove themselves in the programs; what a sweep finds was left silently.
 """
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from cubelet.bpf.jiffies import Clock
-from cubelet.bpf.maps import BpfMap
-from cubelet.datapath.names import class_name, protocol_name, state_name
-from cubelet_hooks.flows import Count, Flow, FlowFlag, Hop, PortClass, PortKey, Tuple
-from cubelet_hooks.records import Family, Record
+import structlog
 
+from cubelet.bpf.constants import MapFlags, MapType
+from cubelet.bpf.jiffies import Clock
+from cubelet.bpf.layout import MapLayout
+from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.programs import BpfProgram
+from cubelet.bpf.syscalls import BpfError
+from cubelet.datapath import sweeping
+from cubelet.datapath.names import class_name, protocol_name, state_name
+from cubelet.datapath.shared import SharedWords
+from cubelet.datapath.slow_sweep import sweep_slowly
+from cubelet_hooks.flows import SHARE_TOTAL, Flow, FlowFlag, Hop, Tuple, pod_share
+from cubelet_hooks.records import Family
+
+log = structlog.get_logger()
 Row = dict[str, Any]
 """One line of a table: column names and plain values."""
 
-TABLES = ("cubelet_flows", "cubelet_pending")
-_COUNTED = "cubelet_flows"
-"""The table in which pods have quotas."""
+OWNED = "cubelet_flows"
+"""The table in which owners have shares: of replied flows."""
+TABLES = (OWNED, "cubelet_pending")
 
+_PRESSED = 0.8
+"""The part of the shares from which on idle UDP gives way early, and people are told."""
+_UDP_SECONDS = 30
+"""How long UDP flows may be idle then."""
 _MASK = 0xFFFFFFFF
 _AHEAD = 60
 """Seconds by which a stamp may be ahead of the sweep, which began before the packet came."""
-_CHUNK = 128
-"""Records between whose second look and removal no more than about a millisecond passes."""
+_BLOCK = 1024
+"""Words that are compared at once."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left and took: records, two a connection."""
+    """What a sweep left and took: records, two a connection.
+
+    ``used`` is the part of the flow table's shares that replied connections hold.
+    """
 
     total: int
     removed: int
     states: Mapping[str, int]
     protocols: Mapping[str, int]
     tables: Mapping[str, int]
+    used: float = 0.0
 
-
-@dataclass
-class _Tally:
-    """What a sweep has seen so far: by state and protocol, and connections by port."""
-
-    records: Counter[tuple[int, int]] = field(default_factory=Counter)
-    tables: dict[str, int] = field(default_factory=dict)
-    ports: Counter[int] = field(default_factory=Counter)
-
-    def result(self, removed: int) -> SweepResult:
-        states: Counter[str] = Counter()
-        protocols: Counter[str] = Counter()
-        for (state, protocol), count in self.records.items():
-            states[state_name(state)] += count
-            protocols[protocol_name(protocol)] += count
-        total = self.records.total()
-        return SweepResult(total, removed, dict(states), dict(protocols), self.tables)
+    @property
+    def warning(self) -> str:
+        """What people are told before the table is full; '' below four fifths."""
+        if self.used < _PRESSED:
+            return ""
+        return (
+            f"{self.used:.0%} of the flow table are in use: owners of many flows get no more, idle "
+            f"UDP ends after {_UDP_SECONDS} s; remedy: raise core.flows"
+        )
 
 
 class FlowSweeper:
-    """Reads and tidies the flow tables ``cubelet_flows``, ``cubelet_pending`` and their counts.
+    """Reads and tidies the flow tables ``cubelet_flows`` and ``cubelet_pending``.
 
-    ``maps`` must stay open for as long as a call runs.
+    ``maps`` must stay open for as long as a call runs; ``live`` is how many replied connections
+    have room (``CoreSettings.live_flows``). Close it.
     """
 
-    def __init__(self, maps: Mapping[str, BpfMap], clock: Clock, family: Family = 4) -> None:
+    def __init__(
+        self, maps: Mapping[str, BpfMap], clock: Clock, live: int, family: Family = 4
+    ) -> None:
         self._maps = maps
         self._clock = clock
+        self._live = live
         self._family = family
-        self._head = _head(family)
-        self._protocol_at = _offset(Tuple, "protocol", family)
+        self._held = SharedWords(maps["cubelet_shares"])
+        self._ports = SharedWords(maps["cubelet_port_shares"])
+        self._recovery = SharedWords(maps["cubelet_recovery"])
+        layout = MapLayout(MapType.ARRAY, 4, 4 * sweeping.WORDS, 1, MapFlags.MMAPABLE)
+        self._table = BpfMap.create("sweep", layout)
+        self._counts = SharedWords(self._table)
+        self._programs = self._load()
         self.last: SweepResult | None = None
 
-    def sweep(self) -> SweepResult:
-        """Remove idle records and put the counts of pods right. About 2 µs a record.
+    def _load(self) -> Mapping[str, BpfProgram]:
+        made: dict[str, BpfProgram] = {}
+        try:
+            for name in TABLES:
+                made[name] = sweeping.load_sweep(
+                    self._maps[name], self._table, self._clock.hz, name == OWNED, self._family
+                )
+        except BpfError as error:
+            log.info("flows are swept one by one", why=str(error).partition("\n")[0])
+            return {}
+        return made
 
-        Flows that open while this runs may be missing from the counts until the next time.
+    def close(self) -> None:
+        """Let go of programs and memory."""
+        for program in self._programs.values():
+            program.close()
+        for shared in (self._held, self._ports, self._recovery, self._counts):
+            shared.close()
+        self._table.close()
+
+    def recover(self, seconds: float) -> None:
+        """For so long TCP that is under way may open flows: records were lost."""
+        until = self._clock.now() + self._clock.ticks(seconds) & _MASK
+        self._recovery.words[0] = until or 1
+
+    def held(self, ifindex: int) -> int:
+        """How many replied connections count in the share of the pod with this port."""
+        count: int = self._held.words[pod_share(ifindex)]
+        return count if count <= _MASK >> 1 else 0
+
+    def sweep(self) -> SweepResult:
+        """Remove idle records, and put right the counts of what owners hold.
+
+        Flows that open or end while this runs may count wrongly until the next time.
         """
-        tally, removed = _Tally(), 0
-        for name in TABLES:
-            before = tally.records.total()
-            idle = list(self._idle(name, self._maps[name].items(), tally))
-            for start in range(0, len(idle), _CHUNK):
-                removed += self._remove(name, idle[start : start + _CHUNK], tally)
-            tally.tables[name] = tally.records.total() - before
-        self._write_counts(tally.ports)
-        self.last = tally.result(removed)
+        words = self._counts.words
+        words[:] = memoryview(bytes(words.nbytes)).cast("I")
+        pressed = self.last is not None and self.last.used >= _PRESSED
+        words[sweeping.IDLE_UDP] = _UDP_SECONDS * self._clock.hz if pressed else _MASK
+        held, ports = bytes(self._held.words), bytes(self._ports.words)
+        tables = {name: self._sweep(name) for name in TABLES}
+        first, last = sweeping.SHARES_AT, sweeping.PORTS_AT
+        _put_right(self._held.words, held, words[first:last])
+        _put_right(self._ports.words, ports, words[last:])
+        until = self._recovery.words[0]
+        if until and self._clock.now() - until & _MASK <= _MASK >> 1:
+            self._recovery.words[0] = 0  # it would come again when the ticks have wrapped
+        self.last = self._result(tables)
         return self.last
 
-    def _idle(
-        self, name: str, records: Iterable[tuple[bytes, bytes]], tally: _Tally
-    ) -> Iterator[bytes]:
-        """The keys of records past their timeout; all others go into the tally."""
-        unpack, at, hz = self._head.unpack_from, self._protocol_at, self._clock.hz
-        seen, ports, now = tally.records, tally.ports, self._clock.now()
-        counted = name == _COUNTED
-        for key, value in records:
-            enters, entered, leaves, left, stamp, timeout, state, flags = unpack(value)
-            if _age(now, stamp, hz) > timeout * hz:
-                yield key
-                continue
-            seen[state, key[at]] += 1
-            if counted and not flags & FlowFlag.REPLY:
-                if entered == PortClass.POD:
-                    ports[enters] += 1
-                if left == PortClass.POD and (entered, enters) != (left, leaves):
-                    ports[leaves] += 1
+    def _sweep(self, name: str) -> int:
+        """Records that are left in a table."""
+        before = self._total()
+        if self._programs:
+            self._programs[name].test_run(bytes(64))
+        else:
+            sweep_slowly(
+                self._maps[name], self._counts.words, self._clock, name == OWNED, self._family
+            )
+        return self._total() - before
 
-    def _remove(self, name: str, keys: Sequence[bytes], tally: _Tally) -> int:
-        """Remove those that are still idle: a packet may have come since they were read."""
-        table = self._maps[name]
-        now = ((key, table.lookup(key)) for key in keys)
-        idle = list(self._idle(name, ((k, v) for k, v in now if v is not None), tally))
-        table.delete_batch(idle)
-        return len(idle)
+    def _total(self) -> int:
+        return sum(self._counts.words[: sweeping.REMOVED])
 
-    def _write_counts(self, ports: Mapping[int, int]) -> None:
-        table = self._maps["cubelet_flow_counts"]
-        counts = {
-            PortKey(ifindex=ifindex).pack(): Count(count=count).pack()
-            for ifindex, count in ports.items()
-        }
-        held = dict(table.items())
-        table.delete_batch(held.keys() - counts.keys())
-        table.update_batch((k, v) for k, v in counts.items() if held.get(k) != v)
+    def _result(self, tables: Mapping[str, int]) -> SweepResult:
+        words, states, protocols = self._counts.words, Counter[str](), Counter[str]()
+        for at, count in enumerate(words[: sweeping.REMOVED]):
+            if count:
+                state, protocol = divmod(at, sweeping.PROTOCOLS)
+                states[state_name(state)] += count
+                protocols[protocol_name(protocol)] += count
+        replied = words[sweeping.SHARES_AT + SHARE_TOTAL]
+        return SweepResult(
+            sum(tables.values()),
+            words[sweeping.REMOVED],
+            dict(states),
+            dict(protocols),
+            tables,
+            replied / self._live,
+        )
 
     def list(
         self, limit: int | None = None, filter: Callable[[Row], bool] = lambda _row: True
@@ -185,20 +230,13 @@ def _age(now: int, stamp: int, hz: int) -> int:
     return ((now + ahead - stamp) & _MASK) - ahead
 
 
-def _offset(record: type[Record], name: str, family: Family) -> int:
-    return next(f.offset for f in record.layout(family).fields if f.name == name)
-
-
-def _head(family: Family) -> struct.Struct:
-    """Reads of a raw flow record: by what it enters and leaves (ifindex and class of each), then
-    last_seen, timeout, state and flags."""
-    ifindex, port_class = (_offset(Hop, name, family) for name in ("ifindex", "port_class"))
-    hops = [_offset(Flow, name, family) for name in ("enters", "leaves")]
-    places = [(hop + at, code) for hop in hops for at, code in ((ifindex, "I"), (port_class, "B"))]
-    for name, code in (("last_seen", "I"), ("timeout", "H"), ("state", "B"), ("flags", "B")):
-        places.append((_offset(Flow, name, family), code))
-    text, end = "=", 0
-    for offset, code in places:
-        text += f"{offset - end}x{code}"
-        end = offset + struct.calcsize(f"={code}")
-    return struct.Struct(text)
+def _put_right(live: memoryview, before: bytes, counted: memoryview) -> None:
+    """Have the live counts be what was counted, and keep what programs have added meanwhile."""
+    old = memoryview(before).cast("I")
+    for start in range(0, len(live), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        if old[block] == counted[block]:
+            continue
+        for at in range(start, min(start + _BLOCK, len(live))):
+            if old[at] != counted[at]:
+                live[at] = live[at] + counted[at] - old[at] & _MASK

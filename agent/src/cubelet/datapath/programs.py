@@ -36,11 +36,15 @@ _LOOPBACK = 1  # its ifindex in every network namespace (LOOPBACK_IFINDEX)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A composition that is loaded but not in force yet."""
+    """A composition that is loaded but not in force yet.
+
+    ``fresh`` says that the table of flows was made anew: records of what is open may be lost.
+    """
 
     compiled: Compiled
     maps: dict[str, BpfMap]
     programs: Programs
+    fresh: bool
 
     def close(self) -> None:
         """Let go of it, for it will not be used."""
@@ -141,9 +145,12 @@ class Datapath:
             return None
         kinds = {cube.source().name: cube.kind for cube in composition.cubes}
         compiled = compile_source(source, self._cache, kinds)
+        known = {pin.name for pin in pins(self._bpffs / "maps")}
         maps = open_maps(compiled.specs, self._bpffs / "maps")
+        tables = [f"{s.c_name}-{s.identity}" for s in compiled.specs if s.c_name == "cubelet_flows"]
         try:
-            return Prepared(compiled, maps, load_programs(compiled, maps))
+            programs = load_programs(compiled, maps)
+            return Prepared(compiled, maps, programs, fresh=not known.issuperset(tables))
         except BaseException:
             close_maps(maps)
             raise

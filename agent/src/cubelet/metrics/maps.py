@@ -67,6 +67,11 @@ def flow_families(sweeper: FlowSweeper | None) -> Iterator[Metric]:
     for state, count in last.states.items() if last else ():
         family.add_metric([state], count)
     yield family
+    yield GaugeMetricFamily(
+        "cubelet_flow_table_used_ratio",
+        "Replied connections, of those that have room, as of the last sweep.",
+        last.used if last else 0,
+    )
 
 
 def _swept(sweeper: FlowSweeper | None) -> Mapping[str, int]:

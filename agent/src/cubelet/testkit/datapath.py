@@ -169,6 +169,18 @@ class Datapath(Contents):
             run.duration_ns,
         )
 
+    def lose_records(self) -> None:
+        """Forget all flows, as when the agent has made the tables anew.
+
+        For a minute TCP that is under way may then open flows.
+        """
+        for name in ("flows", "pending"):
+            table = self.maps[f"cubelet_{name}"]
+            table.delete_batch([key for key, _ in table.items()])
+        with Clock() as clock:
+            until = clock.now() + clock.ticks(60) & 0xFFFFFFFF
+        self.maps["cubelet_recovery"].update(bytes(4), until.to_bytes(8, "little"))
+
     def receive(self, packet: Packet) -> str:
         """Run one frame through the program for the uplink's driver: ``pass`` or ``drop``.
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cubelet.sources.folder import source as folder
 from cubelet.sources.decode import Identity
+from cubelet.sources.folder import source as folder
 from cubelet.sources.folder.manifest import Manifest, read
 from cubelet.sources.folder.source import FolderSource
 from cubelet.sources.problem import Problem

@@ -14,20 +14,108 @@ CUBELET_INLINE __be16 cubelet_port_candidate(const struct cubelet_pkt *pkt, __u3
 {
 	__u16 own = bpf_ntohs(pkt->orig.sport), count = pkt->range_count ? pkt->range_count : 1;
 
-	if (!i && own >= pkt->range_first && own - pkt->range_first < count)
+	if (!i && !pkt->port_taken && own >= pkt->range_first && own - pkt->range_first < count)
 		return pkt->orig.sport;
 	return bpf_htons(pkt->range_first + (hash + i * 7919) % count);
 }
 
-/* Is the reply's key, s->key, free? Or our own, the flow's other record having been evicted? */
+/* Is it our own, the flow's other record having been evicted? */
+CUBELET_INLINE int cubelet_key_own(struct cubelet_scratch *s, const struct cubelet_flow *taken)
+{
+	cubelet_tuple_invert(&s->quoted.tuple, &s->pkt.orig);
+	return cubelet_tuple_equal(&taken->to, &s->quoted.tuple);
+}
+
+/* Is the reply's key, s->key, free, or our own? */
 CUBELET_INLINE int cubelet_key_free(struct cubelet_scratch *s)
 {
 	struct cubelet_flow *taken = cubelet_find(&s->key);
 
-	if (!taken)
-		return 1;
-	cubelet_tuple_invert(&s->quoted.tuple, &s->pkt.orig);
-	return cubelet_tuple_equal(&taken->to, &s->quoted.tuple);
+	return !taken || cubelet_key_own(s, taken);
+}
+
+enum cubelet_key_use {
+	CUBELET_KEY_FREE, /* or our own */
+	CUBELET_KEY_SPARE, /* of a flow that can be done without */
+	CUBELET_KEY_TAKEN,
+};
+
+/* A flow can be done without that closes. */
+CUBELET_INLINE int cubelet_replied_key_use(struct cubelet_scratch *s, const struct cubelet_flow *f)
+{
+	if (cubelet_key_own(s, f))
+		return CUBELET_KEY_FREE;
+	return f->state == CUBELET_FLOW_CLOSING ? CUBELET_KEY_SPARE : CUBELET_KEY_TAKEN;
+}
+
+/* Or one that has not been answered, or whose one answer of datagrams was a second ago. */
+CUBELET_INLINE int cubelet_pending_key_use(struct cubelet_scratch *s, const struct cubelet_flow *f)
+{
+	__u32 idle = (__u32)bpf_jiffies64() - f->last_seen;
+
+	if (cubelet_key_own(s, f))
+		return CUBELET_KEY_FREE;
+	if (f->flags & CUBELET_FLOW_REPLIED &&
+	    (s->key.protocol == IPPROTO_TCP || idle <= CUBELET_HZ))
+		return CUBELET_KEY_TAKEN;
+	return CUBELET_KEY_SPARE;
+}
+
+/* What is the reply's key, s->key, used for? */
+CUBELET_INLINE int cubelet_key_use(struct cubelet_scratch *s)
+{
+	struct cubelet_flow *f = cubelet_lookup(cubelet_flows, &s->key);
+
+	if (f)
+		return cubelet_replied_key_use(s, f);
+	f = cubelet_lookup(cubelet_pending, &s->key);
+	return f ? cubelet_pending_key_use(s, f) : CUBELET_KEY_FREE;
+}
+
+/* Takes the key over from a flow that can be done without. */
+CUBELET_INLINE void cubelet_take_over(struct cubelet_scratch *s)
+{
+	struct cubelet_tuple key = s->key;
+	struct cubelet_flow *taken = cubelet_find(&key);
+
+	if (taken)
+		cubelet_forget(s, &key, taken);
+	s->key = key;
+}
+
+/* Would replies to the chosen port go to one of the host's sockets, bound or connected? */
+CUBELET_INLINE int cubelet_hosts_port(struct __sk_buff *skb, struct cubelet_scratch *s)
+{
+	return cubelet_is_own(&s->pkt.cur.src) && cubelet_node_socket(skb, &s->key);
+}
+
+/*
+ * Chooses a source port whose reply's key, left in s->key, is free, or if there is none that of a
+ * flow that can be done without. 0 if neither is to be had. What is found on the way is kept in
+ * the packet's metadata, where the verifier does not follow each of its values.
+ */
+CUBELET_INLINE int cubelet_find_port(struct cubelet_scratch *s, __u32 hash)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+
+	pkt->spare = CUBELET_PORT_TRIES;
+	for (__u32 i = 0; i < CUBELET_PORT_TRIES; i++) {
+		int use;
+
+		pkt->cur.sport = cubelet_port_candidate(pkt, hash, i);
+		cubelet_tuple_invert(&s->key, &pkt->cur);
+		use = cubelet_key_use(s);
+		if (use == CUBELET_KEY_FREE)
+			return 1;
+		if (use == CUBELET_KEY_SPARE)
+			pkt->spare = i;
+	}
+	if (pkt->spare == CUBELET_PORT_TRIES)
+		return 0;
+	pkt->cur.sport = cubelet_port_candidate(pkt, hash, pkt->spare);
+	cubelet_tuple_invert(&s->key, &pkt->cur);
+	cubelet_take_over(s);
+	return 1;
 }
 
 /*
@@ -35,7 +123,7 @@ CUBELET_INLINE int cubelet_key_free(struct cubelet_scratch *s)
  * s->key. A key that is taken (a flow to the same backend through another VIP, a
  * translated source) means another source port. 0, or the reason it cannot be.
  */
-CUBELET_INLINE __u16 cubelet_settle_port(struct cubelet_scratch *s)
+CUBELET_INLINE __u16 cubelet_settle_port(struct __sk_buff *skb, struct cubelet_scratch *s)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
 	__u32 hash;
@@ -49,12 +137,20 @@ CUBELET_INLINE __u16 cubelet_settle_port(struct cubelet_scratch *s)
 		pkt->range_first = CUBELET_SNAT_FIRST;
 		pkt->range_count = CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1;
 	}
+	pkt->flags |= CUBELET_SRC_RANGE;
+	pkt->port_taken = 0;
+	if (!cubelet_port_left(pkt, pkt->range_count))
+		return CUBELET_REASON_NO_SOURCE_PORT;
 	hash = cubelet_tuple_hash(&pkt->orig);
-	for (__u32 i = 0; i < CUBELET_PORT_TRIES; i++) {
-		pkt->cur.sport = cubelet_port_candidate(pkt, hash, i);
-		cubelet_tuple_invert(&s->key, &pkt->cur);
-		if (cubelet_key_free(s))
+	/* twice: the host may have a socket on what is found first */
+#pragma nounroll
+	for (__u32 again = 0; again < 2; again++) {
+		if (!cubelet_find_port(s, hash))
+			break;
+		if (!cubelet_hosts_port(skb, s))
 			return 0;
+		pkt->port_taken = 1;
+		hash = hash * 0x9E3779B1U + 1;
 	}
 	return CUBELET_REASON_NO_SOURCE_PORT;
 }
@@ -75,9 +171,11 @@ CUBELET_INLINE void cubelet_build(struct __sk_buff *skb, struct cubelet_scratch 
 	f->epoch_dst = pkt->epoch_dst;
 	f->epoch_backend = pkt->epoch_backend;
 	f->state = CUBELET_FLOW_PENDING;
-	f->timeout = CUBELET_TIMEOUT_PENDING;
+	f->timeout = cubelet_flow_timeout(pkt->cur.protocol, CUBELET_FLOW_PENDING);
 	if (pkt->flags & CUBELET_ROUTED)
 		f->flags = CUBELET_FLOW_ROUTED;
+	if (pkt->flags & CUBELET_SRC_RANGE)
+		f->flags |= CUBELET_FLOW_RANGE;
 	cubelet_area_store(f, pkt);
 	cubelet_rewrite_prepare(f, &pkt->orig);
 	cubelet_invert_flow(&s->reply, &pkt->orig, f);
@@ -116,7 +214,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_created(struct cubelet_scratch *s)
 CUBELET_INLINE struct cubelet_flow *cubelet_create(struct __sk_buff *skb, struct cubelet_scratch *s)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
-	__u16 reason = cubelet_settle_port(s);
+	__u16 reason = cubelet_settle_port(skb, s);
 	struct cubelet_flow *winner;
 
 	if (reason) {
@@ -272,6 +370,15 @@ CUBELET_INLINE int cubelet_send_back(struct __sk_buff *skb, struct cubelet_pkt *
 	return result;
 }
 
+/* What is being opened the other way round makes way. */
+CUBELET_INLINE void cubelet_supersede(struct cubelet_scratch *s)
+{
+	struct cubelet_flow *f = cubelet_find(&s->pkt.orig);
+
+	if (f && f->state == CUBELET_FLOW_PENDING)
+		cubelet_forget(s, &s->pkt.orig, f);
+}
+
 /* The cubes let the packet through, to pkt->out. *flow is then what sends it. */
 CUBELET_INLINE int cubelet_permitted(struct __sk_buff *skb, struct cubelet_scratch *s,
 				     struct cubelet_flow **flow)
@@ -279,6 +386,9 @@ CUBELET_INLINE int cubelet_permitted(struct __sk_buff *skb, struct cubelet_scrat
 	struct cubelet_pkt *pkt = &s->pkt;
 
 	if (pkt->mode == CUBELET_FIND_ORIGIN) {
+		/* only between pods can a record be lost for which this would be the reply */
+		if (pkt->out.port_class != CUBELET_POD && pkt->out.port_class != CUBELET_OVERLAY)
+			return cubelet_dropped(skb, pkt, pkt->first_reason);
 		cubelet_judge_as_reply(skb, pkt);
 		return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);
 	}
@@ -289,6 +399,8 @@ CUBELET_INLINE int cubelet_permitted(struct __sk_buff *skb, struct cubelet_scrat
 	} else {
 		if (!cubelet_check_path(pkt, pkt->reply ? &pkt->in : &pkt->out))
 			return cubelet_rejected(skb, pkt);
+		if (pkt->flags & CUBELET_SUPERSEDES)
+			cubelet_supersede(s);
 		*flow = cubelet_create(skb, s);
 	}
 	if (!*flow)

@@ -45,6 +45,8 @@ CUBELET_INLINE int cubelet_settled(struct __sk_buff *skb, struct cubelet_scratch
 {
 	if (tracked == CUBELET_TRACKED_PASS)
 		return TC_ACT_UNSPEC;
+	if (tracked == CUBELET_TRACKED_REJECT)
+		return cubelet_rejected(skb, &s->pkt);
 	if (tracked == CUBELET_TRACKED_DROP || !f)
 		return cubelet_dropped(skb, &s->pkt, s->pkt.reason);
 	return cubelet_send_checked(skb, s, f);

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "cubelet/socket.h"
 #include "entry.h"
 #include "fragment.h"
 #include "life.h"
@@ -13,6 +14,7 @@ enum cubelet_tracked {
 	CUBELET_TRACKED_SEND, /* *flow says how */
 	CUBELET_TRACKED_JUDGE, /* pkt->mode says what for */
 	CUBELET_TRACKED_DROP, /* pkt->reason says why */
+	CUBELET_TRACKED_REJECT, /* pkt->reason says why: with a reset */
 	CUBELET_TRACKED_PASS, /* not ours: untouched */
 };
 
@@ -22,23 +24,63 @@ CUBELET_INLINE int cubelet_track_drop(struct cubelet_pkt *pkt, __u16 reason)
 	return CUBELET_TRACKED_DROP;
 }
 
-/* No flow knows the packet: the cubes judge it as the first packet of a new one. */
+/* Were records lost just now? The agent says so, for some seconds, when it made the tables anew. */
+CUBELET_INLINE int cubelet_recovering(void)
+{
+	__u32 until = *(volatile __u32 *)cubelet_recovery_value;
+
+	return until && (__s32)(until - (__u32)bpf_jiffies64()) > 0;
+}
+
+/*
+ * May a packet that no record knows open a flow? Of TCP a SYN may, and what is mid-stream only
+ * where records were lost, or for a connection of the host's own. Read as its peer's reply, it
+ * would else pass by every policy.
+ */
+CUBELET_INLINE int cubelet_may_open(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
+{
+	const struct cubelet_headers *h = &pkt->hdr;
+	const __u8 first = CUBELET_TCP_SYN | CUBELET_TCP_ACK | CUBELET_TCP_RST | CUBELET_TCP_FIN;
+	struct cubelet_tuple inward;
+
+	if (h->tuple.protocol != IPPROTO_TCP || h->fragment == CUBELET_LATER ||
+	    (h->tcp_flags & first) == CUBELET_TCP_SYN)
+		return 1;
+	if (h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
+		return 0;
+	if (cubelet_recovering())
+		return 1;
+	cubelet_tuple_invert(&inward, &h->tuple);
+	return pkt->entered == CUBELET_HOST && cubelet_node_connected(skb, &inward);
+}
+
+/*
+ * It may not. What is addressed to the node itself is left to its stack, which has a socket for
+ * it or refuses it. Else a segment of a connection that is gone is refused, so that its sender
+ * does not wait; an answer or a reset reaches nobody: the next forward packet restores what it
+ * answers.
+ */
+CUBELET_INLINE int cubelet_track_unknown(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	if (pkt->entered == CUBELET_UPLINK && cubelet_is_own(&pkt->hdr.tuple.dst))
+		return CUBELET_TRACKED_PASS;
+	if (pkt->hdr.tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
+		return cubelet_track_drop(pkt, CUBELET_REASON_NO_FLOW);
+	cubelet_reject(pkt, CUBELET_REASON_NO_FLOW, 0, 0, 0);
+	return CUBELET_TRACKED_REJECT;
+}
+
+/* No flow knows the packet: if it may open one, the cubes judge it as its first. */
 CUBELET_INLINE int cubelet_track_new(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
 	__u16 reason;
 
-	/* an answer or a reset opens nothing: the next forward packet restores what it answers */
-	if (pkt->hdr.fragment != CUBELET_LATER &&
-	    (pkt->hdr.tcp_flags & CUBELET_TCP_RST ||
-	     (pkt->hdr.tcp_flags & CUBELET_TCP_SYN && pkt->hdr.tcp_flags & CUBELET_TCP_ACK))) {
-		if (pkt->entered == CUBELET_UPLINK)
-			return CUBELET_TRACKED_PASS;
-		return cubelet_track_drop(pkt, CUBELET_REASON_NO_FLOW);
-	}
 	cubelet_track_entry(skb, pkt);
 	reason = cubelet_track_source(pkt);
 	if (reason)
 		return cubelet_track_drop(pkt, reason);
+	if (!cubelet_may_open(skb, pkt))
+		return cubelet_track_unknown(skb, pkt);
 	pkt->mode = CUBELET_NEW;
 	pkt->reply = 0;
 	pkt->orig = pkt->hdr.tuple;
@@ -107,9 +149,19 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 			cubelet_forget(s, &h->tuple, f); /* such as a pod that has been replaced */
 		return tracked;
 	}
-	/* a SYN against the flow's direction is the first packet of another flow */
-	if (opens && (f->state == CUBELET_FLOW_CLOSING || f->flags & CUBELET_FLOW_REPLY)) {
+	/*
+	 * A SYN begins anew what has ended. On what lives it is passed on: its receiver knows what
+	 * to make of it (RFC 5961 4). But never as a reply, which no policy would have judged: by
+	 * itself it may take the place of a connection that is still being opened.
+	 */
+	if (opens && f->state == CUBELET_FLOW_CLOSING) {
 		cubelet_forget(s, &h->tuple, f);
+		return cubelet_track_new(skb, pkt);
+	}
+	if (opens && f->flags & CUBELET_FLOW_REPLY) {
+		if (f->state == CUBELET_FLOW_ESTABLISHED)
+			return cubelet_track_drop(pkt, CUBELET_REASON_LIVE_FLOW);
+		pkt->flags |= CUBELET_SUPERSEDES;
 		return cubelet_track_new(skb, pkt);
 	}
 	partner = cubelet_partner(s, f);

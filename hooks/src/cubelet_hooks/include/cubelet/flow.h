@@ -22,6 +22,9 @@ enum cubelet_flow_flag {
 	CUBELET_FLOW_FIN_FORWARD = 8,
 	CUBELET_FLOW_FIN_REPLY = 16,
 	CUBELET_FLOW_REPLIED = 32, /* the other side has been heard */
+	CUBELET_FLOW_ALIVE_FORWARD = 64, /* data since the connection was said to end */
+	CUBELET_FLOW_ALIVE_REPLY = 128,
+	CUBELET_FLOW_RANGE = 256, /* its source port is one of a range that many share */
 };
 
 CUBELET_INLINE void cubelet_tuple_invert(struct cubelet_tuple *to, const struct cubelet_tuple *from)
@@ -35,10 +38,15 @@ CUBELET_INLINE void cubelet_tuple_invert(struct cubelet_tuple *to, const struct 
 	*to = inverted;
 }
 
+/* Without branches, of which the verifier would follow each. */
 CUBELET_INLINE int cubelet_tuple_equal(const struct cubelet_tuple *a, const struct cubelet_tuple *b)
 {
-	return cubelet_addr_equal(&a->src, &b->src) && cubelet_addr_equal(&a->dst, &b->dst) &&
-	       a->sport == b->sport && a->dport == b->dport && a->protocol == b->protocol;
+	__u32 differ = (a->sport ^ b->sport) | (a->dport ^ b->dport) | (a->protocol ^ b->protocol);
+
+#pragma unroll
+	for (int i = 0; i < CUBELET_ADDR_WORDS; i++)
+		differ |= (a->src.w[i] ^ b->src.w[i]) | (a->dst.w[i] ^ b->dst.w[i]);
+	return !differ;
 }
 
 /* A well-mixed hash of a tuple (multiply-xorshift), the same for the same tuple everywhere. */
@@ -53,12 +61,12 @@ CUBELET_INLINE __u32 cubelet_tuple_hash(const struct cubelet_tuple *t)
 }
 
 /* Seconds that a flow may be idle, by protocol and state. */
-CUBELET_INLINE __u16 cubelet_flow_timeout(__u8 protocol, __u8 state)
+CUBELET_INLINE __u32 cubelet_flow_timeout(__u8 protocol, __u8 state)
 {
 	if (state == CUBELET_FLOW_CLOSING)
 		return CUBELET_TIMEOUT_CLOSING;
 	if (state == CUBELET_FLOW_PENDING)
-		return CUBELET_TIMEOUT_PENDING;
+		return protocol == IPPROTO_TCP ? CUBELET_TIMEOUT_SYN : CUBELET_TIMEOUT_PENDING;
 	if (protocol == IPPROTO_TCP)
 		return CUBELET_TIMEOUT_TCP;
 	if (protocol == IPPROTO_UDP)

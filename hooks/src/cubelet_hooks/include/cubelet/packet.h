@@ -69,6 +69,7 @@ enum cubelet_packet_flag {
 	CUBELET_ROUTED = 1, /* TTL is decremented */
 	CUBELET_SRC_RANGE = 2, /* the source port is chosen from a range on commit */
 	CUBELET_TO_SEGMENT = 4, /* next_hop is on the pods' segment, MAC and port unresolved */
+	CUBELET_SUPERSEDES = 8, /* takes the place of the flow that its tuple finds */
 };
 
 #define CUBELET_ALIGNED __attribute__((aligned(8)))
@@ -97,6 +98,8 @@ struct cubelet_pkt {
 	__u8 reply; /* the frame in hand is of the reply direction */
 	__u8 own_mac; /* the frame's source is the MAC of the pod behind the port */
 	__u8 missed; /* the table of replied flows has been asked, in vain */
+	__u8 spare; /* the last candidate for the source port that can be taken over */
+	__u8 port_taken; /* the sender's own source port is that of a socket of the host's */
 #if CUBELET_AREA_USED
 	__u8 area[CUBELET_AREA_USED] CUBELET_ALIGNED; /* of the flow's records: see flow fields */
 #endif
