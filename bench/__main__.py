@@ -9,13 +9,17 @@ from pathlib import Path
 
 import msgspec
 
-from bench import chain, cni, sync
+from bench import chain, cni, connections, sync
 from bench.stats import Row
 from bench.table import table
 
 BENCHMARKS: dict[str, tuple[Callable[[int], list[Row]], str]] = {
     "chain": (chain.run, "ns per packet: fused, tailcall and monolith; established, first packet"),
     "cni": (cni.run, "ms until a pod has its network: CNI ADD and DEL, both plugins, 110 pods"),
+    "connections": (
+        connections.run,
+        "new connections a second, and failures: ClusterIP, remote NodePort, masquerade; bare",
+    ),
     "sync": (sync.run, "an agent and 10,000 Services: first sync, memory, CPU, change to map"),
 }
 
@@ -29,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.name is None:
         for name, (_, text) in BENCHMARKS.items():
-            print(f"{name:<10}{text}")
+            print(f"{name:<13}{text}")
         return 0
     print(f"bench {chosen.name}: some minutes ...", file=sys.stderr)
     rows = BENCHMARKS[chosen.name][0](chosen.rounds)
