@@ -242,6 +242,7 @@ def test_metrics(package: Broken, change: Change, message: str) -> None:
     assert message in report(package(change), only("metrics")).results[0].findings[0].message
 
 
+COMPLAIN = 'yield __import__("cubelet_hooks.cube").cube.Complaint("Pod", unit[-1], "{}", "no")'
 PLANS = [
     (
         "if change.kind in (Pod.kind, Port.kind)",
@@ -271,6 +272,11 @@ PLANS = [
         'text = pod.labels.setdefault("seen", "46")',
         "planning has changed the view",
     ),
+    (
+        "yield Entry",
+        f"{COMPLAIN.format('no word')}\n            yield Entry",
+        "is no word in CamelCase",
+    ),
 ]
 
 
@@ -284,6 +290,14 @@ def test_plans(package: Broken, old: str, new: str, message: str) -> None:
     assert message in found.message
     assert found.file == str(folder / CUBE)
     assert found.line
+
+
+def test_plans_may_complain(package: Broken) -> None:
+    changes = (
+        (CUBE, 'pod.annotations.get(ANNOTATION, "")', '"46"'),
+        (CUBE, "yield Entry", f"{COMPLAIN.format('TooMuch')}\n            yield Entry"),
+    )
+    assert not list(report(package(*changes), only("plans")).findings)
 
 
 def test_a_plan_that_raises_is_told_at_its_line(package: Broken) -> None:

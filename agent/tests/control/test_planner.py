@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import Cube, Entry, Settings
+from cubelet_hooks.cube import Complaint, Cube, Entry, Settings
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, Namespace
 from cubelet_hooks.records import U32, Record
@@ -19,7 +19,10 @@ class Value(Record):
 
 
 class Tagger(Cube):
-    """Wants an entry for each namespace's label ``key``, with the value of its label ``value``."""
+    """Wants an entry for each namespace's label ``key``, with the value of its label ``value``.
+
+    Labels say its ``rank`` too, and what the plan says that is ``wrong``.
+    """
 
     kind = "tagger"
     maps = (Map("tags", MapType.HASH, Key, Value, 10),)
@@ -32,10 +35,23 @@ class Tagger(Cube):
     def plan(self, unit, view):
         found = view.namespaces.get(unit[1])
         if found is not None:
-            yield Entry("tags", Key(int(found.labels["key"])), Value(int(found.labels["value"])))
+            labels = found.labels
+            given = labels.get("rank")
+            rank = (int(given) if given.isdecimal() else given,) if given else ()
+            yield Entry("tags", Key(int(labels["key"])), Value(int(labels["value"])), rank)
+            if "second" in labels:
+                yield Entry("tags", Key(int(labels["key"])), Value(int(labels["second"])), (9,))
+            if "wrong" in labels:
+                yield complaint(unit[1], labels["wrong"])
 
     def rejected(self, key, holder, other):
+        if key.number == 7:
+            return complaint(other[1], f"{holder[1]} has it")
         return f"{key.number}: {holder[1]}, not {other[1]}"
+
+
+def complaint(name, message):
+    return Complaint("Namespace", name, "Wrong", message)
 
 
 def setup():
@@ -47,8 +63,8 @@ def apply(planner, state, *changes):
     return planner.replan(planner.units(taken, state), state)
 
 
-def namespace(name, key, value):
-    return Namespace(name=name, labels={"key": str(key), "value": str(value)})
+def namespace(name, key, value, **labels):
+    return Namespace(name=name, labels={"key": str(key), "value": str(value), **labels})
 
 
 def tags(**entries):
@@ -125,3 +141,65 @@ def test_what_several_units_want_differently_is_told_as_the_cube_puts_it():
     for name in ("A", "c"):
         apply(planner, state, Change.between(state.namespaces[name], None))
     assert planner.rejected() == []
+
+
+def test_the_lower_rank_wins_whatever_the_names_and_the_order():
+    late, early = namespace("a", 1, 1, rank="2"), namespace("z", 1, 26, rank="1")
+    for order in ((late, early), (early, late)):
+        planner, state = setup()
+        for each in order:
+            apply(planner, state, Change.between(None, each))
+        assert planner.contents()["tagger0_tags"] == {Key(1).pack(): Value(26).pack()}
+        assert planner.rejected() == ["1: z, not a"]
+        assert apply(planner, state, Change.between(early, None)) == tags(k1=1)
+    planner, state = setup()
+    for each in (namespace("a", 1, 1, rank="2"), namespace("b", 1, 2)):
+        apply(planner, state, Change.between(None, each))
+    assert planner.contents()["tagger0_tags"] == {Key(1).pack(): Value(2).pack()}, "no rank"
+
+
+def test_who_comes_to_another_rank_wins_or_loses():
+    planner, state = setup()
+    low, high = namespace("a", 1, 1, rank="1"), namespace("a", 1, 1, rank="3")
+    apply(planner, state, Change.between(None, low))
+    apply(planner, state, Change.between(None, namespace("b", 1, 2, rank="2")))
+    assert apply(planner, state, Change.between(low, high)) == tags(k1=2)
+    assert apply(planner, state, Change.between(high, low)) == tags(k1=1)
+    assert apply(planner, state, Change.between(low, None)) == tags(k1=2)
+
+
+def test_of_a_unit_that_wants_a_key_twice_the_better_rank_counts():
+    planner, state = setup()
+    apply(planner, state, Change.between(None, namespace("a", 1, 1, rank="2", second="5")))
+    assert planner.contents()["tagger0_tags"] == {Key(1).pack(): Value(1).pack()}
+    assert planner.rejected() == []
+
+
+def test_a_rank_that_cannot_be_compared_is_the_units_failure():
+    planner, state = setup()
+    apply(planner, state, Change.between(None, namespace("b", 1, 2, rank="2")))
+    apply(planner, state, Change.between(None, namespace("a", 1, 1, rank="x")))
+    assert "is no tuple of int" in planner.failures["tagger0", ("tag", "a")]
+    assert planner.contents()["tagger0_tags"] == {Key(1).pack(): Value(2).pack()}
+
+
+def test_complaints_last_until_the_unit_is_planned_without_them():
+    planner, state = setup()
+    wrong, right = namespace("a", 1, 1, wrong="no"), namespace("a", 1, 1)
+    apply(planner, state, Change.between(None, wrong))
+    apply(planner, state, Change.between(None, namespace("b", 2, 2, wrong="no")))
+    assert planner.complaints() == {complaint("a", "no"), complaint("b", "no")}
+    apply(planner, state, Change.between(wrong, right))
+    assert planner.complaints() == {complaint("b", "no")}
+    apply(planner, state, Change.between(state.namespaces["b"], None))
+    assert planner.complaints() == frozenset()
+
+
+def test_who_does_not_get_a_key_may_be_told_by_a_complaint():
+    planner, state = setup()
+    for name, value in (("a", 1), ("b", 2)):
+        apply(planner, state, Change.between(None, namespace(name, 7, value)))
+    assert planner.rejected() == []
+    assert planner.complaints() == {complaint("b", "a has it")}
+    apply(planner, state, Change.between(state.namespaces["a"], None))
+    assert planner.complaints() == frozenset()

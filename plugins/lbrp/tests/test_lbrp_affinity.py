@@ -11,7 +11,7 @@ import pytest
 
 from cubelet.bpf.jiffies import Clock
 from cubelet.state.cluster import State
-from cubelet.testkit import Datapath, local_node, network
+from cubelet.testkit import Datapath, entries, local_node, network
 from cubelet_hooks.objects import Change, Service
 from cubelet_lbrp.cube import Lbrp, Settings
 from cubelet_lbrp.records import Frontend, FrontendKey
@@ -63,7 +63,7 @@ def frontends(asked: Service) -> dict[FrontendKey, Frontend]:
     state = State()
     for each in (local_node(), asked):
         state.apply(Change.between(None, each))
-    planned = Lbrp("lbrp0", Settings()).plan(("service", asked.key), state)
+    planned = entries(Lbrp("lbrp0", Settings()).plan(("service", asked.key), state))
     found = {each.key: each.value for each in planned if each.map == "services"}
     places = cast("dict[FrontendKey, Frontend]", found)
     return {key: value for key, value in places.items() if key.port}

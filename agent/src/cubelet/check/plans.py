@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import PORT_CLASSES, Cube, Entry, Unit
+from cubelet_hooks.cube import PORT_CLASSES, Complaint, Cube, Entry, Unit
 from cubelet_hooks.objects import Change
 
 _THROWS = "answer with nothing for what cannot be planned: a cube that raises is taken out"
@@ -105,6 +106,9 @@ class _Rehearsal:
         fresh, state = Planner([self._made()]), State()
         changes = [c for o in self._state if (c := state.apply(Change.between(None, o)))]
         fresh.replan(fresh.units(changes, state), state)
+        if fresh.complaints() != self._planner.complaints():
+            message = f"{_named(change)}, and a new start complains about other objects"
+            raise _FoundError(at(self._type, "units", message, _units_remedy(change)))
         for name, wanted in fresh.contents().items():
             followed = self._planner.contents()[name]
             if followed != wanted:
@@ -114,8 +118,7 @@ class _Rehearsal:
                     f"{_named(change)}, and {name} has {stale} entries that a new start does not "
                     f"give, and lacks {missing}"
                 )
-                remedy = f"give in units every unit whose plan reads what a {change.kind} says"
-                raise _FoundError(at(self._type, "units", message, remedy))
+                raise _FoundError(at(self._type, "units", message, _units_remedy(change)))
 
     def _twice(self, name: str, ask: Callable[[], Any]) -> Any:
         first, second = self._asked(name, ask), self._asked(name, ask)
@@ -131,12 +134,18 @@ class _Rehearsal:
             raise _FoundError(raised(error, self._type, name, _THROWS)) from error
 
 
+def _units_remedy(change: Change) -> str:
+    return f"give in units every unit whose plan reads what a {change.kind} says"
+
+
 def _named(change: Change) -> str:
     verb = "added" if change.old is None else "removed" if change.new is None else "changed"
     return f"{change.kind} {change.key} {verb}"
 
 
-def _wrong_with(entry: Entry, maps: Any, cube: Cube) -> str:
+def _wrong_with(entry: Entry | Complaint, maps: Any, cube: Cube) -> str:
+    if isinstance(entry, Complaint):
+        return _wrong_complaint(entry)
     declared = maps.get(entry.map)
     if declared is None:
         return f"an entry of {entry.map}, which is no map of the cube"
@@ -152,4 +161,12 @@ def _wrong_with(entry: Entry, maps: Any, cube: Cube) -> str:
         entry.value.pack(cube.family)
     except ValueError as error:
         return f"an entry of {entry.map} does not fit: {error}"
+    return ""
+
+
+def _wrong_complaint(complaint: Complaint) -> str:
+    if not complaint.kind or not complaint.key or not complaint.message:
+        return f"{complaint!r} has no kind, key or message"
+    if not re.fullmatch(r"[A-Z][A-Za-z0-9]{0,127}", complaint.reason):
+        return f"a complaint's reason {complaint.reason!r} is no word in CamelCase"
     return ""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import structlog
 
 from cubelet.datapath.applier import Delta
-from cubelet_hooks.cube import Cube, Unit
+from cubelet_hooks.cube import Complaint, Cube, Rank, Unit
 from cubelet_hooks.objects import Change
 from cubelet_hooks.view import View
 
@@ -19,11 +19,20 @@ log = structlog.get_logger()
 Owned = tuple[str, Unit]
 """An instance's unit."""
 
+Bid = tuple[Rank, str, Unit]
+"""What a unit's entry has to say for itself against others': the least one has the key.
+
+A unit's entries of one rank share it: of a large cluster's there are hundreds of thousands."""
+
+Entries = Mapping[tuple[str, bytes], tuple[Bid, bytes]]
+"""What a unit wants: by map and key."""
+
 
 class Planner:
     """Merges the plans of all units into the wanted contents of the planned maps.
 
-    Two units may want the same key: the one that sorts first wins, whichever came first.
+    Two units may want the same key: the entry of the lower rank wins, and of equal ranks the unit
+    that sorts first, whichever came first.
     """
 
     def __init__(self, cubes: Sequence[Cube]) -> None:
@@ -31,9 +40,10 @@ class Planner:
         self.failures: dict[Owned, str] = {}
         self.seconds: dict[str, float] = defaultdict(float)
         """How long each instance has taken since this was cleared."""
-        self._wanted: dict[str, dict[bytes, dict[Owned, bytes]]] = defaultdict(dict)
+        self._wanted: dict[str, dict[bytes, dict[Bid, bytes]]] = defaultdict(dict)
         self._unasked: list[tuple[Cube, Change]] = []
-        self._keys: dict[Owned, set[tuple[str, bytes]]] = {}
+        self._keys: dict[Owned, dict[tuple[str, bytes], Bid]] = {}
+        self._complaints: dict[Owned, frozenset[Complaint]] = {}
         self._disputed: set[tuple[str, bytes]] = set()
         self._maps = {
             f"{cube.instance}_{declared.name}": (cube, declared)
@@ -72,12 +82,15 @@ class Planner:
         for owned in sorted(units):
             try:
                 with self._timed(owned[0]):
-                    entries = self._plan(owned, view)
+                    entries, complaints = self._plan(owned, view)
             except Exception as error:  # a cube's bug must not stop the others
                 self._failed(owned, error)
                 continue
             self.failures.pop(owned, None)
             self._replace(owned, entries, delta)
+            self._complaints.pop(owned, None)
+            if complaints:
+                self._complaints[owned] = frozenset(complaints)
         return dict(delta)
 
     @contextmanager
@@ -108,61 +121,76 @@ class Planner:
             if declared.planned
         }
 
-    def rejected(self) -> list[str]:
-        """What the cubes say of units whose entries others have the keys of, ordered."""
-        return sorted(
-            {text for name, key in self._disputed for text in self._rejections(name, key)}
-        )
+    def complaints(self) -> frozenset[Complaint]:
+        """What the units' plans say is wrong with objects, and what others have the keys of."""
+        told = {each for each in self._rejections() if isinstance(each, Complaint)}
+        return frozenset(told.union(*self._complaints.values()))
 
-    def _rejections(self, name: str, key: bytes) -> Iterator[str]:
-        cube, declared = self._maps[name]
-        wanted = self._wanted[name][key]
-        (_, holder), *others = sorted(wanted)
-        for owned in others:
-            if wanted[owned] == self._winner(wanted):
-                continue
-            if text := cube.rejected(declared.key.unpack(key, cube.family), holder, owned[1]):
-                yield text
+    def rejected(self) -> list[str]:
+        """What the cubes say, as text alone, of units whose entries others have the keys of."""
+        return sorted({each for each in self._rejections() if isinstance(each, str)})
+
+    def _rejections(self) -> Iterator[str | Complaint]:
+        for name, key in self._disputed:
+            cube, declared = self._maps[name]
+            wanted = self._wanted[name][key]
+            (_, _, holder), *others = sorted(wanted)
+            for bid in others:
+                if wanted[bid] == self._winner(wanted):
+                    continue
+                record = declared.key.unpack(key, cube.family)
+                if told := cube.rejected(record, holder, bid[2]):
+                    yield told
 
     def _failed(self, owned: Owned, error: Exception) -> None:
         if self.failures.get(owned) != repr(error):
             log.error("a plan failed", cube=owned[0], unit=owned[1], error=repr(error))
         self.failures[owned] = repr(error)
 
-    def _plan(self, owned: Owned, view: View) -> dict[tuple[str, bytes], bytes]:
+    def _plan(self, owned: Owned, view: View) -> tuple[Entries, list[Complaint]]:
+        """A unit may want a key more than once: the better rank counts, of equal ones the last."""
         cube = self.cubes[owned[0]]
-        return {
-            (f"{cube.instance}_{entry.map}", entry.key.pack(cube.family)): entry.value.pack(
-                cube.family
-            )
-            for entry in cube.plan(owned[1], view)
-        }
+        found: dict[tuple[str, bytes], tuple[Bid, bytes]] = {}
+        complaints: list[Complaint] = []
+        bids: dict[Rank, Bid] = {}
+        for entry in cube.plan(owned[1], view):
+            if isinstance(entry, Complaint):
+                complaints.append(entry)
+                continue
+            place = (f"{cube.instance}_{entry.map}", entry.key.pack(cube.family))
+            if (bid := bids.get(entry.rank)) is None:
+                bid = bids[entry.rank] = (_checked(entry.rank), *owned)
+            if place not in found or bid <= found[place][0]:
+                found[place] = bid, entry.value.pack(cube.family)
+        return found, complaints
 
-    def _replace(
-        self, owned: Owned, entries: Mapping[tuple[str, bytes], bytes], delta: Delta
-    ) -> None:
-        for name, key in self._keys.get(owned, set()) - entries.keys():
-            owners = self._wanted[name][key]
-            del owners[owned]
-            self._compare(name, key, owners)
-            if owners:
-                delta.setdefault(name, {})[key] = self._winner(owners)
-            else:
-                del self._wanted[name][key]
-                delta.setdefault(name, {})[key] = None
-        for (name, key), value in entries.items():
-            owners = self._wanted[name].setdefault(key, {})
-            before = self._winner(owners) if owners else None
-            owners[owned] = value
-            self._compare(name, key, owners)
-            if self._winner(owners) != before:
-                delta.setdefault(name, {})[key] = self._winner(owners)
+    def _replace(self, owned: Owned, entries: Entries, delta: Delta) -> None:
+        before = self._keys.pop(owned, {})
+        for (name, key), old in before.items():
+            bid = entries[name, key][0] if (name, key) in entries else None
+            if bid != old:
+                self._alter(name, key, old, None, delta)
+        for (name, key), (bid, value) in entries.items():
+            self._alter(name, key, bid, value, delta)
         if entries:
-            self._keys[owned] = set(entries)
-        else:
-            self._keys.pop(owned, None)
+            self._keys[owned] = {place: bid for place, (bid, _) in entries.items()}
 
-    def _compare(self, name: str, key: bytes, owners: Mapping[Owned, bytes]) -> None:
+    def _alter(self, name: str, key: bytes, bid: Bid, value: bytes | None, delta: Delta) -> None:
+        """Take in what a unit bids for a key, or that it does so no more (None)."""
+        bids = self._wanted[name].setdefault(key, {})
+        before = self._winner(bids) if bids else None
+        if value is None:
+            del bids[bid]
+        else:
+            bids[bid] = value
+        self._compare(name, key, bids)
+        after = self._winner(bids) if bids else None
+        if after is None:
+            del self._wanted[name][key]
+        if after != before:
+            delta.setdefault(name, {})[key] = after
+
+    def _compare(self, name: str, key: bytes, owners: Mapping[Bid, bytes]) -> None:
         """Keep in mind whether the units that want the key agree on its value."""
         if len(owners) > 1 and len(set(owners.values())) > 1:
             self._disputed.add((name, key))
@@ -170,5 +198,12 @@ class Planner:
             self._disputed.discard((name, key))
 
     @staticmethod
-    def _winner(owners: Mapping[Owned, bytes]) -> bytes:
+    def _winner(owners: Mapping[Bid, bytes]) -> bytes:
         return owners[min(owners)] if len(owners) > 1 else next(iter(owners.values()))
+
+
+def _checked(rank: Rank) -> Rank:
+    """Raises TypeError for what cannot be compared with every other rank."""
+    if not all(isinstance(each, int) for each in rank):
+        raise TypeError(f"the rank {rank!r} is no tuple of int")
+    return rank

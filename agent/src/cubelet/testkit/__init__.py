@@ -6,6 +6,15 @@ pytest plugin offers the ``datapath`` fixture; :class:`Datapath` can be used wit
 
 from cubelet.testkit.datapath import Datapath, Result
 from cubelet.testkit.outlet import Outlet
-from cubelet.testkit.samples import installed, local_node, view
+from cubelet.testkit.samples import complaints, entries, installed, local_node, view
 
-__all__ = ["Datapath", "Outlet", "Result", "installed", "local_node", "view"]
+__all__ = [
+    "Datapath",
+    "Outlet",
+    "Result",
+    "complaints",
+    "entries",
+    "installed",
+    "local_node",
+    "view",
+]

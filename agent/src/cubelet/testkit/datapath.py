@@ -26,7 +26,7 @@ from cubelet.state.cluster import State
 from cubelet.testkit.contents import Contents
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.outlet import Outlet
-from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
+from cubelet_hooks.cube import PORT_CLASSES, Complaint, Cube, Direction
 from cubelet_hooks.flows import Hop
 from cubelet_hooks.objects import Change, Node, Object
 
@@ -128,6 +128,11 @@ class Datapath(Contents):
         """Remove objects."""
         changes = [Change.between(o, None) for o in objects]
         return self._plan([c for c in map(self.state.apply, changes) if c])
+
+    @property
+    def complaints(self) -> frozenset[Complaint]:
+        """What the cubes complain about, and who does not get what others have, as it is now."""
+        return self._planner.complaints()
 
     def _known(self, wanted: Object) -> Object | None:
         return next((o for o in self.state if (o.kind, o.key) == (wanted.kind, wanted.key)), None)

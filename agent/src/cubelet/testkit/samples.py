@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
 import msgspec
 
 from cubelet.cubes.discovery import discover
 from cubelet.state.cluster import State
+from cubelet_hooks.cube import Complaint, Entry
 from cubelet_hooks.objects import Change, LocalNode, Object
 from cubelet_hooks.records import Network
 
@@ -50,6 +51,16 @@ def view(*objects: Object) -> State:
     for each in objects:
         state.apply(Change.between(None, each))
     return state
+
+
+def entries(planned: Iterable[Entry | Complaint]) -> list[Entry]:
+    """What a plan wants in maps, without what it complains about."""
+    return [each for each in planned if isinstance(each, Entry)]
+
+
+def complaints(planned: Iterable[Entry | Complaint]) -> list[Complaint]:
+    """What a plan complains about: ``complaints(cube.plan(unit, view(...)))``."""
+    return [each for each in planned if isinstance(each, Complaint)]
 
 
 def installed(kind: str) -> Mapping[str, object]:

@@ -6,19 +6,21 @@
 
 from cubelet_hooks.cube.base import ABI, Cube, Reason, Settings
 from cubelet_hooks.cube.places import PORT_CLASSES, Direction, Placed, Placement
-from cubelet_hooks.cube.plans import Entry, Planned, Unit
+from cubelet_hooks.cube.plans import Complaint, Entry, Planned, Rank, Unit
 from cubelet_hooks.cube.showing import Read, Row, Showing
 from cubelet_hooks.cube.telling import Telling
 
 __all__ = [
     "ABI",
     "PORT_CLASSES",
+    "Complaint",
     "Cube",
     "Direction",
     "Entry",
     "Placed",
     "Placement",
     "Planned",
+    "Rank",
     "Read",
     "Reason",
     "Row",

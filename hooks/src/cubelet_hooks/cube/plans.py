@@ -17,13 +17,42 @@ Unit = tuple[str, ...]
 """What is planned at once, such as ``("service", "default/web")``; chosen by the cube."""
 
 
+Rank = tuple[int, ...]
+"""What decides between entries of one key: the lower one has it, compared as Python does it."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One wanted entry of the map called ``map`` in the cube's declaration."""
+    """One wanted entry of the map called ``map`` in the cube's declaration.
+
+    Where several units want one key, the entry of the lowest ``rank`` has it, and of equal ranks
+    the unit that sorts first. Rank what people may contend for by something that they cannot choose
+    freely, as names are: ``Entry("services", key, value, rank=(2, service.created))``.
+    """
 
     map: str
     key: Record
     value: Record
+    rank: Rank = ()
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong with an object, for those whose object it is: yielded by a plan.
+
+    It is a problem of ``cubelet status`` for as long as the unit's plan has it, and one Warning
+    among the object's Events, as ``kubectl describe`` shows them. ``kind`` and ``key`` are the
+    object's, such as ``Service`` and ``default/web``; ``reason`` is one word in CamelCase,
+    ``message`` says what is refused, why, and what to do about it.
+    """
+
+    kind: str
+    key: str
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}: {self.message}"
 
 
 class Planned:
@@ -98,13 +127,17 @@ class Planned:
         """The units whose plan ``change`` may have altered. ``view`` already contains it."""
         return ()
 
-    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """The wanted entries of one unit; none when what it describes is gone. Pure."""
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
+        """The wanted entries of one unit; none when what it describes is gone. Pure.
+
+        What an object asks for and does not get is a :class:`Complaint` beside them.
+        """
         return ()
 
-    def rejected(self, key: Record, holder: Unit, other: Unit) -> str:
-        """What ``cubelet status`` says when two units want different entries of one key.
+    def rejected(self, key: Record, holder: Unit, other: Unit) -> str | Complaint:
+        """What is said when two units want different entries of one key, and ``holder`` has it.
 
-        The unit that sorts first, ``holder``, has it as long as it wants it. Empty: nothing to say.
+        A text is a problem of ``cubelet status``, a complaint is told on the object too. Who has
+        the key is decided by the entries' ranks, see :class:`Entry`. Empty: nothing to say.
         """
         return ""
