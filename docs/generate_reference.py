@@ -29,6 +29,7 @@ MODULES = (
         "records",
         "view",
         "objects",
+        "addresses",
         "selectors",
         "context",
     ),

@@ -210,7 +210,7 @@ def test_the_second_pod_waits_until_the_first_one_goes(space: Space) -> None:
     space.apply(hosting("b-first", ("UDP", 80, 5435, ""), node="node2"))
     space.apply(hosting("a-second", ("UDP", 80, 5435, ""), node="node2"))
     told = (
-        f"pod {space.name}/a-second: port 5435/UDP of {address} is held by "
+        f"Pod {space.name}/a-second: port 5435/UDP of {address} is held by "
         f"pod {space.name}/b-first; remedy: ask for another port or address, or remove that one"
     )
     assert space.who(world.outside, address, 5435, "UDP") == "b-first"

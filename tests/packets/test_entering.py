@@ -78,16 +78,24 @@ def test_a_node_port(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "port", "ours"), [(0, 80, True), (1, 80, False), (1, 30001, True), (1, 20001, True)]
+    ("own", "every", "port", "ours"),
+    [
+        (0, 1, 80, True),
+        (0, 0, 80, False),
+        (0, 0, 30001, True),
+        (1, 0, 80, False),
+        (1, 0, 30001, True),
+        (1, 0, 20001, True),
+    ],
 )
-def test_an_exposed_address(rig: Rig, own: int, port: int, ours: bool) -> None:
-    """All of a Service's is ours; of the node's other addresses, the ports that we use."""
+def test_an_exposed_address(rig: Rig, own: int, every: int, port: int, ours: bool) -> None:
+    """All of a Service's is ours; of others' and the node's addresses, the ports that we use."""
     address = "203.0.113.5"
     rig.vip(address, port, A, 80)
     talk = through(direct(AWAY, Peer("a", A, 80)), Peer("", address, port))
     assert rig.send(talk.first, "uplink").verdict == "pass"
     key = ExposedKey(address=IPv4Address(address))
-    rig.dp.put("cubelet", "exposed", key, ExposedAddress(own=own))
+    rig.dp.put("cubelet", "exposed", key, ExposedAddress(own=own, every=every))
     if ours:
         talk.whole(rig)
     else:

@@ -8,10 +8,12 @@ import msgspec
 import pytest
 
 from cubelet.composer.core import Core, CoreSettings, ExposedAddress, ExposedKey, PortBits
+from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
+from cubelet.testkit import local_node
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.flows import Index, NodeInfo, NodeKey
-from cubelet_hooks.objects import Change, HostPort, Node, Port, Service
+from cubelet_hooks.objects import Change, HostPort, Node, Port, Service, ServicePort
 
 
 @pytest.mark.parametrize(
@@ -58,9 +60,70 @@ def test_outside_clients_may_address_what_services_expose():
         load_balancer_ips=(ip_address("192.0.2.8"), ip_address("2001:db8::8")),
     )
     assert planned(service) == {
-        Entry("exposed", ExposedKey(address=address), ExposedAddress(own=0))
+        Entry("exposed", ExposedKey(address=address), ExposedAddress(own=0, every=1))
         for address in (ip_address("192.0.2.7"), ip_address("192.0.2.8"))
     }
+
+
+LOCAL = local_node(
+    held=(ip_address("172.18.0.2"), ip_address("172.18.0.200")),
+    onlink=(ip_network("172.18.0.0/16"),),
+)
+NODES = (
+    Node(name="node1", addresses=LOCAL.addresses, pod_cidrs=(LOCAL.pod_cidr,)),
+    Node(name="node2", addresses=(ip_address("172.18.0.3"),)),
+)
+
+
+def exposing(*addresses, number=8080):
+    return Service(
+        namespace="default",
+        name="web",
+        ports=(ServicePort("http", "TCP", number, 80),),
+        external_ips=tuple(map(ip_address, addresses)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "exposed"),
+    [
+        ("192.0.2.7", ExposedAddress(own=0, every=1)),
+        ("172.18.0.2", ExposedAddress(own=1, every=0)),
+        ("172.18.0.200", ExposedAddress(own=1, every=0)),
+        ("172.18.0.77", ExposedAddress(own=0, every=0)),
+        ("172.18.0.3", None),
+        ("10.1.0.9", None),
+        ("127.0.0.1", None),
+    ],
+)
+def test_of_others_addresses_the_services_ports_alone_are_ours(address, exposed):
+    found = planned(LOCAL, *NODES, exposing(address))
+    key = ExposedKey(address=ip_address(address))
+    assert [each.value for each in found if each.key == key] == ([exposed] if exposed else [])
+    bits = [each for each in found if each.map == "host_ports"]
+    shared = exposed is not None and not exposed.every
+    assert bits == (
+        [Entry("host_ports", Index(8080 // 64), PortBits(1 << 8080 % 64))] if shared else []
+    )
+
+
+def test_a_services_ports_are_no_more_ours_once_it_is_gone_or_the_address_is_its_alone():
+    planner, state = Planner([Core("cubelet", CoreSettings())]), State()
+
+    def bits(old, new):
+        change = state.apply(Change.between(old, new))
+        assert change is not None
+        planner.replan(planner.units([change], state), state)
+        return len(planner.contents()["cubelet_host_ports"])
+
+    first, second = exposing("172.18.0.77"), exposing("172.18.0.77", number=9999)
+    bits(None, LOCAL)
+    assert bits(None, first) == 1
+    assert bits(first, second) == 1
+    off_link = local_node()
+    assert bits(LOCAL, off_link) == 0
+    assert bits(off_link, LOCAL) == 1
+    assert bits(second, None) == 0
 
 
 def port(name, *host_ports):

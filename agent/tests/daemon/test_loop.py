@@ -17,6 +17,7 @@ from cubelet.daemon.loop import Loop
 from cubelet.datapath.thread import DatapathThread
 from cubelet.state.cluster import State
 from cubelet.testkit import view
+from cubelet_hooks.cube import Complaint
 from cubelet_hooks.objects import Change, Custom, Namespace, Port
 from cubelet_hooks.resources import Resource
 
@@ -45,6 +46,7 @@ class FakeReconciler:
         self.passes: list[tuple[list[Change], bool]] = []
         self.problems: dict[str, str] = {}
         self.rejected: list[str] = []
+        self.complaints: frozenset[Complaint] = frozenset()
         self.refused: str | None = None
         self.lingers: float | None = None
         self.serving = False

@@ -291,7 +291,8 @@ def node(**changed: Any) -> NodeMetrics:
         ports=SimpleNamespace(attached=["shop/c"]),
         datapath=SimpleNamespace(identity="3f2a"),
         problems={"port shop/a": "no", "port shop/b": "no", "maps": "full"},
-        rejected=["a", "b"],
+        rejected=["a"],
+        complaints={"b"},
     )
     row = {"kind": "nat", "distribution": "cubelet-nat", "version": "1"}
     rows = [
@@ -342,6 +343,7 @@ def test_a_node_that_has_composed_nothing_yet_says_no_more_than_that() -> None:
         ports=SimpleNamespace(attached=[]),
         problems={},
         rejected=[],
+        complaints=(),
     )
     found = samples(node(reconciler=nothing).families())
     assert not [name for name, _ in found if "composition" in name]

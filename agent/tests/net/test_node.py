@@ -84,6 +84,28 @@ class TestEnsure:
         assert local.addresses == (ip_address(UPLINK_ADDRESS), ip_address("198.51.100.7"))
         assert local.gateway == ip_address("10.244.1.1")
 
+    def test_the_kernels_own_network_is_described_without_ours(self) -> None:
+        ip("addr", "add", "198.51.100.7/32", "dev", "eth0")
+        ip("addr", "add", "198.51.100.8/32", "dev", "lo")
+        add_nic("eth1", "10.9.0.5/24")
+        ip("route", "add", "10.50.0.0/16", "via", "10.9.0.1")
+        ip("route", "add", "10.60.0.0/16", "dev", "eth1", "table", "77")
+        ip("route", "add", "10.70.0.1", "via", "192.168.7.9", "table", "77")
+        hops = (("10.9.0.2", "eth1"), ("192.168.7.8", "eth0"))
+        each = (word for via, dev in hops for word in ("nexthop", "via", via, "dev", dev))
+        ip("route", "add", "10.80.0.0/16", *each)
+        ip("route", "add", "default", "dev", "eth1", "metric", "900")
+        ip("route", "add", "blackhole", "10.90.0.0/16")
+        local = ensure(SETTINGS)
+        sync_routes([PODS, SERVICES], local)
+        assert ensure(SETTINGS) == local
+        held = ("10.9.0.5", UPLINK_ADDRESS, "198.51.100.7", "198.51.100.8")
+        assert local.held == tuple(map(ip_address, held))
+        onlink = ("10.9.0.0/24", "10.60.0.0/16", "192.168.7.0/24")
+        assert local.onlink == tuple(map(ip_network, onlink))
+        hops_found = ("10.9.0.1", "10.9.0.2", "192.168.7.1", "192.168.7.8", "192.168.7.9")
+        assert local.next_hops == tuple(map(ip_address, hops_found))
+
     def test_sysctls(self) -> None:
         setting("ip_forward", "0")
         ensure(SETTINGS)

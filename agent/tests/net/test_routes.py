@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cubelet.net.node import ensure, teardown
-from cubelet.net.routes import Refused, RouteReport, sync_routes
+from cubelet.net.routes import Refused, RouteReport, free, sync_routes
 
 from .shown import (
     HAIRPIN,
@@ -56,6 +56,40 @@ class TestRoutes:
         assert routes()[str(PODS)] == before
         ip("route", "del", str(PODS))
         assert sync_routes([PODS, SERVICES], local) == RouteReport(installed=(PODS,))
+
+    def test_no_route_leads_away_from_what_is_spared(self) -> None:
+        local = ensure(SETTINGS)
+        far, near = ip_address("10.96.4.4"), ip_address("192.168.7.77")
+        host = ip_network(far)
+        report = sync_routes([host, SERVICES, PODS], local, spared=[far, near])
+        reason = "the node reaches 10.96.4.4 by another way, which it needs"
+        assert report == RouteReport(
+            installed=(PODS,), refused=(Refused(host, reason), Refused(SERVICES, reason))
+        )
+        wider = ip_network("192.168.0.0/16")
+        assert sync_routes([PODS, wider], local, spared=[near]).refused == (), "it is on the link"
+        ip("route", "add", "10.96.4.0/24", "via", "192.168.7.9")
+        found = sync_routes([host, SERVICES, PODS], local, spared=[far])
+        assert [each.network for each in found.refused] == [host], "the way there is narrower"
+
+    def test_one_that_leads_away_goes_though_none_is_to_be_removed(self) -> None:
+        local = ensure(SETTINGS)
+        server = ip_address("203.0.113.9")
+        mistake, right = ip_network(server), ip_network("203.0.113.8")
+        sync_routes([mistake, right, PODS], local)
+        report = sync_routes([mistake, right, PODS], local, remove=False, spared=[server])
+        assert [each.network for each in report.refused] == [mistake]
+        assert own_routes() == {"203.0.113.8", str(PODS)}
+
+    def test_free_removes_what_was_set_to_the_very_addresses_and_nothing_else(self) -> None:
+        local = ensure(SETTINGS)
+        servers = [ip_address("203.0.113.9"), ip_address("10.96.0.1"), ip_address("2001:db8::1")]
+        ip("route", "add", "10.96.0.1", "via", "192.168.7.9")
+        sync_routes([ip_network(servers[0]), SERVICES, PODS], local)
+        assert free(servers) == (ip_network(servers[0]),)
+        assert own_routes() == {str(SERVICES), str(PODS)}
+        assert "10.96.0.1" in routes()
+        assert free(servers) == ()
 
     def test_foreign_that_came_later_wins(self) -> None:
         local = ensure(SETTINGS)

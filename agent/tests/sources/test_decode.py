@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -294,6 +295,30 @@ def test_load_balancer_addresses_without_proxied_ones() -> None:
     service = one(changed(document, "status", {"loadBalancer": {"ingress": ingress}}))
     assert service.load_balancer_ips == (ip_address("203.0.113.1"), ip_address("203.0.113.3"))
     assert service.health_check_node_port == 32000
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (None, None),
+        ("2024-05-01T12:00:00Z", 1714564800),
+        ("2024-05-01T14:00:00+02:00", 1714564800),
+        (datetime(2024, 5, 1, 12, tzinfo=UTC), 1714564800),
+    ],
+)
+def test_when_a_service_was_made(text: object, seconds: int | None) -> None:
+    assert one(changed(SERVICE, "metadata/creationTimestamp", text)).created == seconds
+
+
+def test_a_time_that_is_none_is_named() -> None:
+    with pytest.raises(ObjectError, match="creationTimestamp: must be a time such as"):
+        one(changed(SERVICE, "metadata/creationTimestamp", "yesterday"))
+
+
+def test_the_port_of_a_nodes_kubelet() -> None:
+    endpoints = {"kubeletEndpoint": {"Port": 10250}}
+    assert one(changed(NODE, "status/daemonEndpoints", endpoints)).kubelet_port == 10250
+    assert one(NODE).kubelet_port == 0
 
 
 def test_source_ranges_are_a_load_balancers() -> None:

@@ -59,6 +59,8 @@ class Node(Named, frozen=True):
     annotations: Mapping[str, str] = {}
     addresses: tuple[Address, ...] = ()
     pod_cidrs: tuple[Network, ...] = ()
+    kubelet_port: int = 0
+    """Where the API server asks its kubelet; 0: not known."""
 
 
 class Namespace(Named, frozen=True):
@@ -127,7 +129,8 @@ class Service(Namespaced, frozen=True):
 
     ``load_balancer_ips`` are the load balancer's addresses of ``ipMode: VIP`` alone, and
     ``source_ranges`` (none: all) who may ask there. ``affinity_timeout`` is in seconds and counts
-    with ``session_affinity`` ClientIP only.
+    with ``session_affinity`` ClientIP only. ``created`` is in seconds since 1970, None where nobody
+    says, as in most manifests.
     """
 
     kind: ClassVar[str] = "Service"
@@ -147,6 +150,12 @@ class Service(Namespaced, frozen=True):
     publish_not_ready: bool = False
     health_check_node_port: int = 0
     source_ranges: tuple[Network, ...] = ()
+    created: int | None = None
+
+    @property
+    def exposed_ips(self) -> tuple[Address, ...]:
+        """Where it is to be asked for beyond its ClusterIPs, whoever else has these addresses."""
+        return self.external_ips + self.load_balancer_ips
 
     @property
     def headless(self) -> bool:
@@ -283,7 +292,10 @@ class LocalNode(Named, frozen=True):
     """The node this agent runs on, as its devices are.
 
     ``addresses`` are the node's; ``gateway`` is the first address of ``pod_cidr``, on the host
-    end of the gateway pair, whose other end is the datapath's.
+    end of the gateway pair, whose other end is the datapath's. Of the kernel's tables it has
+    the addresses ``held`` by any device but ours, the networks that are ``onlink`` there, and the
+    ``next_hops`` of routes. ``api_servers`` are where the agent reaches the API server,
+    address and port, ``service_cidrs`` the cluster's Service ranges.
     """
 
     kind: ClassVar[str] = "LocalNode"
@@ -300,6 +312,12 @@ class LocalNode(Named, frozen=True):
     uplink_mtu: int
     overlay_mtu: int
     router_mac: str
+    vxlan_port: int = 4789
+    held: tuple[Address, ...] = ()
+    onlink: tuple[Network, ...] = ()
+    next_hops: tuple[Address, ...] = ()
+    api_servers: tuple[tuple[Address, int], ...] = ()
+    service_cidrs: tuple[Network, ...] = ()
 
 
 class Custom(msgspec.Struct, frozen=True):

@@ -57,6 +57,18 @@ class View(Protocol):
     def ports(self) -> Mapping[str, Port]:
         """The pods attached on this node, by the pod's key."""
 
+    def nodes_at(self, address: Address) -> tuple[Node, ...]:
+        """The nodes that have this address, ordered by name."""
+
+    def nodes_around(self, address: Address) -> tuple[Node, ...]:
+        """The nodes in whose podCIDRs the address is, the narrowest first."""
+
+    def services_at(self, address: Address) -> tuple[Service, ...]:
+        """The Services that name this address, whatever as, ordered by key."""
+
+    def exposed_services(self) -> Iterable[Service]:
+        """The Services that name addresses beyond their ClusterIPs, in no particular order."""
+
     def custom(self, kind: str) -> Mapping[str, Custom]:
         """All objects of a kind that a composed cube watches; none of any other."""
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, ip_address
 from typing import Any
 
 from cubelet.state.cluster import State
-from cubelet.testkit import local_node
+from cubelet.testkit import entries, local_node
 from cubelet_hooks.objects import (
     Change,
     Endpoint,
@@ -52,7 +52,7 @@ def shown(*objects: Object, known: tuple[Object, ...] = ()) -> list[Any]:
     state = state_of(*objects)
     units = [("service", key) for key in state.services]
     for unit in (*units, *hostports.units_of(state.ports.values())):
-        for entry in cube.plan(unit, state):
+        for entry in entries(cube.plan(unit, state)):
             maps[entry.map][entry.key] = entry.value
 
     def read(name: str) -> Mapping[Record, Record]:

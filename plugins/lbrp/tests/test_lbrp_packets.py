@@ -200,6 +200,33 @@ def test_an_external_address_is_virtual_unless_it_is_a_nodes(path: Datapath) -> 
     assert_sent(path.send(sent), sent)
 
 
+def test_of_an_address_that_somebody_has_others_ports_stay_theirs(path: Datapath) -> None:
+    """A pod's is not served at all; a stranger's on the nodes' network by port alone."""
+    local = path.network.local
+    path.apply(
+        msgspec.structs.replace(local, onlink=(ip_network("192.0.2.0/24"),)),
+        Node("node8", pod_cidrs=(ip_network("10.8.0.0/24"),)),
+        service(
+            "claims",
+            "10.96.0.21",
+            external_ips=(ip_address("192.0.2.9"), ip_address("10.8.0.7")),
+        ),
+        slice_of("claims", ready("10.1.7.5")),
+    )
+    assert backend(path.send(frame(syn(1030, 80), "192.0.2.9"))) == ("10.1.7.5", 8080)
+    for sent in (
+        frame(syn(1030, 22), "192.0.2.9"),
+        frame(syn(1030, 80), "10.8.0.7"),
+        frame(syn(1030, 22), "10.8.0.7"),
+    ):
+        assert_sent(path.send(sent), sent)
+    assert [each.key for each in path.complaints] == ["default/claims"]
+    path.apply(local)
+    assert_refused(path.send(frame(syn(1031, 22), "192.0.2.9")), "lbrp/no_service")
+    path.delete(service("claims", "10.96.0.21"))
+    assert path.complaints == frozenset()
+
+
 def test_udp_follows_the_backends_tcp_stays_while_its_endpoint_exists(path: Datapath) -> None:
     path.apply(service("moving", "10.96.0.6"), slice_of("moving", ready("10.1.7.6")))
     connection = frame(data(1012, 80), "10.96.0.6")

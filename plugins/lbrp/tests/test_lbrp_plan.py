@@ -11,6 +11,7 @@ import pytest
 
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
+from cubelet.testkit import entries as entries_of
 from cubelet.testkit import local_node
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.objects import (
@@ -75,7 +76,7 @@ def state_of(*objects: Object) -> State:
 
 
 def plan(*objects: Object, unit: tuple[str, ...] = WEB) -> tuple[Entry, ...]:
-    return tuple(Lbrp("lbrp0", Settings()).plan(unit, state_of(*objects)))
+    return tuple(entries_of(Lbrp("lbrp0", Settings()).plan(unit, state_of(*objects))))
 
 
 def wanted(entries: Iterable[Entry], name: str) -> dict[Any, Any]:
@@ -250,9 +251,9 @@ def test_a_dual_stack_service_is_planned_per_family() -> None:
         ports=(EndpointPort("http", "TCP", 8080),),
     )
     state = state_of(LOCAL, service(cluster_ips=(VIP, six)), SLICE, backend)
-    entries = tuple(Lbrp("lbrp0", Settings(), 6).plan(WEB, state))
-    assert frontends(entries, Scope.INSIDE) == {(six, 80, TCP): ["fd00:1::5:8080"]}
-    assert {len(key.pack(6)) for key in wanted(entries, "services")} == {20}
+    found = tuple(entries_of(Lbrp("lbrp0", Settings(), 6).plan(WEB, state)))
+    assert frontends(found, Scope.INSIDE) == {(six, 80, TCP): ["fd00:1::5:8080"]}
+    assert {len(key.pack(6)) for key in wanted(found, "services")} == {20}
 
 
 def test_equal_sets_of_two_services_are_one() -> None:
@@ -438,7 +439,7 @@ def test_one_number_with_other_addresses_and_protocols_is_no_conflict() -> None:
         pod("b", 8, HostPort(80, 2, "TCP", SECOND), address=B),
         pod("c", 9, HostPort(80, 3, "UDP", NODE), address=VIP),
     )
-    assert planner.rejected() == []
+    assert planner.complaints() == frozenset()
     assert held(planner) == {
         ("192.0.2.1", 80, TCP): "10.1.1.5:1",
         ("192.0.2.101", 80, TCP): "10.1.2.6:2",
@@ -455,13 +456,13 @@ def test_the_pod_attached_first_keeps_its_port_and_the_other_is_told(order: Iter
     tell(planner, state, Change.between(None, LOCAL), *changes)
     assert held(planner)["192.0.2.1", 80, TCP] == "10.1.1.5:8080"
     assert held(planner)["192.0.2.101", 80, TCP] == "10.1.1.5:1"
-    [told] = planner.rejected()
-    assert told == (
-        "pod default/a: port 80/TCP of 192.0.2.1 is held by pod default/z; "
+    [told] = planner.complaints()
+    assert str(told) == (
+        "Pod default/a: port 80/TCP of 192.0.2.1 is held by pod default/z; "
         "remedy: ask for another port or address, or remove that one"
     )
     tell(planner, state, Change.between(first, None))
-    assert planner.rejected() == []
+    assert planner.complaints() == frozenset()
     assert held(planner)["192.0.2.1", 80, TCP] == "10.1.1.5:1"
 
 
@@ -471,9 +472,9 @@ def test_a_service_goes_before_a_pod_on_its_node_port() -> None:
         LOCAL, pod("a", 7, HostPort(30080, 1), address=VIP), service(ports=(port,)), SLICE
     )
     assert held(planner)["192.0.2.1", 30080, TCP] == "10.1.1.5:8080"
-    assert [text.partition(" of ")[0] for text in planner.rejected()] == [
-        "pod default/a: port 30080/TCP",
-        "pod default/a: port 30080/TCP",
+    assert [str(each).partition(" of ")[0] for each in planner.complaints()] == [
+        "Pod default/a: port 30080/TCP",
+        "Pod default/a: port 30080/TCP",
     ]
 
 
@@ -544,7 +545,8 @@ def test_services_with_hints_follow_the_nodes_zone() -> None:
     both = ["10.1.1.5:8080", "10.1.2.6:8080"]
 
     def served() -> list[str]:
-        return frontends(Lbrp("lbrp0", Settings()).plan(WEB, state), Scope.INSIDE)[VIP, 80, TCP]
+        found = entries_of(Lbrp("lbrp0", Settings()).plan(WEB, state))
+        return frontends(found, Scope.INSIDE)[VIP, 80, TCP]
 
     def chosen() -> int:
         services = planner.contents()["lbrp0_services"]

@@ -12,6 +12,7 @@ import msgspec
 
 from cubelet.bpf.layout import possible_cpus
 from cubelet_hooks import flows
+from cubelet_hooks.addresses import Holding, Standing, affected, holding
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
@@ -55,13 +56,18 @@ class ExposedKey(Record):
 
 
 class ExposedAddress(Record):
-    """Whether it is the node's ``own`` (only some ports are ours) or a Service's (all are)."""
+    """Whether it is the node's ``own``, and ``every`` port ours or only those that are asked for.
+
+    Of an address that is nobody's but a Service's all are, so that others can be refused.
+    """
 
     own: U8
+    every: U8
 
 
 class PortBits(Record):
-    """Which of 64 ports are some pod's host port: bit n is the n-th of them.
+    """Which of 64 ports are some pod's host port, or a Service's at an address that is not its
+    alone: bit n is the n-th of them.
 
     Number 1,024 p + i of the map holds ports 64 i to 64 i + 63 of TCP (p = 0), UDP (1), SCTP (2).
     """
@@ -230,8 +236,17 @@ class Core(Cube):
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """A port, a node and a Service are a unit each, and so are this node's addresses.
 
-        All ports' host ports are one, because they share words.
+        All ports that pods and Services have at the node's addresses are one: they share words.
         """
+        services = {("service", each.key) for each in affected(change, view)}
+        own = set(self._own_units(change))
+        if services or any(
+            isinstance(s, Service) and s.exposed_ips for s in (change.old, change.new)
+        ):
+            own.add(("host_ports",))
+        return own | services
+
+    def _own_units(self, change: Change) -> Iterable[Unit]:
         if change.kind == Port.kind:
             ports = (each for each in (change.old, change.new) if isinstance(each, Port))
             shared = (("host_ports",),) if any(each.host_ports for each in ports) else ()
@@ -246,13 +261,13 @@ class Core(Cube):
         """A port's own address; what other nodes may tunnel; what outside clients may address."""
         kind, key = unit[0], unit[-1]
         if kind == "service" and key in view.services:
-            service = view.services[key]
-            addresses = (*service.external_ips, *service.load_balancer_ips)
-            yield from self._exposed(addresses, own=0)
+            yield from self._exposed(view.services[key], view)
         if kind == "own" and view.local is not None:
-            yield from self._exposed(view.local.addresses[1:], own=1)
+            for address in view.local.addresses[1:]:
+                if address.version == self.family:
+                    yield _exposed_entry(address, own=1, every=0)
         if kind == "host_ports":
-            yield from _port_bits(view.ports.values())
+            yield from _port_bits(view)
         if kind == "port" and key in view.ports:
             port = view.ports[key]
             for address in port.addresses:
@@ -262,10 +277,16 @@ class Core(Cube):
         if kind == "node" and key in view.nodes and (view.local is None or view.local.name != key):
             yield from self._tunnels(view.nodes[key])
 
-    def _exposed(self, addresses: Iterable[Address], own: int) -> Iterable[Entry]:
-        for address in addresses:
-            if address.version == self.family:
-                yield Entry("exposed", ExposedKey(address=address), ExposedAddress(own=own))
+    def _exposed(self, service: Service, view: View) -> Iterable[Entry]:
+        """Another node's address is not asked for here, whatever names it."""
+        for address in service.exposed_ips:
+            if address.version != self.family:
+                continue
+            held = holding(address, view)
+            if held.standing is Standing.FREE:
+                yield _exposed_entry(address, own=0, every=1)
+            elif _shared_here(held):
+                yield _exposed_entry(address, own=int(held.here), every=0)
 
     def _tunnels(self, node: Node) -> Iterable[Entry]:
         for network in node.pod_cidrs:
@@ -277,12 +298,30 @@ class Core(Cube):
                     yield Entry("nodes", flows.NodeKey(address=int(address)), info)
 
 
-def _port_bits(ports: Iterable[Port]) -> Iterable[Entry]:
-    words: dict[int, int] = defaultdict(int)
-    for port in ports:
+def _exposed_entry(address: Address, own: int, every: int) -> Entry:
+    return Entry("exposed", ExposedKey(address=address), ExposedAddress(own=own, every=every))
+
+
+def _shared_here(held: Holding) -> bool:
+    """Whether packets to the address come here, of which the Service's ports alone are ours."""
+    return held.standing is Standing.SHARED and (held.here or not held.node)
+
+
+def _asked_ports(view: View) -> Iterable[tuple[Protocol, int]]:
+    """The ports that pods and Services have at addresses that are others', too."""
+    for port in view.ports.values():
         for each in port.host_ports:
-            protocol = HOST_PORT_PROTOCOLS.index(each.protocol)
-            words[_WORDS * protocol + each.port // 64] |= 1 << each.port % 64
+            yield each.protocol, each.port
+    for service in view.exposed_services():
+        if any(_shared_here(holding(address, view)) for address in service.exposed_ips):
+            for asked in service.ports:
+                yield asked.protocol, asked.port
+
+
+def _port_bits(view: View) -> Iterable[Entry]:
+    words: dict[int, int] = defaultdict(int)
+    for protocol, port in _asked_ports(view):
+        words[_WORDS * HOST_PORT_PROTOCOLS.index(protocol) + port // 64] |= 1 << port % 64
     return (Entry("host_ports", Index(index), PortBits(bits)) for index, bits in words.items())
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_network
+
+import structlog
+from msgspec import structs
 
 from cubelet.cni.conf import write_conflist
 from cubelet.cni.install import install_plugin
@@ -13,13 +16,42 @@ from cubelet.config.setup import Setup
 from cubelet.control.problems import Problems
 from cubelet.net import NetError
 from cubelet.net.node import NodeSettings, ensure
-from cubelet.net.routes import sync_routes
+from cubelet.net.routes import free, sync_routes
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
-from cubelet_hooks.objects import Change, LocalNode, Network, Node, Service
+from cubelet_hooks.addresses import API_SERVICE, Standing, holding
+from cubelet_hooks.cube import Complaint
+from cubelet_hooks.objects import (
+    Address,
+    Change,
+    EndpointSlice,
+    LocalNode,
+    Network,
+    Node,
+    Service,
+)
 
-NODE_KINDS = frozenset({Node.kind, Service.kind, LocalNode.kind})
-"""Kinds whose changes may alter devices or routes."""
+ApiServers = tuple[tuple[str, int], ...]
+"""Where the API server was reached last, as it is remembered."""
+
+log = structlog.get_logger()
+_KINDS = frozenset({Node.kind, Service.kind, LocalNode.kind})
+
+
+def free_way(addresses: Iterable[Address]) -> None:
+    """Remove the routes of ours to these addresses, which have to be reached. Blocks."""
+    try:
+        removed = free(addresses)
+    except (NetError, OSError) as error:
+        log.warning("cannot look for routes in the way", error=str(error))
+        return
+    if removed:
+        log.warning("route removed that was in the way", networks=[*map(str, removed)])
+
+
+def concerns(change: Change) -> bool:
+    """Whether a change may alter devices or routes."""
+    return change.kind in _KINDS or (change.kind, change.key) == (EndpointSlice.kind, API_SERVICE)
 
 
 class HostNetwork:
@@ -32,13 +64,21 @@ class HostNetwork:
         self._state = state
         self._memory = memory
         self._problems = problems
+        self._api_servers: ApiServers = ()
+        self.complaints: frozenset[Complaint] = frozenset()
+        """What the host is not to reach through the datapath though Services ask for it."""
 
-    def ensure_devices(self, core: CoreSettings, complete: bool) -> list[Change]:
+    @property
+    def outdated(self) -> bool:
+        """Whether the API server is somewhere else than the devices were last set up for."""
+        return self._api_servers != self._memory.known.api_servers
+
+    def ensure_devices(self, setup: Setup | None, complete: bool) -> list[Change]:
         """Set up the node's devices; the change of LocalNode that follows, if any.
 
         Unless all is known (``complete``) the node is as it was known last.
         """
-        settings = self._settings
+        settings, core = self._settings, setup.core.settings if setup else CoreSettings()
         node = self._state.nodes.get(settings.name)
         if node is None and not complete:
             node = self._memory.known.node(settings.name)
@@ -63,6 +103,12 @@ class HostNetwork:
             self._problems.note("node", str(error))
             return []
         self._problems.note("node", "")
+        self._api_servers = self._memory.known.api_servers
+        local = structs.replace(
+            local,
+            api_servers=tuple((ip_address(each), port) for each, port in self._api_servers),
+            service_cidrs=setup.service_cidrs if setup else (),
+        )
         change = self._state.apply(Change.between(self._state.local, local))
         return [change] if change else []
 
@@ -71,19 +117,53 @@ class HostNetwork:
 
         Routes that are wanted no more go, unless not all is known (``remove``).
         """
-        report = sync_routes(self._networks(setup), local, remove)
-        refused = "; ".join(f"{r.network}: {r.reason}" for r in report.refused)
-        self._problems.note("routes", refused)
+        asked = {ip_network(address): address for address in self._free()}
+        spared = {*self._needed(setup, local), *local.next_hops}
+        report = sync_routes(self._networks(setup, asked), local, remove, spared)
+        complaints = [
+            each
+            for refused in report.refused
+            if refused.network in asked
+            for each in self._complaints(asked[refused.network], refused.reason)
+        ]
+        told = [r for r in report.refused if r.network not in asked]
+        self._problems.note("routes", "; ".join(f"{r.network}: {r.reason}" for r in told))
+        self.complaints = frozenset(complaints)
 
-    def _networks(self, setup: Setup) -> Iterable[Network]:
-        """What the host reaches through the datapath: pods, Services, the hairpin address."""
+    def _needed(self, setup: Setup, local: LocalNode) -> Iterator[Address]:
+        """Where the API server is, unless it is reached through its Service, that is by us."""
+        for address, _ in local.api_servers:
+            services = self._state.services_at(address)
+            known = API_SERVICE in self._state.services
+            ranged = any(address in cidr for cidr in setup.service_cidrs)
+            if not any(address in each.cluster_ips for each in services) and (known or not ranged):
+                yield address
+
+    def _free(self) -> Iterator[Address]:
+        """The addresses that Services name and that are nobody's but theirs."""
+        for service in self._state.exposed_services():
+            for address in service.exposed_ips:
+                if holding(address, self._state).standing is Standing.FREE:
+                    yield address
+
+    def _complaints(self, address: Address, reason: str) -> Iterator[Complaint]:
+        text = (
+            f"nodes' own processes do not reach {address} through the datapath: {reason}; "
+            "remedy: name an address that nobody routes, or remove that route"
+        )
+        for service in self._state.services_at(address):
+            yield Complaint(Service.kind, service.key, "RouteRefused", text)
+
+    def _networks(self, setup: Setup, asked: Iterable[Network]) -> Iterable[Network]:
+        """What the host reaches through the datapath: pods, Services, the hairpin address.
+
+        Of the addresses that Services name, those that are ``asked`` for.
+        """
         networks = {cidr for node in self._state.nodes.values() for cidr in node.pod_cidrs}
         networks |= set(setup.service_cidrs)
         networks |= {local.pod_cidr} if (local := self._state.local) else set()
-        networks.add(ipaddress.ip_network(setup.core.settings.hairpin_address))
-        for service in self._state.services.values():
-            addresses = (*service.external_ips, *service.load_balancer_ips)
-            networks |= {ipaddress.ip_network(address) for address in addresses}
+        networks.add(ip_network(setup.core.settings.hairpin_address))
+        networks |= set(asked)
         return [network for network in networks if network.version == setup.core.family]
 
     def announce(self) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from cubelet.bpf.jiffies import Clock
-from cubelet.composer.core import CoreSettings
 from cubelet.config.node import Settings
 from cubelet.config.setup import Setup
-from cubelet.control.host import NODE_KINDS, HostNetwork
+from cubelet.control.host import HostNetwork, concerns
 from cubelet.control.planner import Planner
 from cubelet.control.ports import PodPorts
 from cubelet.control.problems import Problems
@@ -22,6 +21,7 @@ from cubelet.control.switchover import PLACE, Plan, Switchover
 from cubelet.datapath.programs import Datapath
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
+from cubelet_hooks.cube import Complaint
 from cubelet_hooks.objects import Change, LocalNode, Port
 from cubelet_hooks.resources import Resource
 
@@ -55,6 +55,7 @@ class Reconciler:
         """Why the setup proposed last was not put in force: '' if it was, None before that."""
         self.rejected: list[str] = []
         """What several objects ask for and one alone can have; trying again changes nothing."""
+        self._complaints: frozenset[Complaint] = frozenset()
 
     def propose(self, setup: Setup) -> None:
         """Let the next pass put another setup in force, as a whole or not at all."""
@@ -78,6 +79,11 @@ class Reconciler:
     def wanted_entries(self) -> Mapping[str, int]:
         """How many entries are wanted in every planned map, by C name."""
         return self._plan.planner.counts() if self._plan else {}
+
+    @property
+    def complaints(self) -> frozenset[Complaint]:
+        """What is wrong with objects, as the cubes' plans and the host's routes have it."""
+        return self._complaints | self._host.complaints
 
     @property
     def lingers(self) -> float | None:
@@ -121,9 +127,10 @@ class Reconciler:
     def _run(self, changes: Sequence[Change], hurry: bool) -> None:
         everything, self._review = self._review, True
         taken = [change for change in map(self._state.apply, changes) if change is not None]
-        node = everything or any(change.kind in NODE_KINDS for change in taken)
+        node = everything or self._host.outdated or any(map(concerns, taken))
         if node or self._proposed:
-            taken += self._host.ensure_devices(self._core_settings(), self.switchover.complete)
+            setup = self._proposed or self.setup
+            taken += self._host.ensure_devices(setup, self.switchover.complete)
         local = self._state.local
         before, switched = self._plan, False
         if self._proposed is not None and local is not None:
@@ -142,10 +149,6 @@ class Reconciler:
                 self._host.announce()
             self.serving = True
         self._review = False
-
-    def _core_settings(self) -> CoreSettings:
-        setup = self._proposed or self.setup
-        return setup.core.settings if setup else CoreSettings()
 
     def _take_up(self, setup: Setup, local: LocalNode) -> bool:
         """Put the proposed setup in force; True if its programs took over.
@@ -174,6 +177,7 @@ class Reconciler:
         delta = plan.planner.replan(plan.planner.units(taken, self._state), self._state)
         self._find_faults(plan.planner, slow=True)
         self.rejected = plan.planner.rejected()
+        self._complaints = plan.planner.complaints()
         if local is None:
             return False
         changed = None if everything else {change.kind for change in taken}

@@ -19,6 +19,7 @@ from cubelet.cni.service import CniService
 from cubelet.composer.composition import Composition, CompositionError
 from cubelet.config.live import Configuration
 from cubelet.config.node import Settings, SettingsError
+from cubelet.control.host import free_way
 from cubelet.control.reconciler import Reconciler
 from cubelet.cubes.discovery import discover
 from cubelet.cubes.questions import Questions
@@ -64,7 +65,13 @@ class Agent:
         # Where changes come from.
         self.inbox = Inbox()
         self.feed = open_feed(
-            settings, self.discovery, self.memory, self.state, self.inbox.emit, self.inbox.wake
+            settings,
+            self.discovery,
+            self.memory,
+            self.state,
+            self.inbox.emit,
+            self.inbox.wake,
+            free_way,
         )
         # What they are made into: devices, programs, maps, and what cubes do while these run.
         ensure_bpffs(settings.bpffs)

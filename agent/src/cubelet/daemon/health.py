@@ -10,6 +10,8 @@ from cubelet.cubes.discovery import Discovery
 from cubelet.sources.feed import Feed
 from cubelet.state.last_known import Memory
 
+_MOST = 100
+"""Complaints about objects that are listed; whoever may make objects may cause any number."""
 _STUCK = 300.0
 """Seconds that a pass may take before the agent says that it is not alive."""
 
@@ -59,4 +61,10 @@ class Health:
         sweeper = self._reconciler.switchover.sweeper
         if sweeper is not None and sweeper.last is not None and sweeper.last.warning:
             found.append(sweeper.last.warning)
+        found += _some(sorted(map(str, self._reconciler.complaints)))
         return [*map(str, self._feed.problems), *refused, *found]
+
+
+def _some(texts: list[str]) -> list[str]:
+    more = len(texts) - _MOST
+    return [*texts[:_MOST], f"{more} more objects are complained about"] if more > 0 else texts

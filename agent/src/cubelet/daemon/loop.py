@@ -111,7 +111,8 @@ class Loop:
                 recomposed(composition)
         self._settle()
         quarantined = self._discovery.quarantined()
-        self._feed.passed(self._health.ready, self._configuration.problem, quarantined)
+        refused, complaints = self._configuration.problem, self._reconciler.complaints
+        self._feed.passed(self._health.ready, refused, quarantined, complaints)
         for change in changes:
             self._discovery.observe("cubelet_changed", change=change)
 

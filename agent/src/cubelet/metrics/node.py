@@ -87,7 +87,7 @@ class NodeMetrics:
         return Counter(places) + Counter(
             source=len(self._feed.problems),
             configuration=int(bool(self._refused())),
-            rejected=len(self._reconciler.rejected),
+            rejected=len(self._reconciler.rejected) + len(self._reconciler.complaints),
             cube=len(self._discovery.quarantined()),
         )
 

@@ -18,6 +18,7 @@ import structlog
 from cubelet.net import NetError, devices, former, routes, rtnl, sysctl
 from cubelet.net.devices import Wanted
 from cubelet.net.rtnl import Link
+from cubelet.net.surroundings import Surroundings, survey
 from cubelet.net.uplink import Uplink, find_uplink
 from cubelet_hooks.objects import Address, LocalNode, Network
 
@@ -112,7 +113,8 @@ def ensure(settings: NodeSettings) -> LocalNode:
         own = _make_devices(ipr, settings, uplink, ours)
         _write_sysctls(own, uplink.name)
         _bring_up(ipr, own, settings)
-        return _local_node(settings, uplink, own)
+        made = {own.gateway.index, own.datapath.index, own.overlay.index}
+        return _local_node(settings, uplink, own, survey(ipr, made))
 
 
 def teardown() -> tuple[str, ...]:
@@ -207,7 +209,9 @@ def _bring_up(ipr: IPRoute, own: _Own, settings: NodeSettings) -> None:
         )
 
 
-def _local_node(settings: NodeSettings, uplink: Uplink, own: _Own) -> LocalNode:
+def _local_node(
+    settings: NodeSettings, uplink: Uplink, own: _Own, around: Surroundings
+) -> LocalNode:
     return LocalNode(
         name=settings.node_name,
         addresses=tuple(dict.fromkeys((*settings.addresses, *uplink.addresses))),
@@ -222,4 +226,8 @@ def _local_node(settings: NodeSettings, uplink: Uplink, own: _Own) -> LocalNode:
         uplink_mtu=uplink.mtu,
         overlay_mtu=uplink.overlay_mtu,
         router_mac=mac_of(settings.node_name, "router"),
+        vxlan_port=settings.vxlan_port,
+        held=around.held,
+        onlink=around.onlink,
+        next_hops=around.next_hops,
     )

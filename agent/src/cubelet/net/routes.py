@@ -8,15 +8,15 @@ their own, by which the next run tells them from everybody else's.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 from socket import AF_INET, if_indextoname
 from typing import TYPE_CHECKING, Any
 
 from cubelet.net import NetError, rtnl
-from cubelet_hooks.objects import LocalNode, Network
+from cubelet_hooks.objects import Address, LocalNode, Network
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -47,15 +47,63 @@ class RouteReport:
     refused: tuple[Refused, ...] = ()
 
 
-def sync_routes(wanted: Iterable[Network], local: LocalNode, remove: bool = True) -> RouteReport:
+def sync_routes(
+    wanted: Iterable[Network],
+    local: LocalNode,
+    remove: bool = True,
+    spared: Iterable[Address] = (),
+) -> RouteReport:
     """Make our routes in the main table exactly those to `wanted`, through the gateway.
 
     Without `remove` others of ours stay: it may only be unknown who wants them.
     A network that anybody else routes, with whatever metric, is refused: the same prefix through
-    the gateway could cut the node off. Raises NetError when routes cannot be listed or removed.
+    the gateway could cut the node off. So is one by which a `spared` address would go through the
+    gateway, where the API server is, say; such routes of ours go first, and in any case.
+    Raises NetError when routes cannot be listed or removed.
     """
+    spared = tuple(spared)
     with rtnl.session() as ipr:
-        return _Sync(ipr, local).run(wanted, remove)
+        clear_way(ipr, spared)
+        return _Sync(ipr, local, spared).run(wanted, remove)
+
+
+def clear_way(ipr: IPRoute, spared: Collection[Address]) -> tuple[Network, ...]:
+    """Remove those of our routes that `spared` addresses take; their networks. Raises NetError."""
+    if not spared:
+        return ()
+    routes = _main_table(ipr)
+    foreign = [_network(route) for route in routes if route["proto"] != PROTOCOL]
+    found: dict[Network, None] = {}
+    for route in routes:
+        network = _network(route)
+        if route["proto"] == PROTOCOL and _taken(network, spared, foreign):
+            _remove(ipr, route)
+            found[network] = None
+    return tuple(found)
+
+
+def free(addresses: Iterable[Address]) -> tuple[Network, ...]:
+    """Remove the routes that we have to these very addresses. Raises NetError.
+
+    For an agent that may have cut itself off: a mistake of an earlier run is not to be for good.
+    """
+    wanted = {ip_network(address) for address in addresses}
+    with rtnl.session() as ipr:
+        found = [each for each in _main_table(ipr) if each["proto"] == PROTOCOL]
+        mistaken = [route for route in found if _network(route) in wanted]
+        for route in mistaken:
+            _remove(ipr, route)
+    return tuple(map(_network, mistaken))
+
+
+def _taken(network: Network, spared: Collection[Address], foreign: Collection[Network]) -> str:
+    """The first of the addresses whose way would lead through the network's route; '' if none."""
+    for address in spared:
+        if address in network and not any(
+            address in other and other.prefixlen > network.prefixlen for other in foreign
+        ):
+            return str(address)
+    return ""
 
 
 def remove_routes(ipr: IPRoute) -> tuple[Network, ...]:
@@ -69,8 +117,9 @@ def remove_routes(ipr: IPRoute) -> tuple[Network, ...]:
 class _Sync:
     """One run: the diff of the wanted networks against the main table."""
 
-    def __init__(self, ipr: IPRoute, local: LocalNode) -> None:
+    def __init__(self, ipr: IPRoute, local: LocalNode, spared: Collection[Address]) -> None:
         self._ipr = ipr
+        self._spared = spared
         self._nexthop = {
             "oif": local.gateway_ifindex,
             "gateway": str(NEXT_HOP),
@@ -107,6 +156,8 @@ class _Sync:
     def _objection(self, network: Network) -> str | None:
         if not isinstance(network, IPv4Network):
             return "only IPv4 networks are routed through the gateway"
+        if address := _taken(network, self._spared, self._foreign):
+            return f"the node reaches {address} by another way, which it needs"
         route = self._foreign.get(network)
         return None if route is None else f"another route to it exists: {_describe(route)}"
 

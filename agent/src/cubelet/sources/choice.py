@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cubelet.config.node import Settings
 from cubelet.cubes.discovery import Discovery
-from cubelet.sources.feed import Emit, Feed
+from cubelet.sources.feed import Emit, Feed, Free
 from cubelet.sources.folder.feed import FolderFeed
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
@@ -19,10 +19,15 @@ def open_feed(
     state: State,
     emit: Emit,
     wake: Callable[[], None],
+    free: Free,
 ) -> Feed:
-    """The feed that the settings ask for. ``wake`` is called when its problems change."""
+    """The feed that the settings ask for. ``wake`` is called when its problems change.
+
+    ``free`` is called with the API server's addresses while it cannot be reached.
+    """
     if settings.source == "manifests":
         return FolderFeed(settings, discovery, state, emit, wake)
     from cubelet.sources.api.feed import ApiFeed
 
-    return ApiFeed(settings, memory, state, emit, wake, annotations=discovery.annotations)
+    kept = discovery.annotations
+    return ApiFeed(settings, memory, state, emit, wake, annotations=kept, free=free)

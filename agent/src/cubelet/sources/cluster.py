@@ -36,7 +36,13 @@ def read_node(root: Field, _namespace: str, name: str) -> Node:
             if address is not None and type_ == wanted
         ),
         pod_cidrs=_pod_cidrs(root["spec"]),
+        kubelet_port=_kubelet_port(status),
     )
+
+
+def _kubelet_port(status: Field) -> int:
+    port = status["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+    return port.number(0, MAX_PORT, default=0)
 
 
 def _node_address(field: Field) -> tuple[str, Address | None]:

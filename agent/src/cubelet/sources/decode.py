@@ -49,17 +49,18 @@ class Kind(NamedTuple):
     api_version: str
     namespaced: bool
     read: Callable[[Field, str, str], Object]
+    plural: str
 
 
 Kinds = Mapping[str, Kind]
 KINDS: Kinds = {
-    "Node": Kind("v1", False, read_node),
-    "Namespace": Kind("v1", False, read_namespace),
-    "Pod": Kind("v1", True, read_pod),
-    "Service": Kind("v1", True, read_service),
-    "EndpointSlice": Kind("discovery.k8s.io/v1", True, read_slice),
-    "NetworkPolicy": Kind("networking.k8s.io/v1", True, read_policy),
-    "ConfigMap": Kind("v1", True, read_config_map),
+    "Node": Kind("v1", False, read_node, "nodes"),
+    "Namespace": Kind("v1", False, read_namespace, "namespaces"),
+    "Pod": Kind("v1", True, read_pod, "pods"),
+    "Service": Kind("v1", True, read_service, "services"),
+    "EndpointSlice": Kind("discovery.k8s.io/v1", True, read_slice, "endpointslices"),
+    "NetworkPolicy": Kind("networking.k8s.io/v1", True, read_policy, "networkpolicies"),
+    "ConfigMap": Kind("v1", True, read_config_map, "configmaps"),
 }
 """The built-in kinds."""
 
@@ -67,7 +68,8 @@ KINDS: Kinds = {
 def with_custom(resources: Iterable[Resource]) -> Kinds:
     """The built-in kinds and these."""
     custom = {
-        each.kind: Kind(each.api_version, each.namespaced, reader_of(each)) for each in resources
+        each.kind: Kind(each.api_version, each.namespaced, reader_of(each), each.plural)
+        for each in resources
     }
     return {**KINDS, **custom}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from cubelet.sources.problem import Problem
-from cubelet_hooks.objects import Change, Pod
+from cubelet_hooks.cube import Complaint
+from cubelet_hooks.objects import Address, Change, Pod
 from cubelet_hooks.resources import Resource
 
 Emit = Callable[[Change], None]
+Free = Callable[[Iterable[Address]], None]
+"""Lets go of routes that an earlier run set to these addresses; called on a thread, may block."""
 
 
 class Feed(Protocol):
@@ -53,6 +56,12 @@ class Feed(Protocol):
     async def find_pod(self, key: str) -> Pod | None:
         """A pod that CNI asks for. Raises AgentError when it must not be served unknown."""
 
-    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
-        """A pass has ended: whether pods are served, why the configuration was refused, and why
-        which cubes are quarantined."""
+    def passed(
+        self,
+        ready: bool,
+        refused: str,
+        quarantined: Mapping[str, str],
+        complaints: Collection[Complaint],
+    ) -> None:
+        """A pass has ended: whether pods are served, why the configuration was refused, why which
+        cubes are quarantined, and what is wrong with which objects."""

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from cubelet_hooks.objects import Address, Network
@@ -121,6 +122,20 @@ class Field:
         if not low <= self.value <= high:
             raise self.error(f"must be from {low} to {high}, is {self.value}")
         return self.value
+
+    def time(self) -> int | None:
+        """A moment as the API writes it (RFC 3339), in seconds since 1970; None for none."""
+        if not self.given:
+            return None
+        found = self.value
+        if isinstance(found, str):
+            try:
+                found = datetime.fromisoformat(found)
+            except ValueError:
+                raise self._wrong("a time such as 2024-05-01T12:00:00Z") from None
+        if not isinstance(found, datetime):  # YAML reads one that is not in quotes
+            raise self._wrong("a time such as 2024-05-01T12:00:00Z")
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
     def port(self) -> int:
         """A required port number, 1 to 65535."""

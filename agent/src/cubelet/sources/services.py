@@ -54,6 +54,7 @@ def read_service(root: Field, namespace: str, name: str) -> Service:
             spec["healthCheckNodePort"].number(0, MAX_PORT, default=0) if balanced else 0
         ),
         source_ranges=(spec["loadBalancerSourceRanges"].each(Field.network) if balanced else ()),
+        created=metadata["creationTimestamp"].time(),
     )
 
 

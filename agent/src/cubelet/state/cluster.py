@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_network
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from cubelet_hooks.objects import (
     EndpointSlice,
     LocalNode,
     Namespace,
+    Network,
     NetworkPolicy,
     Node,
     Object,
@@ -58,10 +60,16 @@ class State:
         self._pods_by_node = Index[str, Pod](_node_name)
         self._pods_by_ip = Index[Address, Pod](_ips)
         self._policies_by_namespace = Index[str, NetworkPolicy](_namespace)
+        self._nodes_by_address = Index[Address, Node](_node_addresses)
+        self._nodes_by_cidr = Index[Network, Node](_pod_cidrs)
+        self._services_by_address = Index[Address, Service](_service_addresses)
+        self._exposed = Index[bool, Service](_is_exposed)
         self._indexes: dict[str, tuple[Index[Any, Any], ...]] = {
             EndpointSlice.kind: (self._slices_by_service,),
             Pod.kind: (self._pods_by_namespace, self._pods_by_node, self._pods_by_ip),
             NetworkPolicy.kind: (self._policies_by_namespace,),
+            Node.kind: (self._nodes_by_address, self._nodes_by_cidr),
+            Service.kind: (self._services_by_address, self._exposed),
         }
 
     def apply(self, change: Change) -> Change | None:
@@ -136,6 +144,24 @@ class State:
         """The ConfigMaps that the source knows, by key; no cube plans from them."""
         return MappingProxyType(self._config_maps)
 
+    def nodes_at(self, address: Address) -> tuple[Node, ...]:
+        """The nodes that have this address, ordered by name."""
+        return self._nodes_by_address.ordered(address)
+
+    def nodes_around(self, address: Address) -> tuple[Node, ...]:
+        """The nodes in whose podCIDRs the address is, the narrowest first."""
+        lengths = range(address.max_prefixlen, -1, -1)
+        networks = (ip_network((address, length), strict=False) for length in lengths)
+        return tuple(chain.from_iterable(map(self._nodes_by_cidr.ordered, networks)))
+
+    def services_at(self, address: Address) -> tuple[Service, ...]:
+        """The Services that name this address, whatever as, ordered by key."""
+        return self._services_by_address.ordered(address)
+
+    def exposed_services(self) -> Iterable[Service]:
+        """The Services that name addresses beyond their ClusterIPs, in no particular order."""
+        return self._exposed.get(True)
+
     def custom(self, kind: str) -> Mapping[str, Custom]:
         """All objects of a kind of a cube's own by key; none of a kind that is not watched."""
         return MappingProxyType(self._customs.get(kind, {}))
@@ -175,3 +201,19 @@ def _ips(pod: Pod) -> tuple[Address, ...]:
 
 def _service(found: EndpointSlice) -> tuple[str, ...]:
     return (found.service_key,) if found.service else ()
+
+
+def _node_addresses(node: Node) -> tuple[Address, ...]:
+    return node.addresses
+
+
+def _pod_cidrs(node: Node) -> tuple[Network, ...]:
+    return node.pod_cidrs
+
+
+def _service_addresses(service: Service) -> Iterable[Address]:
+    return dict.fromkeys((*service.cluster_ips, *service.exposed_ips))
+
+
+def _is_exposed(service: Service) -> tuple[bool, ...]:
+    return (True,) if service.exposed_ips else ()

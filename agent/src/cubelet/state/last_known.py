@@ -26,7 +26,7 @@ class Remembered(msgspec.Struct, frozen=True):
 
     ``reasons`` are the places of kinds' drop reasons, ``slots`` those of instances' flow fields;
     ``addresses`` and ``pod_cidrs`` are the node's; ``policed`` the namespaces that had
-    NetworkPolicies.
+    NetworkPolicies. ``api_servers`` is where the API server was reached, address and port.
     """
 
     config: str | None = None
@@ -36,6 +36,7 @@ class Remembered(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
     policed: tuple[str, ...] = ()
+    api_servers: tuple[tuple[str, int], ...] = ()
 
     def node(self, name: str) -> Node | None:
         """The node as it was known last; None if it never was."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import pytest
 from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
 from cubelet.config.node import parse
 from cubelet.lab.apiserver import ApiServer, resources
+from cubelet.sources.api import events, feed
 from cubelet.sources.api.events import Reference, make_event
 from cubelet.sources.api.feed import ApiFeed
 from cubelet.sources.api.node import CONDITION, TAINT
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
+from cubelet_hooks.cube import Complaint
 from cubelet_hooks.objects import Change
 
 from ...helpers.aio import in_loop, until
@@ -102,10 +105,10 @@ async def test_a_node_is_untainted_once_pods_are_served(tmp_path):
     server.put(TAINTED)
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
-        running.feed.passed(False, "", {})
+        running.feed.passed(False, "", {}, ())
         await asyncio.sleep(0.2)
         assert TAINT in str(node(server))
-        running.feed.passed(True, "", {})
+        running.feed.passed(True, "", {}, ())
         await until(lambda: TAINT not in str(node(server)))
         assert node(server)["spec"]["taints"] == [OTHER_TAINT]
         assert conditions(server) == {CONDITION: "False", "Ready": "True"}
@@ -123,7 +126,7 @@ async def test_a_node_that_is_in_order_is_not_written_to(tmp_path):
     server.put({**TAINTED, "spec": {"taints": [OTHER_TAINT]}, "status": status})
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
-        running.feed.passed(True, "", {})
+        running.feed.passed(True, "", {}, ())
         await until(lambda: any(a.path.endswith(f"/nodes/{NODE}") for a in server.log))
         await asyncio.sleep(0.1)
         assert not [access for access in server.log if access.method == "PATCH"]
@@ -158,7 +161,7 @@ async def test_a_refused_configuration_gets_an_event(tmp_path):
         await running.feed.begun()
         assert "kube-system/cubelet" in running.state.config_maps
         for _ in range(3):
-            running.feed.passed(True, "no is unknown", {})
+            running.feed.passed(True, "no is unknown", {}, ())
         await until(lambda: stored_events(server))
         (event,) = stored_events(server)
     assert event["message"] == "no is unknown"
@@ -173,12 +176,84 @@ async def test_a_quarantined_cube_is_an_event_of_the_node(tmp_path):
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
         for _ in range(2):
-            running.feed.passed(True, "", {"rate": "ImportError: no scapy"})
+            running.feed.passed(True, "", {"rate": "ImportError: no scapy"}, ())
         await until(lambda: stored_events(server))
         (event,) = stored_events(server)
     assert event["message"] == "cube rate: ImportError: no scapy"
     assert event["involvedObject"]["kind"] == "Node"
     assert event["involvedObject"]["uid"] == NODE
+
+
+COMPLAINTS = (
+    Complaint("Service", "default/web", "AddressRefused", "somebody has it"),
+    Complaint("EndpointSlice", "default/web-1", "EndpointRefused", "no backend"),
+    Complaint("NetworkPolicy", "default/closed", "Odd", "odd"),
+    Complaint("Node", NODE, "Odd", "odd"),
+)
+
+
+def named(kind: str, name: str, **fields: Any) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"name": name, "namespace": "default"}, **fields}
+
+
+@in_loop
+async def test_complaints_are_events_of_their_objects_once_for_each_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(events.EventWriter.__init__, "__defaults__", (0.0,))
+    server = ApiServer()
+    server.put(TAINTED)
+    server.put(named("Service", "web", spec={"ports": [{"port": 80}]}))
+    server.put(named("EndpointSlice", "web-1", addressType="IPv4", endpoints=[]))
+    server.put(named("NetworkPolicy", "closed", spec={"podSelector": {}}))
+    first, second = COMPLAINTS[:1], (replace(COMPLAINTS[0], message="it is a pod's"),)
+    async with server.serving() as url, Running(server, url, tmp_path).following() as running:
+        await running.feed.begun()
+        for told in (first, first, COMPLAINTS, second, (), second):
+            running.feed.passed(True, "", {}, told)
+        await until(lambda: len(posts(server)) == len(COMPLAINTS) + 2)
+        written = stored_events(server)
+    assert {(each["involvedObject"]["kind"], each["reason"]) for each in written} == {
+        (each.kind, each.reason) for each in COMPLAINTS
+    }
+    texts = [e["message"] for e in written if e["reason"] == "AddressRefused"]
+    assert sorted(texts) == ["it is a pod's", "somebody has it"]
+    plurals = {"Service": "services", "EndpointSlice": "endpointslices"}
+    plurals["NetworkPolicy"] = "networkpolicies"
+    for event in written:
+        about = event["involvedObject"]
+        if about["kind"] in plurals:
+            found = server.get(plurals[about["kind"]], about["name"], "default")
+            assert about["uid"] == found["metadata"]["uid"]
+            assert about["apiVersion"] == found["apiVersion"]
+
+
+@in_loop
+async def test_the_way_to_the_server_is_cleared_before_it_is_asked_and_while_it_is_away(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(feed, "_LOOK_WHILE_AWAY", 0.05)
+    cleared: list[tuple[str, ...]] = []
+    server = ApiServer()
+    server.put(TAINTED)
+
+    def free(addresses: Any) -> None:
+        cleared.append(tuple(map(str, addresses)))
+        assert len(cleared) > 1 or not server.log
+
+    async with (
+        server.serving() as url,
+        Running(server, url, tmp_path, free=free).following() as running,
+    ):
+        await running.feed.begun()
+        port = int(url.rpartition(":")[2])
+        assert running.memory.known.api_servers == (("127.0.0.1", port),)
+        await asyncio.sleep(0.2)
+        times = len(cleared)
+        await asyncio.sleep(0.2)
+        assert len(cleared) == times >= 1, "it is there"
+    gone = Running(server, "http://gone.invalid:6443", tmp_path, free=free, patience=0.1)
+    async with gone.following():
+        await until(lambda: len(cleared) > times + 2)
+    assert set(cleared) == {("127.0.0.1",)}, "what was known last counts"
 
 
 @in_loop
@@ -189,7 +264,7 @@ async def test_without_a_server_a_node_begins_with_what_it_remembers(tmp_path):
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
         running.memory.remember_node(running.state.nodes[NODE])
-        running.feed.passed(True, "", {})
+        running.feed.passed(True, "", {}, ())
     again = Running(server, url, tmp_path, patience=0.2)
     async with again.following():
         async with asyncio.timeout(5):

@@ -10,14 +10,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from cubelet_hooks import cube
-from cubelet_hooks.cube import Cube, Entry, Read, Reason, Row, Unit
+from cubelet_hooks.addresses import affected
+from cubelet_hooks.cube import Complaint, Cube, Entry, Read, Reason, Row, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Address, Change, EndpointSlice, LocalNode, Node, Port, Service
 from cubelet_hooks.records import Record
 from cubelet_hooks.view import View
-from cubelet_lbrp import hostports
-from cubelet_lbrp.display import contest_text, service_rows
+from cubelet_lbrp import complaints, hostports
+from cubelet_lbrp.display import service_rows
 from cubelet_lbrp.frontends import entries, exposed, hinted, programmed, sticky, zone_of
 from cubelet_lbrp.records import (
     Affinity,
@@ -138,25 +139,18 @@ class Lbrp(Cube):
 
         An attached pod's unit is named for the attachment, too: see :mod:`.hostports`.
         """
-        if change.kind == Service.kind:
-            return [("service", change.key)]
-        if change.kind == EndpointSlice.kind:
-            return sorted(_services_of(change))
-        if change.kind == Node.kind:
-            return [("node", change.key), *_after_move(change, view)]
-        if change.kind == Port.kind:
-            return hostports.units_of((change.old, change.new))
-        if change.kind == LocalNode.kind:
-            return [("local",), *(_tied_to_this_node(view))]
-        return ()
+        return dict.fromkeys((*_own_units(change, view), *_units_of(affected(change, view))))
 
-    def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
         """Frontends and backends of a Service or a pod, or the addresses of a node."""
         if unit[0] == "service":
             service = view.services.get(unit[1])
             if service is None or not programmed(service):
                 return ()
-            return dict.fromkeys(entries(service, view, self.family))
+            return (
+                *dict.fromkeys(entries(service, view, self.family)),
+                *complaints.of_service(service, view, self.family),
+            )
         if unit[0] == hostports.WORKLOAD:
             port = hostports.port_of(unit, view)
             if port is None or view.local is None:
@@ -169,13 +163,32 @@ class Lbrp(Cube):
             if address.version == self.family
         ]
 
-    def rejected(self, key: Record, holder: Unit, other: Unit) -> str:
+    def rejected(self, key: Record, holder: Unit, other: Unit) -> str | Complaint:
         """Who holds an address's port that another Service or pod asks for as well."""
-        return contest_text(key, holder, other) if isinstance(key, FrontendKey) else ""
+        return complaints.of_contest(key, holder, other) if isinstance(key, FrontendKey) else ""
 
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
         """Where each Service is asked for, and who serves it there."""
         return service_rows(read, view)
+
+
+def _own_units(change: Change, view: View) -> Iterable[Unit]:
+    """The units of what has changed, and of what is planned from it."""
+    if change.kind == Service.kind:
+        return [("service", change.key)]
+    if change.kind == EndpointSlice.kind:
+        return sorted(_services_of(change))
+    if change.kind == Node.kind:
+        return [("node", change.key), *_after_move(change, view)]
+    if change.kind == Port.kind:
+        return hostports.units_of((change.old, change.new))
+    if change.kind == LocalNode.kind:
+        return [("local",), *_tied_to_this_node(view)]
+    return ()
+
+
+def _units_of(services: Iterable[Service]) -> Iterator[Unit]:
+    return (("service", each.key) for each in services)
 
 
 def _services_of(change: Change) -> set[Unit]:

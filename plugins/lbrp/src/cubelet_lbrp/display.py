@@ -1,15 +1,14 @@
-"""What people are told: the rows of ``cubelet get services``, and who holds a contested port."""
+"""The rows of ``cubelet get services``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cubelet_hooks.cube import Read, Row, Unit
+from cubelet_hooks.cube import Read, Row
 from cubelet_hooks.objects import Address, Port, Service
 from cubelet_hooks.view import View
-from cubelet_lbrp.frontends import PROTOCOLS
-from cubelet_lbrp.hostports import WORKLOAD, claims
-from cubelet_lbrp.records import Backend, BackendKey, Frontend, FrontendKey, Scope
+from cubelet_lbrp.hostports import claims
+from cubelet_lbrp.records import PROTOCOLS, Backend, BackendKey, Frontend, FrontendKey, Scope
 
 Asked = tuple[Address, int, int]
 """An address, a port and a protocol's number, as a packet to the Service has them."""
@@ -65,22 +64,9 @@ def _pod_name(pod: Port) -> str:
 
 
 def _virtual(service: Service) -> tuple[Address, ...]:
-    return service.cluster_ips + service.external_ips + service.load_balancer_ips
+    return service.cluster_ips + service.exposed_ips
 
 
 def _place(backend: Backend) -> str:
     host = f"[{backend.address}]" if backend.address.version == 6 else str(backend.address)
     return f"{host}:{backend.port}"
-
-
-def contest_text(key: FrontendKey, holder: Unit, other: Unit) -> str:
-    """Says what ``other`` does not get, because ``holder`` has it, and what to do about it."""
-    name = next(name for name, number in PROTOCOLS.items() if number == key.protocol)
-    return (
-        f"{_called(other)}: port {key.port}/{name} of {key.address} is held by {_called(holder)}; "
-        "remedy: ask for another port or address, or remove that one"
-    )
-
-
-def _called(unit: Unit) -> str:
-    return f"{'pod' if unit[0] == WORKLOAD else 'Service'} {unit[-1]}"

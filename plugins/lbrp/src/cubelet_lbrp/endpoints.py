@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cubelet_hooks.addresses import unusable
 from cubelet_hooks.objects import Endpoint, EndpointSlice, ServicePort
 from cubelet_hooks.records import Address, Family
 
@@ -70,7 +71,8 @@ def candidates(
 ) -> tuple[Candidate, ...]:
     """All endpoints of a Service's port, ordered, each address and port once.
 
-    While slices are rewritten an endpoint may be in two of them: its better condition counts.
+    While slices are rewritten an endpoint may be in two of them: its better condition counts. What
+    is no host's address is no backend, as for the API server: it could lead to the node itself.
     """
     found: dict[tuple[bytes, int], Candidate] = {}
     for item in slices:
@@ -90,6 +92,8 @@ def _of_slice(item: EndpointSlice, numbers: Iterable[int]) -> Iterable[Candidate
         for endpoint in item.endpoints:
             # An endpoint's addresses all lead to the same pod: consumers use the first.
             for address in endpoint.addresses[:1]:
+                if unusable(address):
+                    continue
                 yield Candidate(
                     address,
                     number,

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cubelet_hooks.cube import Entry
+from cubelet_hooks.addresses import Standing, holding, reserved
+from cubelet_hooks.cube import Entry, Rank
 from cubelet_hooks.objects import Network, Node, Protocol, Service, ServicePort
 from cubelet_hooks.records import Address, Family
 from cubelet_hooks.view import View
 from cubelet_lbrp.endpoints import BackendSet, Here, candidates, select
 from cubelet_lbrp.records import (
+    PROTOCOLS,
     Backend,
     BackendKey,
     Frontend,
     FrontendKey,
     Member,
     MemberKey,
+    Precedence,
     Present,
     Scope,
     SourceKey,
 )
 
-PROTOCOLS: dict[Protocol, int] = {
-    "TCP": socket.IPPROTO_TCP,
-    "UDP": socket.IPPROTO_UDP,
-    "SCTP": socket.IPPROTO_SCTP,
-}
 FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
 ZONE = "topology.kubernetes.io/zone"
 _VIRTUAL = Frontend(set_id=0, count=0, elsewhere=0)
+_NEWEST = 2**63
+"""When an object was made of which nobody says when it was."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,10 @@ class Place:
     port: int
     scope: Scope
     local: bool
+    rank: Rank
+    """Who has the port, if others ask for it too."""
     shared: bool = False
-    """A host port's number, which the node may use for its own connections."""
+    """Where the node may use the number for its own connections."""
     sources: tuple[Network, ...] = ()
     """Whose clients are served; none: everyone's."""
     sticky: int = 0
@@ -75,7 +76,6 @@ def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
     """All entries of one Service; the same entry may come more than once."""
     local = view.local
     slices = view.slices_of(service.key)
-    own = local.addresses if local else ()
     for port in service.ports:
         found = candidates(slices, port, family)
         # An empty name is no node's: without a node of ours nothing is local.
@@ -83,11 +83,11 @@ def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
             False: select(found, here=here_of(view)),
             True: select(found, local.name if local else ""),
         }
-        for place in _places(service, port, own):
+        for place in _places(service, port, view):
             if place.address.version == family:
                 yield frontend_entry(place, port.protocol, sets[place.local])
                 yield from backend_entries(sets[place.local])
-    yield from _virtual_addresses(service, family)
+    yield from _virtual_addresses(service, view, family)
     yield from _sources(service.source_ranges, family)
 
 
@@ -110,21 +110,43 @@ def hinted(service: Service, view: View) -> bool:
     return any(each.hint_zones or each.hint_nodes for each in endpoints)
 
 
-def _places(service: Service, port: ServicePort, own: tuple[Address, ...]) -> Iterator[Place]:
+def rank_of(asked_as: Precedence, service: Service) -> Rank:
+    """By what an object's port is asked for as, then the older object: nobody chooses its age."""
+    return (asked_as, _NEWEST if service.created is None else service.created)
+
+
+def _places(service: Service, port: ServicePort, view: View) -> Iterator[Place]:
     affinity = _affinity(service, port)
+    own = view.local.addresses if view.local else ()
     for address in service.cluster_ips:
         local = service.internal_traffic_policy == "Local"
-        yield Place(address, port.port, Scope.INSIDE, local, **affinity)
-    external: list[tuple[Address, int, tuple[Network, ...]]] = [
-        *((address, port.port, ()) for address in service.external_ips),
-        *((address, port.port, service.source_ranges) for address in service.load_balancer_ips),
-    ]
+        rank = rank_of(Precedence.CLUSTER_IP, service)
+        yield Place(address, port.port, Scope.INSIDE, local, rank, **affinity)
     if port.node_port:
-        external += [(address, port.node_port, ()) for address in own]
-    for address, number, sources in external:
-        yield Place(address, number, Scope.INSIDE, False, sources=sources, **affinity)
-        local = service.external_traffic_policy == "Local"
-        yield Place(address, number, Scope.OUTSIDE, local, sources=sources, **affinity)
+        for address in own:
+            rank = rank_of(Precedence.NODE_PORT, service)
+            yield from _both_scopes(service, address, port.node_port, rank=rank, **affinity)
+    for asked_as, address, sources in _exposed(service):
+        held = holding(address, view)
+        free = held.standing is Standing.FREE
+        shared = held.standing is Standing.SHARED
+        if free or (shared and not reserved(address, port.protocol, port.port, view)):
+            fields = {"rank": rank_of(asked_as, service), "sources": sources, "shared": held.here}
+            yield from _both_scopes(service, address, port.port, **fields, **affinity)
+
+
+def _exposed(service: Service) -> Iterator[tuple[Precedence, Address, tuple[Network, ...]]]:
+    """The addresses beyond the Service's own, each with who may ask there."""
+    for address in service.load_balancer_ips:
+        yield Precedence.LOAD_BALANCER, address, service.source_ranges
+    for address in service.external_ips:
+        yield Precedence.EXTERNAL, address, ()
+
+
+def _both_scopes(service: Service, address: Address, number: int, **fields: Any) -> Iterator[Place]:
+    yield Place(address, number, Scope.INSIDE, False, **fields)
+    local = service.external_traffic_policy == "Local"
+    yield Place(address, number, Scope.OUTSIDE, local, **fields)
 
 
 def _affinity(service: Service, port: ServicePort) -> dict[str, Any]:
@@ -147,7 +169,7 @@ def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> En
         place.group,
         place.sticky,
     )
-    return Entry("services", key, value)
+    return Entry("services", key, value, place.rank)
 
 
 def backend_entries(backends: BackendSet) -> Iterator[Entry]:
@@ -183,10 +205,12 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _virtual_addresses(service: Service, family: Family) -> Iterator[Entry]:
+def _virtual_addresses(service: Service, view: View, family: Family) -> Iterator[Entry]:
+    """Marks the addresses of which the Service has all ports, those too that nobody asks for."""
     inside = [(address, Scope.INSIDE) for address in service.cluster_ips]
-    for address in service.external_ips + service.load_balancer_ips:
-        inside += [(address, Scope.INSIDE), (address, Scope.OUTSIDE)]
+    for address in dict.fromkeys(service.exposed_ips):
+        if holding(address, view).standing is Standing.FREE:
+            inside += [(address, Scope.INSIDE), (address, Scope.OUTSIDE)]
     for address, scope in inside:
         if address.version == family:
             yield Entry("services", FrontendKey(address, 0, 0, scope), _VIRTUAL)

@@ -1,9 +1,8 @@
 """Pods' host ports: frontends at this node's addresses, each with one backend.
 
-Who holds a port of an address is decided by the order of units, which is the planner's rule for
-units that want the same entry. A Service's is the first: were it not, whoever may run a pod could
-take over a NodePort (CVE-2019-9946). Then comes the pod that was attached first; when it goes, the
-next one has the port.
+A host port comes after whatever a Service asks for: were it not so, whoever may run a pod could
+take over a NodePort (CVE-2019-9946). Of pods the one that was attached first has it, by the order
+of their units; when it goes, the next one does.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from cubelet_hooks.records import Family
 from cubelet_hooks.view import View
 from cubelet_lbrp.endpoints import BackendSet, Candidate, Condition
 from cubelet_lbrp.frontends import Place, backend_entries, frontend_entry
-from cubelet_lbrp.records import Scope
+from cubelet_lbrp.records import Precedence, Scope
 
 WORKLOAD = "workload"
-"""Begins the units of pods: it sorts after ``service``."""
+"""Begins the units of pods."""
 Claim = tuple[Address, Protocol, int]
 """An address of the node and a port of a protocol, which one pod at most can have."""
 
@@ -53,7 +52,7 @@ def entries(port: Port, local: LocalNode, family: Family) -> Iterator[Entry]:
             candidate = Candidate(address, wanted.container_port, Condition.READY, local.name)
             backends = BackendSet(chosen=(candidate,), kept=())
             for scope in Scope:
-                place = Place(asked, number, scope, local=False, shared=True)
+                place = Place(asked, number, scope, False, (Precedence.HOST_PORT, 0), shared=True)
                 yield frontend_entry(place, protocol, backends)
             yield from backend_entries(backends)
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import enum
+import socket
 
+from cubelet_hooks.objects import Protocol
 from cubelet_hooks.records import U8, U32, U64, Addr, Be16, Family, Record
+
+PROTOCOLS: dict[Protocol, int] = {
+    "TCP": socket.IPPROTO_TCP,
+    "UDP": socket.IPPROTO_UDP,
+    "SCTP": socket.IPPROTO_SCTP,
+}
 
 
 class Scope(enum.IntEnum):
@@ -16,10 +24,20 @@ class Scope(enum.IntEnum):
     """Those that enter by the uplink: externalTrafficPolicy applies to them alone."""
 
 
+class Precedence(enum.IntEnum):
+    """What an address's port is asked for as; the first of these that asks has it."""
+
+    CLUSTER_IP = 0
+    NODE_PORT = 1
+    LOAD_BALANCER = 2
+    EXTERNAL = 3
+    HOST_PORT = 4
+
+
 class FrontendKey(Record):
     """An address of a Service, with its port as in a packet and the IP protocol's number.
 
-    Port 0 of protocol 0 marks the address as a virtual one, whose other ports are refused.
+    Port 0 of protocol 0 marks the address as nobody's but Services': its other ports are refused.
     """
 
     address: Addr
@@ -32,7 +50,7 @@ class Frontend(Record):
     """Which backends serve it: numbers 0 to ``count`` - 1 of the set.
 
     ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is 1
-    for a host port, whose number may belong to a client of the node's, too. ``ranges`` is the
+    where the number may belong to a client of the node's, too. ``ranges`` is the
     number of the networks whose clients alone are served, 0: all are. Which backend a client had
     is remembered for ``sticky`` seconds under the number ``group``; 0 seconds: it is not.
     """

@@ -13,8 +13,8 @@
 #define CUBELET_PORT_WORDS (65536 / 64)
 
 /*
- * Is it a pod's host port, be it at another of the node's addresses? An array's
- * value is reached without a call, so that the host's own traffic pays next to nothing.
+ * Is it a pod's host port or a Service's, be it at another of the node's addresses? An
+ * array's value is reached without a call, so that the host's own traffic pays next to nothing.
  */
 CUBELET_INLINE int cubelet_host_port(__u8 protocol, __u16 port)
 {
@@ -68,7 +68,7 @@ CUBELET_INLINE int cubelet_ours(const struct cubelet_headers *h)
 	if (cubelet_addr_within(&h->tuple.dst, &pods, CUBELET_POD_PREFIX))
 		return 1;
 	exposed = cubelet_lookup(cubelet_exposed, &h->tuple.dst);
-	return exposed && (!exposed->own || cubelet_our_port(h));
+	return exposed && (exposed->every || cubelet_our_port(h));
 }
 
 /* Did the packet enter where its flow enters? A pod's by its own port, others by class. */

@@ -26,13 +26,17 @@ _EXISTS = 409
 
 
 class Reference(NamedTuple):
-    """The object an Event is about; ``namespace`` is empty for one without."""
+    """The object an Event is about; ``namespace`` is empty for one without.
+
+    ``uid`` empty: it is asked for. ``plural`` is the kind's name in the API's paths.
+    """
 
     api_version: str
     kind: str
     namespace: str
     name: str
     uid: str = ""
+    plural: str = ""
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -41,6 +45,10 @@ class _Metadata(msgspec.Struct, frozen=True):
 
 class _Object(msgspec.Struct, frozen=True):
     metadata: _Metadata = _Metadata()
+
+
+class _List(msgspec.Struct, frozen=True):
+    items: tuple[_Object, ...] = ()
 
 
 class EventWriter:
@@ -88,10 +96,17 @@ class EventWriter:
                 raise
 
     async def _uid(self, about: Reference) -> str:
-        """``kubectl describe`` finds an object's Events by its uid."""
-        path = f"/api/v1/namespaces/{about.namespace}/{about.kind.lower()}s/{about.name}"
-        async with self._connection.get(path, {}, total=10.0) as answer:
-            return msgspec.json.decode(await answer.body(), type=_Object).metadata.uid
+        """``kubectl describe`` finds an object's Events by its uid; empty if there is none.
+
+        Asked for by a list of one: what is watched may be listed, and need not be got.
+        """
+        group = "/api/v1" if about.api_version == "v1" else f"/apis/{about.api_version}"
+        within = f"/namespaces/{about.namespace}" if about.namespace else ""
+        path = f"{group}{within}/{about.plural or f'{about.kind.lower()}s'}"
+        query = {"fieldSelector": f"metadata.name={about.name}"}
+        async with self._connection.get(path, query, total=10.0) as answer:
+            found = msgspec.json.decode(await answer.body(), type=_List).items
+        return found[0].metadata.uid if found else ""
 
 
 def make_event(
@@ -99,7 +114,7 @@ def make_event(
 ) -> dict[str, Any]:
     """A core/v1 Event of type Warning."""
     text = message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}..."
-    said = "\0".join((*about, reason, text))
+    said = "\0".join((*about[:5], reason, text))
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from ipaddress import ip_address
 
 import structlog
 
@@ -12,16 +13,22 @@ from cubelet.config.node import Settings
 from cubelet.sources.api import ApiError, ApiSource, Malformed
 from cubelet.sources.api.events import EventWriter, Reference
 from cubelet.sources.api.node import NodeKeeper
-from cubelet.sources.feed import Emit
+from cubelet.sources.api.whereabouts import find, server_url
+from cubelet.sources.decode import KINDS, Kinds, with_custom
+from cubelet.sources.feed import Emit, Free
 from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
+from cubelet_hooks.cube import Complaint
 from cubelet_hooks.objects import Change, ConfigMap, Node, Pod
 from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
 _PATIENCE = 10.0
 """Seconds to wait for the API server at a start before going by what the last run knew."""
+
+_LOOK, _LOOK_WHILE_AWAY = 60.0, 5.0
+"""Seconds until the API server's addresses are looked up again."""
 
 _CUSTOM_PATIENCE = 5.0
 """Seconds to wait for the objects of a kind that a cube declares before going on without."""
@@ -43,6 +50,7 @@ class ApiFeed:
         wake: Callable[[], None],
         patience: float = _PATIENCE,
         annotations: Iterable[str] = (),
+        free: Free = lambda _: None,
     ) -> None:
         self._name = settings.name
         self._config_map = settings.kubernetes.config_map
@@ -51,6 +59,7 @@ class ApiFeed:
         self._emit_on = emit
         self._wake = wake
         self._patience = patience
+        self._free = free
         self._source = ApiSource(
             settings.kubernetes,
             settings.name,
@@ -65,6 +74,9 @@ class ApiFeed:
         self._held: list[Change] | None = []
         self._refused = ""
         self._quarantined: dict[str, str] = {}
+        self._complaints: frozenset[Complaint] = frozenset()
+        self._url = server_url(settings.kubernetes)
+        self._kinds: Kinds = KINDS
         self.problems: list[Problem] = []
 
     @property
@@ -90,8 +102,33 @@ class ApiFeed:
     async def run(self) -> None:
         """Follow the API server until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for work in (self._source.run(), self._events.run(), self._keeper.run()):
+            await self._look_for_the_server()  # before it is asked: the way may be blocked
+            works = (self._source.run(), self._events.run(), self._keeper.run(), self._look_on())
+            for work in works:
                 tasks.create_task(work)
+
+    async def _look_on(self) -> None:
+        """Look again now and then, for as long as the agent runs."""
+        while True:
+            reached = self._source.has_synced and not self._source.away
+            await asyncio.sleep(_LOOK if reached else _LOOK_WHILE_AWAY)
+            await self._look_for_the_server()
+
+    async def _look_for_the_server(self) -> None:
+        """Find out its addresses, for no route of ours to take them; let go of one that has.
+
+        Where it cannot be resolved, what was known last counts.
+        """
+        found = await find(self._source.connection.server or self._url)
+        told = tuple((str(each), port) for each, port in found)
+        if told and told != self._memory.known.api_servers:
+            self._memory.remember(api_servers=told)
+            self._wake()
+        if self._source.has_synced and not self._source.away:
+            return
+        addresses = [ip_address(each) for each, _ in self._memory.known.api_servers]
+        if addresses:
+            await asyncio.to_thread(self._free, addresses)
 
     async def begun(self) -> None:
         """Return when everything is known, or it is time to go by what the last run knew."""
@@ -108,6 +145,8 @@ class ApiFeed:
 
     async def watch(self, resources: Iterable[Resource]) -> None:
         """Follow these kinds too; their objects are waited for as long as the server answers."""
+        resources = tuple(resources)
+        self._kinds = with_custom(resources)
         await self._source.watch(resources, _CUSTOM_PATIENCE if self._source.has_synced else 0.0)
 
     async def refresh(self) -> None:
@@ -135,7 +174,13 @@ class ApiFeed:
             self._emit_on(Change.between(None, pod))  # it is about to be served
         return pod
 
-    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
+    def passed(
+        self,
+        ready: bool,
+        refused: str,
+        quarantined: Mapping[str, str],
+        complaints: Collection[Complaint],
+    ) -> None:
         """Tell the server that pods are served, and of what was refused or quarantined."""
         if ready:
             self._keeper.serve()
@@ -153,6 +198,18 @@ class ApiFeed:
             if self._quarantined.get(kind) != reason:
                 self._events.warn(node, "CubeQuarantined", f"cube {kind}: {reason}")
         self._quarantined = dict(quarantined)
+        for each in sorted(frozenset(complaints) - self._complaints, key=str):
+            self._events.warn(self._about(each), each.reason, each.message)
+        self._complaints = frozenset(complaints)
+
+    def _about(self, complaint: Complaint) -> Reference:
+        known = self._kinds.get(complaint.kind)
+        version = known.api_version if known else "v1"
+        namespace, _, name = complaint.key.rpartition("/")
+        uid = name if complaint.kind == Node.kind else ""
+        return Reference(
+            version, complaint.kind, namespace, name, uid, known.plural if known else ""
+        )
 
     def _emit(self, change: Change) -> None:
         """Hand a change on; before all is known only what cannot be misread by itself.

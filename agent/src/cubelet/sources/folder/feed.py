@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
@@ -15,6 +15,7 @@ from cubelet.sources.feed import Emit
 from cubelet.sources.folder.source import FolderSource
 from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
+from cubelet_hooks.cube import Complaint
 from cubelet_hooks.objects import Change, Custom, Namespace, Node, Object, Pod
 from cubelet_hooks.resources import Resource
 
@@ -90,7 +91,13 @@ class FolderFeed:
         """The pod, if a manifest has it."""
         return self._state.pods.get(key)
 
-    def passed(self, ready: bool, refused: str, quarantined: Mapping[str, str]) -> None:
+    def passed(
+        self,
+        ready: bool,
+        refused: str,
+        quarantined: Mapping[str, str],
+        complaints: Collection[Complaint],
+    ) -> None:
         """Nobody is told."""
 
     def _take(self, change: Change) -> None:
