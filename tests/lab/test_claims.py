@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -97,22 +97,16 @@ def test_nodes_addresses_as_load_balancers_are_served_from_everywhere(
 def test_what_a_node_serves_itself_stays_with_it(shop: Space) -> None:
     """On other ports of the same address, and connections that are there when the Service comes."""
     world, address = shop.world, shop.world.node("node2").address
-    with (
-        closing(listening(world, "node2", 8081)) as own,
-        closing(listening(world, "node2", 8080)) as taken,
-        closing(connected(world, world.outside, address, 8080)) as before,
-    ):
+    with ExitStack() as stack:
+        own = stack.enter_context(listening(world, "node2", 8081))
+        taken = stack.enter_context(listening(world, "node2", 8080))
+        before = stack.enter_context(closing(connected(world, world.outside, address, 8080)))
         kept, _ = taken.accept()
-        shop.apply(
-            service("edge", "server", ("TCP", 8080, 7), externalIPs=[address]),
-        )
+        shop.apply(service("edge", "server", ("TCP", 8080, 7), externalIPs=[address]))
         for place in places(shop).values():
-            with closing(connected(world, place, address, 8081)):
-                own.accept()[0].close()
-        before.sendall(b"still here")
-        kept.settimeout(2)
-        assert kept.recv(100) == b"still here"
-        kept.close()
+            with closing(connected(world, place, address, 8081)) as client:
+                says(client, own.accept()[0], b"new")
+        says(before, kept, b"still here")
         assert asked(shop, address, 8080) == everywhere(shop, "server")
 
 
@@ -192,6 +186,35 @@ def test_an_address_that_a_tool_of_the_node_announces(shop: Space, first: str) -
                 own.accept()[0].close()
         assert "cubelet0" not in route_to(world, "node2", VIP)
         assert problems(world) == ""
+
+
+def test_the_same_port_of_the_nodes_other_addresses_stays_with_it(shop: Space) -> None:
+    """New connections, and those that are there when the Service comes."""
+    world, address = shop.world, shop.world.node("node1").address
+    with ExitStack() as stack:
+        stack.enter_context(announced(world, "node1"))
+        own = stack.enter_context(listening(world, "node1", 8080))
+        own.settimeout(2)
+        kept = [
+            (stack.enter_context(closing(connected(world, place, address, 8080))), own.accept()[0])
+            for place in (world.at_node("node1"), world.outside)
+        ]
+        shop.apply(balanced("edge", "server", VIP))
+        assert asked(shop, VIP, 8080) == everywhere(shop, "server")
+        for place in places(shop).values():
+            with closing(connected(world, place, address, 8080)) as client:
+                kept.append((client, own.accept()[0]))
+                says(*kept.pop(), b"new")
+        for pair in kept:
+            says(*pair, b"still here")
+
+
+def says(client: socket.socket, server: socket.socket, word: bytes) -> None:
+    """What a client sends arrives at the server's end of the connection, which is closed."""
+    with server:
+        server.settimeout(2)
+        client.sendall(word)
+        assert server.recv(100) == word
 
 
 def test_it_is_served_wherever_it_moves_to(shop: Space) -> None:
