@@ -315,3 +315,9 @@ def test_a_bad_file_fails_with_its_name(tmp_path: Path) -> None:
 
 def test_the_default_is_the_default() -> None:
     assert parse_config("") == ClusterConfig()
+
+
+@pytest.mark.parametrize("port", [12_000, 29_999, 30_000, 32_767])
+def test_the_tunnels_port_is_nobody_elses(port):
+    with pytest.raises(SettingsError, match=f"vxlan_port: {port} is among the core's ports"):
+        make_setup(Settings(vxlan_port=port), ClusterConfig(), discover())

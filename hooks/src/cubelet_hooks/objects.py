@@ -292,10 +292,11 @@ class LocalNode(Named, frozen=True):
     """The node this agent runs on, as its devices are.
 
     ``addresses`` are the node's; ``gateway`` is the first address of ``pod_cidr``, on the host
-    end of the gateway pair, whose other end is the datapath's. Of the kernel's tables it has
-    the addresses ``held`` by any device but ours, the networks that are ``onlink`` there, and the
-    ``next_hops`` of routes. ``api_servers`` are where the agent reaches the API server,
-    address and port, ``service_cidrs`` the cluster's Service ranges.
+    end of the gateway pair, whose other end is the datapath's. ``vxlan_port`` is the overlay's
+    UDP port, ``broadcasts`` are the broadcast addresses of the uplink's networks. Of the kernel's
+    tables it has the addresses ``held`` by any device but ours, the networks that are ``onlink``
+    there, and the ``next_hops`` of routes. ``api_servers`` are where the agent reaches the API
+    server, address and port, ``service_cidrs`` the cluster's Service ranges.
     """
 
     kind: ClassVar[str] = "LocalNode"
@@ -318,6 +319,7 @@ class LocalNode(Named, frozen=True):
     next_hops: tuple[Address, ...] = ()
     api_servers: tuple[tuple[Address, int], ...] = ()
     service_cidrs: tuple[Network, ...] = ()
+    broadcasts: tuple[Address, ...] = ()
 
 
 class Custom(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ CORE_REASONS = (
     Reason("fragment", "a fragment whose first fragment has not been seen"),
     Reason("wrong_port", "a known flow's packet that entered by another port"),
     Reason("spoofed", "the source address is not one that this port may send from"),
-    Reason("unknown_node", "a tunnelled packet from no known node, or with a foreign source"),
+    Reason("unknown_node", "tunnelled by no known node, under another VNI, or of a foreign source"),
     Reason("no_path", "no cube forwarded the packet"),
     Reason("ttl", "time to live expired in transit"),
     Reason("too_big", "larger than the MTU of where it leaves, and must not be fragmented"),
@@ -29,6 +29,7 @@ CORE_REASONS = (
     Reason("untranslated", "no cube is left at the flow's port that would translate it"),
     Reason("punt_too_long", "for a cube's Python, which takes frames of up to 2,048 bytes"),
     Reason("live_flow", "a SYN against the direction of a live connection"),
+    Reason("tunnel_port", "to the overlay's UDP port, and not by the overlay"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

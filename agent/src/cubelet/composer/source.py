@@ -178,6 +178,7 @@ def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bo
         "UPLINK_IFINDEX": local.uplink_ifindex,
         "UPLINK_MTU": local.uplink_mtu,
         "OVERLAY_MTU": local.overlay_mtu,
+        "VXLAN_PORT": local.vxlan_port,
         "GATEWAY_ADDRESS": _address(local.gateway),
         "NODE_ADDRESS": _address(local.addresses[0]),
         "HAIRPIN_ADDRESS": _address(ip_address(settings.hairpin_address)),

@@ -80,9 +80,21 @@ def make_setup(
 def _core(settings: Settings, config: ClusterConfig) -> Core:
     values = {**settings.core, **config.core}
     try:
-        return Core("cubelet", msgspec.convert(values, CoreSettings))
+        core = msgspec.convert(values, CoreSettings)
     except msgspec.ValidationError as error:
         raise SettingsError(f"core: {error}") from error
+    _check_vxlan_port(settings.vxlan_port, core)
+    return Core("cubelet", core)
+
+
+def _check_vxlan_port(port: int, core: CoreSettings) -> None:
+    """What tunnels bring may not be taken for somebody's NodePort, or for a translated reply."""
+    for first, last in (
+        (core.snat_first_port, core.snat_last_port),
+        (core.node_port_first, core.node_port_last),
+    ):
+        if first <= port <= last:
+            raise SettingsError(f"vxlan_port: {port} is among the core's ports {first} to {last}")
 
 
 def _usable_part(config: ClusterConfig, discovery: Discovery) -> ClusterConfig:

@@ -230,4 +230,5 @@ def _local_node(
         held=around.held,
         onlink=around.onlink,
         next_hops=around.next_hops,
+        broadcasts=uplink.broadcasts,
     )

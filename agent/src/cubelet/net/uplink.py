@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from socket import AF_INET
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ from cubelet_hooks.objects import Address
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
+    from cubelet.net.rtnl import Interface
+
 VXLAN_OVERHEAD = 50  # outer IPv4 20, UDP 8, VXLAN 8 and the inner Ethernet header 14
 
 _MAIN_TABLE = 254
@@ -22,13 +24,17 @@ _RTN_UNICAST = 1
 
 @dataclass(frozen=True)
 class Uplink:
-    """The node's NIC; `addresses` are those of global scope, in the kernel's order."""
+    """The node's NIC; `addresses` are those of global scope, in the kernel's order.
+
+    `broadcasts` are the broadcast addresses of their networks.
+    """
 
     name: str
     index: int
     mac: str
     mtu: int
     addresses: tuple[Address, ...]
+    broadcasts: tuple[Address, ...] = ()
 
     @property
     def overlay_mtu(self) -> int:
@@ -54,10 +60,18 @@ def find_uplink(
         )
     if not link.ethernet:
         raise NetError(f"the uplink {link.name} is no Ethernet device; name another")
-    found = tuple(a.ip for a in rtnl.addresses(ipr, link.index, global_only=True))
+    found = rtnl.addresses(ipr, link.index, global_only=True)
     if not found:
         raise NetError(f"the uplink {link.name} has no address yet")
-    return Uplink(link.name, link.index, link.mac, link.mtu, found)
+    addresses = tuple(a.ip for a in found)
+    return Uplink(link.name, link.index, link.mac, link.mtu, addresses, _broadcasts(found))
+
+
+def _broadcasts(found: Iterable[Interface]) -> tuple[Address, ...]:
+    """Of networks that have one: RFC 3021's of two addresses have none."""
+    networks = (each.network for each in found)
+    own = (n.broadcast_address for n in networks if n.version == 4 and n.prefixlen < 31)
+    return tuple(dict.fromkeys(own))
 
 
 def _detect(

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "leave.h"
 #include "track.h"
 
 #define CUBELET_PORT_TRIES 16
@@ -476,6 +477,8 @@ CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch 
 
 	if (cubelet_untranslated(pkt))
 		pkt->verdict = cubelet_restart(pkt, CUBELET_REASON_UNTRANSLATED);
+	if (pkt->verdict == CUBELET_FORWARD && cubelet_as_tunnel(pkt))
+		pkt->verdict = cubelet_drop(pkt, CUBELET_REASON_TUNNEL_PORT);
 	if (pkt->verdict != CUBELET_FORWARD)
 		return cubelet_refused(skb, s);
 	if (pkt->mode == CUBELET_LINK)

@@ -6,12 +6,15 @@
 
 #include "fast.h"
 
-/* The far end of the tunnel that an overlay packet came through, or 0. */
+/*
+ * The far end of the tunnel that an overlay packet came through, or 0. The device takes
+ * every VNI, as it has none of its own.
+ */
 CUBELET_INLINE __be32 cubelet_tunnel_remote(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key key = {};
 
-	if (bpf_skb_get_tunnel_key(skb, &key, 8, 0))
+	if (bpf_skb_get_tunnel_key(skb, &key, 8, 0) || key.tunnel_id != CUBELET_TUNNEL_ID)
 		return 0;
 	return bpf_htonl(key.remote_ipv4);
 }

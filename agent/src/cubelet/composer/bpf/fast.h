@@ -25,6 +25,8 @@ CUBELET_INLINE int cubelet_host_port(__u8 protocol, __u16 port)
 	case IPPROTO_TCP:
 		break;
 	case IPPROTO_UDP:
+		if (port == CUBELET_VXLAN_PORT) /* the node's, whichever pod asks for it */
+			return 0;
 		key.index = CUBELET_PORT_WORDS;
 		break;
 	case IPPROTO_SCTP:
@@ -84,6 +86,7 @@ CUBELET_INLINE int cubelet_enters(struct __sk_buff *skb, const struct cubelet_fl
 		struct bpf_tunnel_key key = {};
 
 		return !bpf_skb_get_tunnel_key(skb, &key, 8, 0) &&
+		       key.tunnel_id == CUBELET_TUNNEL_ID &&
 		       f->enters.remote == bpf_htonl(key.remote_ipv4);
 	}
 #endif
