@@ -7,7 +7,15 @@ from ipaddress import ip_address, ip_network
 import msgspec
 import pytest
 
-from cubelet.composer.core import Core, CoreSettings, ExposedAddress, ExposedKey, PortBits
+from cubelet.composer.core import (
+    Core,
+    CoreSettings,
+    ExposedAddress,
+    ExposedKey,
+    Martian,
+    MartianKey,
+    PortBits,
+)
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
 from cubelet.testkit import local_node
@@ -33,12 +41,21 @@ def test_wrong_settings_are_named(wrong, message):
     assert message in str(caught.value)
 
 
-def planned(*objects):
-    """All entries that these objects make the core want."""
-    core, state = Core("cubelet", CoreSettings()), State()
+def planned(*objects, table=None, service_cidrs=()):
+    """All entries that these objects make the core want, or those of one table."""
+    core, state = Core("cubelet", CoreSettings(), service_cidrs=service_cidrs), State()
     changes = [c for o in objects if (c := state.apply(Change.between(None, o)))]
     units = {unit for change in changes for unit in core.units(change, state)}
-    return {entry for unit in units for entry in core.plan(unit, state)}
+    entries = {entry for unit in units for entry in core.plan(unit, state)}
+    return {entry for entry in entries if table in (None, entry.map)}
+
+
+def martians(*networks):
+    """What says that these are not beyond the uplink."""
+    return {
+        Entry("martians", MartianKey(n.prefixlen, n.network_address), Martian(1))
+        for n in map(ip_network, networks)
+    }
 
 
 def test_a_tunnel_carries_only_its_nodes_pods():
@@ -49,7 +66,24 @@ def test_a_tunnel_carries_only_its_nodes_pods():
     )
     key = NodeKey(address=int(ip_address("172.18.0.3")))
     info = NodeInfo(network=ip_address("10.2.0.0"), prefix=24)
-    assert planned(node) == {Entry("nodes", key, info)}
+    assert planned(node, table="nodes") == {Entry("nodes", key, info)}
+
+
+def test_nobody_beyond_the_uplink_has_what_is_the_clusters():
+    """Addresses in a Service network need no entry of their own."""
+    cidr = ip_network("10.96.0.0/12")
+    own = local_node(broadcasts=(ip_address("172.18.0.255"),))
+    node = Node(name="node2", pod_cidrs=(ip_network("10.2.0.0/24"), ip_network("fd01::/64")))
+    addresses = tuple(map(ip_address, ("10.96.0.1", "192.0.2.9", "fd00::9")))
+    service = Service(namespace="default", name="web", cluster_ips=addresses)
+    wanted = martians(
+        *("172.18.0.2", "172.18.0.255", "10.1.0.0/24", "169.254.1.2", cidr),
+        *("10.2.0.0/24", "192.0.2.9"),
+    )
+    found = planned(own, node, service, table="martians", service_cidrs=(cidr,))
+    assert found == wanted
+    # this node's own pods too, whether or not its devices are known
+    assert planned(Node("node1", pod_cidrs=(ip_network("10.1.0.0/24"),))) == martians("10.1.0.0/24")
 
 
 def test_outside_clients_may_address_what_services_expose():

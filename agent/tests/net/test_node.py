@@ -82,6 +82,8 @@ class TestEnsure:
             1500,
         )
         assert local.addresses == (ip_address(UPLINK_ADDRESS), ip_address("198.51.100.7"))
+        assert local.broadcasts == (ip_address("192.168.7.255"),)
+        assert local.vxlan_port == 4789
         assert local.gateway == ip_address("10.244.1.1")
 
     def test_the_kernels_own_network_is_described_without_ours(self) -> None:

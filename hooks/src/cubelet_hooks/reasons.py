@@ -30,6 +30,7 @@ CORE_REASONS = (
     Reason("punt_too_long", "for a cube's Python, which takes frames of up to 2,048 bytes"),
     Reason("live_flow", "a SYN against the direction of a live connection"),
     Reason("tunnel_port", "to the overlay's UDP port, and not by the overlay"),
+    Reason("martian", "from the uplink, of a source address that cannot be out there"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -16,9 +16,9 @@ from cubelet_hooks.addresses import Holding, Standing, affected, holding
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
-from cubelet_hooks.objects import Change, LocalNode, Node, Port, Protocol, Service
+from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Protocol, Service
 from cubelet_hooks.reasons import FIRST_CUBE_REASON, MAX_CUBES, REASONS_PER_CUBE
-from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Record
+from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Family, Record
 from cubelet_hooks.view import View
 
 PORT_CLASS_COUNT = 4
@@ -63,6 +63,19 @@ class ExposedAddress(Record):
 
     own: U8
     every: U8
+
+
+class MartianKey(Record):
+    """A network that no packet from the uplink may come from; ``prefixlen`` in bits."""
+
+    prefixlen: U32
+    network: Addr
+
+
+class Martian(Record):
+    """Says that the key exists; always 1."""
+
+    present: U8
 
 
 class PortBits(Record):
@@ -125,6 +138,7 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ports: Positive = 1_024
     nodes: Positive = 8_192
     exposed: Positive = 16_384
+    martians: Positive = 16_384
     errors_per_second: Positive = 100
     event_bytes: Positive = 262_144
     timeout_pending: Positive = 30
@@ -181,6 +195,8 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     PuntedHead,
     ExposedKey,
     ExposedAddress,
+    MartianKey,
+    Martian,
     PortBits,
     Trace,
     DropEvent,
@@ -221,17 +237,38 @@ CORE_MAPS: tuple[Map, ...] = (
     ),
     Map("error_rate", MapType.PERCPU_ARRAY, Index, Bucket, 1, planned=False),
     Map("events", MapType.RINGBUF, Index, Index, "event_bytes", planned=False),
+    Map(
+        "martians",
+        MapType.LPM_TRIE,
+        MartianKey,
+        Martian,
+        "martians",
+        concerns=lambda key, value: key.network if key.prefixlen == 32 else EVERYTHING,
+    ),
 )
 
 
 class Core(Cube):
-    """The core as planner and applier see it: which port may send what, and who tunnels."""
+    """The core as planner and applier see it: which port may send what, and who tunnels.
+
+    ``service_cidrs`` are the cluster's Service networks, which nobody is beyond the uplink.
+    """
 
     kind = "cubelet"
     essential = True
     settings_type = CoreSettings
     settings: CoreSettings
     maps: ClassVar[tuple[Map, ...]] = CORE_MAPS
+
+    def __init__(
+        self,
+        instance: str,
+        settings: Settings,
+        family: Family = 4,
+        service_cidrs: tuple[IPv4Network, ...] = (),
+    ) -> None:
+        super().__init__(instance, settings, family)
+        self.service_cidrs = service_cidrs
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """A port, a node and a Service are a unit each, and so are this node's addresses.
@@ -258,14 +295,17 @@ class Core(Cube):
         return (("own",),) if change.kind == LocalNode.kind else ()
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """A port's own address; what other nodes may tunnel; what outside clients may address."""
+        """A port's own address; what other nodes may tunnel; what outsiders may address, and be."""
         kind, key = unit[0], unit[-1]
         if kind == "service" and key in view.services:
-            yield from self._exposed(view.services[key], view)
+            service = view.services[key]
+            yield from self._exposed(service, view)
+            yield from self._martians(map(ip_network, self._outside_ranges(service)))
         if kind == "own" and view.local is not None:
             for address in view.local.addresses[1:]:
                 if address.version == self.family:
                     yield _exposed_entry(address, own=1, every=0)
+            yield from self._martians(self._own_networks(view.local))
         if kind == "host_ports":
             yield from _port_bits(view)
         if kind == "port" and key in view.ports:
@@ -274,8 +314,10 @@ class Core(Cube):
                 if address.version == self.family:
                     info = flows.PortInfo(address=address, mac=port.mac)
                     yield Entry("ports", flows.PortKey(ifindex=port.ifindex), info)
-        if kind == "node" and key in view.nodes and (view.local is None or view.local.name != key):
-            yield from self._tunnels(view.nodes[key])
+        if kind == "node" and key in view.nodes:
+            yield from self._martians(view.nodes[key].pod_cidrs)
+            if view.local is None or view.local.name != key:
+                yield from self._tunnels(view.nodes[key])
 
     def _exposed(self, service: Service, view: View) -> Iterable[Entry]:
         """Another node's address is not asked for here, whatever names it."""
@@ -287,6 +329,21 @@ class Core(Cube):
                 yield _exposed_entry(address, own=0, every=1)
             elif _shared_here(held):
                 yield _exposed_entry(address, own=int(held.here), every=0)
+
+    def _own_networks(self, local: LocalNode) -> Iterable[Network]:
+        """What is this node's or everybody's, so that no one out there has it."""
+        addresses = (*local.addresses, *local.broadcasts, self.settings.hairpin_address)
+        return (local.pod_cidr, *self.service_cidrs, *map(ip_network, addresses))
+
+    def _outside_ranges(self, service: Service) -> Iterable[Address]:
+        """Its ClusterIPs that no network of the settings includes."""
+        return (a for a in service.cluster_ips if not any(a in c for c in self.service_cidrs))
+
+    def _martians(self, networks: Iterable[Network]) -> Iterable[Entry]:
+        for network in networks:
+            if network.version == self.family:
+                key = MartianKey(prefixlen=network.prefixlen, network=network.network_address)
+                yield Entry("martians", key, Martian(present=1))
 
     def _tunnels(self, node: Node) -> Iterable[Entry]:
         for network in node.pod_cidrs:

@@ -79,8 +79,9 @@ def write_source(
     """The whole translation unit of a composition. Pure: the same arguments give the same text.
 
     ``trial`` programs say where packets went (the trace), and take overlay packets that came
-    through no tunnel, as a trial run's packets do. With ``early_xdp`` the cubes that see packets
-    early do so in a program for the uplink's driver, else in the uplink's own.
+    through no tunnel and frames from the uplink to any MAC, as a trial run's packets do. With
+    ``early_xdp`` the cubes that see packets early do so in a program for the uplink's driver, else
+    in the uplink's own.
     """
     family = core.family
     specs = tuple(map_specs(core, composition.cubes))
@@ -168,6 +169,7 @@ def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bo
         "CPUS": possible_cpus(),
         "CLOSING_EACH": settings.closing // possible_cpus(),
         "CHECK_TUNNEL": int(not trial),
+        "CHECK_MAC": int(not trial),
         "TRACE": int(trial),
         "ROUTER_MAC": _mac(local.router_mac),
         "GATEWAY_MAC": _mac(local.gateway_mac),

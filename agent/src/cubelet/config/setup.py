@@ -74,17 +74,17 @@ def make_setup(
         slots,
     )
     cidrs = settings.service_cidrs if config.service_cidrs is None else config.service_cidrs
-    return Setup(composition, _core(settings, config), cidrs)
+    return Setup(composition, _core(settings, config, cidrs), cidrs)
 
 
-def _core(settings: Settings, config: ClusterConfig) -> Core:
+def _core(settings: Settings, config: ClusterConfig, cidrs: tuple[IPv4Network, ...]) -> Core:
     values = {**settings.core, **config.core}
     try:
         core = msgspec.convert(values, CoreSettings)
     except msgspec.ValidationError as error:
         raise SettingsError(f"core: {error}") from error
     _check_vxlan_port(settings.vxlan_port, core)
-    return Core("cubelet", core)
+    return Core("cubelet", core, service_cidrs=cidrs)
 
 
 def _check_vxlan_port(port: int, core: CoreSettings) -> None:

@@ -69,13 +69,41 @@ CUBELET_INLINE int cubelet_tunnel_allowed(const struct cubelet_hop *in,
 					  const struct cubelet_addr *source)
 {
 #if CUBELET_CHECK_TUNNEL
-	if (in->port_class == CUBELET_OVERLAY) {
-		struct cubelet_node_info *node = cubelet_lookup(cubelet_nodes, &in->remote);
+	struct cubelet_node_info *node = cubelet_lookup(cubelet_nodes, &in->remote);
 
-		return node && cubelet_addr_within(source, &node->network, node->prefix);
-	}
-#endif
+	return node && cubelet_addr_within(source, &node->network, node->prefix);
+#else
 	return 1;
+#endif
+}
+
+/*
+ * Is the address nobody's beyond the uplink? This host, loopback, groups and what is reserved
+ * (RFC 1122 3.2.1.3, RFC 5735); the node's own, pods', Services': see the plan of the core.
+ */
+CUBELET_INLINE int cubelet_is_martian(const struct cubelet_addr *source)
+{
+	struct cubelet_martian_key key = {};
+#if CUBELET_FAMILY == 4
+	__u8 first = bpf_ntohl(source->w[0]) >> 24;
+
+	if (!first || first == 127 || first >= 224)
+		return 1;
+#endif
+	key.prefixlen = 8 * sizeof(key.network);
+	key.network = *source;
+	return !!cubelet_lookup(cubelet_martians, &key);
+}
+
+/* May this come from outside the node, from this source? 0, or the reason it may not. */
+CUBELET_INLINE __u16 cubelet_foreign_source(const struct cubelet_hop *in,
+					    const struct cubelet_addr *source)
+{
+	if (in->port_class == CUBELET_UPLINK && cubelet_is_martian(source))
+		return CUBELET_REASON_MARTIAN;
+	if (in->port_class == CUBELET_OVERLAY && !cubelet_tunnel_allowed(in, source))
+		return CUBELET_REASON_UNKNOWN_NODE;
+	return 0;
 }
 
 /* Is the address the gateway's, or one of the node's? */
@@ -102,14 +130,5 @@ CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 	}
 	if (pkt->entered == CUBELET_HOST && !cubelet_is_own(&pkt->hdr.tuple.src))
 		return CUBELET_REASON_SPOOFED; /* only forwarded by the host, so not the node's */
-	if (pkt->entered == CUBELET_UPLINK) { /* our pods are not out there */
-		const struct cubelet_addr pods = CUBELET_POD_NETWORK;
-
-		if (cubelet_addr_within(&pkt->hdr.tuple.src, &pods, CUBELET_POD_PREFIX))
-			return CUBELET_REASON_SPOOFED;
-	}
-	if (pkt->entered == CUBELET_OVERLAY &&
-	    !cubelet_tunnel_allowed(&pkt->in, &pkt->hdr.tuple.src))
-		return CUBELET_REASON_UNKNOWN_NODE;
-	return 0;
+	return cubelet_foreign_source(&pkt->in, &pkt->hdr.tuple.src);
 }

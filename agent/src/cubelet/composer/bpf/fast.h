@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include <linux/if_packet.h>
+
 #include "cubelet/parse.h"
 #include "early.h"
 #include "send.h"
@@ -56,15 +58,19 @@ CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
 
 /*
  * Is a packet from the uplink ours to look at? All else (the host's own traffic,
- * tunnels' outer packets) passes untouched.
+ * tunnels' outer packets, frames to others' MAC addresses) passes untouched.
  */
-CUBELET_INLINE int cubelet_ours(const struct cubelet_headers *h)
+CUBELET_INLINE int cubelet_ours(struct __sk_buff *skb, const struct cubelet_headers *h)
 {
 	const struct cubelet_addr node = CUBELET_NODE_ADDRESS, pods = CUBELET_POD_NETWORK;
 	struct cubelet_exposed_address *exposed;
 
 	if (!h->ip)
 		return 0;
+#if CUBELET_CHECK_MAC
+	if (skb->pkt_type != PACKET_HOST)
+		return 0;
+#endif
 	if (cubelet_addr_equal(&h->tuple.dst, &node))
 		return cubelet_our_port(h);
 	if (cubelet_addr_within(&h->tuple.dst, &pods, CUBELET_POD_PREFIX))
@@ -103,7 +109,7 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 
 	if (class == CUBELET_UPLINK && cubelet_early_refuses(skb, &h))
 		return TC_ACT_SHOT;
-	if (class == CUBELET_UPLINK && (parsed == CUBELET_MALFORMED || !cubelet_ours(&h)))
+	if (class == CUBELET_UPLINK && (parsed == CUBELET_MALFORMED || !cubelet_ours(skb, &h)))
 		return TC_ACT_UNSPEC;
 	if (parsed == CUBELET_PLAIN) {
 		f = cubelet_lookup(cubelet_flows, &h.tuple);

@@ -162,6 +162,8 @@ CUBELET_INLINE int cubelet_send_related(struct __sk_buff *skb)
 
 	if (!s)
 		return TC_ACT_SHOT;
+	if (s->pkt.entered == CUBELET_UPLINK && cubelet_is_martian(&s->pkt.hdr.tuple.src))
+		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_MARTIAN);
 	if (!cubelet_related_parse(skb, s, &ip_at)) {
 		cubelet_tuple_invert(&s->key, &s->quoted.tuple);
 		f = cubelet_find(&s->key);

@@ -109,9 +109,8 @@ CUBELET_INLINE int cubelet_track_rejudge(struct cubelet_pkt *pkt, const struct c
 	pkt->cur.dst = to.dst;
 	pkt->cur.dport = to.dport;
 	cubelet_epoch_take(pkt);
-	if (!cubelet_tunnel_allowed(&pkt->in, &pkt->orig.src))
-		return cubelet_track_drop(pkt, CUBELET_REASON_UNKNOWN_NODE);
-	return CUBELET_TRACKED_JUDGE;
+	pkt->reason = cubelet_foreign_source(&pkt->in, &pkt->orig.src);
+	return pkt->reason ? CUBELET_TRACKED_DROP : CUBELET_TRACKED_JUDGE;
 }
 
 /*
