@@ -31,6 +31,7 @@ CORE_REASONS = (
     Reason("live_flow", "a SYN against the direction of a live connection"),
     Reason("tunnel_port", "to the overlay's UDP port, and not by the overlay"),
     Reason("martian", "from the uplink, of a source address that cannot be out there"),
+    Reason("source_route", "its IP options name the routers to pass (RFC 791: LSRR, SSRR)"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

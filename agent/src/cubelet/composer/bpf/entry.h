@@ -118,6 +118,50 @@ CUBELET_INLINE int cubelet_is_own(const struct cubelet_addr *address)
 	return exposed && exposed->own;
 }
 
+#define CUBELET_OPTION_LSRR 131
+#define CUBELET_OPTION_SSRR 137
+
+/*
+ * The next of a packet's IP options, at *at, which then goes on behind it. 0, or the reason to
+ * drop the packet: whoever is behind us would be led elsewhere than the cubes have judged.
+ */
+CUBELET_INLINE __u16 cubelet_option(struct __sk_buff *skb, __u32 *at, __u32 end)
+{
+	struct {
+		__u8 type, length;
+	} option = {};
+
+	if (bpf_skb_load_bytes(skb, *at, &option.type, 1))
+		return CUBELET_REASON_MALFORMED;
+	if (option.type == CUBELET_OPTION_LSRR || option.type == CUBELET_OPTION_SSRR)
+		return CUBELET_REASON_SOURCE_ROUTE;
+	if (option.type <= 1) { /* the list's end, whatever follows it; or a filler */
+		*at = option.type ? *at + 1 : end;
+		return 0;
+	}
+	if (*at + 2 > end || bpf_skb_load_bytes(skb, *at + 1, &option.length, 1) ||
+	    option.length < 2 || *at + option.length > end)
+		return CUBELET_REASON_MALFORMED;
+	*at += option.length;
+	return 0;
+}
+
+/* The IP options of the packet in hand. 0, or the reason to drop it. */
+CUBELET_INLINE __u16 cubelet_options_refused(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
+{
+#if CUBELET_FAMILY == 4
+	__u32 at = ETH_HLEN + sizeof(struct iphdr), end = pkt->hdr.l4;
+	__u16 reason;
+
+	for (__u32 i = 0; i < 40 && at < end; i++) { /* fillers are a byte each */
+		reason = cubelet_option(skb, &at, end);
+		if (reason)
+			return reason;
+	}
+#endif
+	return 0;
+}
+
 /* May this port send from this source? 0, or the reason it may not. */
 CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 {

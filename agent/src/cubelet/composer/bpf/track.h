@@ -202,6 +202,9 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 		cubelet_track_entry(skb, pkt);
 		return CUBELET_TRACKED_JUDGE;
 	}
+	pkt->reason = cubelet_options_refused(skb, pkt);
+	if (pkt->reason)
+		return CUBELET_TRACKED_DROP;
 	if (pkt->hdr.fragment == CUBELET_LATER && cubelet_fragment_follow(&pkt->hdr)) {
 		if (pkt->entered == CUBELET_UPLINK)
 			return CUBELET_TRACKED_PASS; /* a datagram of the host's own */

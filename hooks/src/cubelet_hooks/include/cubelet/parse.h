@@ -4,8 +4,8 @@
  *
  * cubelet_parse() returns CUBELET_PLAIN for a packet whose tuple alone finds
  * its flow, CUBELET_SPECIAL for one that needs the slow side (not IP, fragments,
- * TCP SYN/FIN/RST, ICMP errors) and CUBELET_MALFORMED for one that contradicts
- * itself: then the headers hold what came before that, and zeros.
+ * IP options, TCP SYN/FIN/RST, ICMP errors) and CUBELET_MALFORMED for one that
+ * contradicts itself: then the headers hold what came before that, and zeros.
  */
 #pragma once
 
@@ -18,6 +18,7 @@ enum cubelet_parsed {
 };
 
 #define CUBELET_PULL 128 /* bytes that hold every header we read */
+#define CUBELET_IP_PLAIN 0x45 /* version 4, and a header of 20 bytes: without options */
 #define CUBELET_IP_MF 0x2000
 #define CUBELET_IP_DF 0x4000
 #define CUBELET_IP_OFFSET 0x1fff
@@ -90,10 +91,13 @@ CUBELET_INLINE int cubelet_parse_ip(struct __sk_buff *skb, struct iphdr *ip, voi
 {
 	__u16 fragment = bpf_ntohs(ip->frag_off);
 	__u16 total = bpf_ntohs(ip->tot_len);
-	int parsed;
+	int parsed, special = 0;
 
-	if (ip->version != 4 || ip->ihl < 5)
-		return CUBELET_MALFORMED;
+	if (*(__u8 *)ip != CUBELET_IP_PLAIN) {
+		if (ip->version != 4 || ip->ihl < 5)
+			return CUBELET_MALFORMED;
+		special = 1;
+	}
 	h->l4 = ETH_HLEN + ip->ihl * 4;
 	if (!skb->gso_size && (total < ip->ihl * 4 || ETH_HLEN + total > skb->len))
 		return CUBELET_MALFORMED;
@@ -109,9 +113,10 @@ CUBELET_INLINE int cubelet_parse_ip(struct __sk_buff *skb, struct iphdr *ip, voi
 		h->fragment = fragment & CUBELET_IP_OFFSET ? CUBELET_LATER : CUBELET_FIRST;
 		if (h->fragment == CUBELET_LATER)
 			return CUBELET_SPECIAL;
+		special = 1;
 	}
 	parsed = cubelet_parse_l4(skb, (void *)ip + ip->ihl * 4, end, h);
-	if (parsed == CUBELET_PLAIN && h->fragment)
+	if (parsed == CUBELET_PLAIN && special)
 		return CUBELET_SPECIAL;
 	return parsed;
 }
