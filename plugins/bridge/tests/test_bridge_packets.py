@@ -152,7 +152,6 @@ def test_padding_of_a_question_is_kept(bridge: Datapath) -> None:
         pytest.param(frame(NESTED), id="unknown station"),
         pytest.param(udp("01:00:5e:00:00:fb", "224.0.0.251"), id="IP multicast"),
         pytest.param(udp(BROADCAST, "10.1.0.255"), id="IP broadcast"),
-        pytest.param(udp(NESTED, IP_B), id="IP to an unknown station"),
     ],
 )
 def test_floods_reach_all_other_pods(
@@ -202,6 +201,9 @@ REFUSED = {
     "IPv6": (Ether(dst=MAC_B, src=MAC_A, type=0x86DD) / bytes(60), "bridge/unfiltered_ip"),
     "second tag": (Ether(dst=MAC_B, src=MAC_A, type=0x8100) / bytes(60), "bridge/unfiltered_ip"),
     "service tag": (Ether(dst=MAC_B, src=MAC_A, type=0x88A8) / bytes(60), "bridge/unfiltered_ip"),
+    "IP to an unknown station": (udp(NESTED, IP_B), "bridge/unknown_neighbor"),
+    "IP to everybody": (udp(BROADCAST, IP_B), "bridge/unknown_neighbor"),
+    "ARP as the node": (asks(IP_B, "172.18.0.2", dst=MAC_B, op="is-at"), "bridge/arp_spoofed"),
     "left to the router": (udp(ROUTER_MAC, IP_B), "core/no_path"),
 }
 

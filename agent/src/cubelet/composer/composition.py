@@ -201,6 +201,10 @@ class Composition:
             if cube.early
         ]
 
+    def policing(self) -> list[Cube]:
+        """The cubes by which policies are in force on the pods' segment: those that admit."""
+        return [cube for cube in self.stacks.get("pod", ()) if cube.admits]
+
     def core_stages(self, direction: Literal["inward", "outward"]) -> list[Stage]:
         """The core's functions in order; outward in reverse."""
         ordered = self.core if direction == "inward" else tuple(reversed(self.core))

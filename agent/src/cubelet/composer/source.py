@@ -273,11 +273,12 @@ def _translating(composition: Composition) -> set[str]:
 
 def _flood_macros(composition: Composition) -> list[str]:
     judges = "".join(
-        f" && {cube.instance}_admits(skb, pkt, address)"
-        for cube in composition.stacks.get("pod", ())
-        if cube.admits
+        f" && {cube.instance}_admits(skb, pkt, address)" for cube in composition.policing()
     )
-    lines = [_define("cubelet_admits(skb, pkt, address)", f"(1{judges})")]
+    lines = [
+        _define("cubelet_admits(skb, pkt, address)", f"(1{judges})"),
+        _define("CUBELET_POLICED", int(bool(composition.policing()))),
+    ]
     for cube in composition.core:
         if cube.floods:
             lines += [

@@ -53,7 +53,8 @@ class Placed:
     ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""
     admits: ClassVar[bool] = False
     """Defines ``int KIND_admits(skb, pkt, const struct cubelet_addr *pod)``: may a flooded IP
-    packet reach the pod?"""
+    packet reach the pod? While such a cube stands on pods' ports policies are in force, and
+    ``CUBELET_POLICED`` is 1: core cubes then let nothing pass that it would not see."""
     placement: ClassVar[tuple[Placement, ...]] = ()
     """Where the cube joins every composition once it is installed, unless the configuration
     excludes it or places it itself. Empty: it waits until it is placed. Names of cubes that are

@@ -49,7 +49,8 @@ class BridgeSettings(Settings, frozen=True, kw_only=True):
     aging_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 300
     """How long a learned station that is silent stays known (IEEE 802.1Q recommends 300)."""
     vlans: bool = False
-    """Whether pods may send tagged frames: NetworkPolicy does not see what those carry."""
+    """Whether pods may send tagged frames. NetworkPolicy does not see what those carry: while
+    policies are in force on the node, only ARP passes in them."""
     flood_packets_per_second: _Rate = 100
     flood_burst: _Rate = 100
     pods: _Count = 1024
@@ -70,7 +71,7 @@ class Bridge(Cube):
     reasons: ClassVar[tuple[Reason, ...]] = (
         Reason("mac_spoofed", "the source MAC address belongs to another port"),
         Reason("arp_spoofed", "an ARP packet that claims another port's address"),
-        Reason("malformed_arp", "a truncated ARP packet"),
+        Reason("malformed_arp", "a truncated ARP packet, or one that contradicts its frame"),
         Reason("reserved", "a link-local control frame (01:80:c2:00:00:0x), never forwarded"),
         Reason("same_port", "the destination is on the port the frame came from"),
         Reason("wrong_address", "an IP packet to the MAC address of a pod with another address"),
@@ -79,6 +80,7 @@ class Bridge(Cube):
         Reason("unfiltered_ip", "an IP packet that NetworkPolicy could not see, on the segment"),
         Reason("flood_limited", "floods or moves of stations beyond the port's rate"),
         Reason("tagged", "a VLAN tag, which the setting vlans does not allow"),
+        Reason("unfiltered", "neither IP nor ARP, while policies are in force that cannot see it"),
     )
     shows: ClassVar[Mapping[str, str]] = {"fdb": "fdb", "neighbors": "neighbors"}
     maps: ClassVar[tuple[Map, ...]] = (

@@ -15,6 +15,7 @@
 #include "cubelet.h"
 
 #define BRIDGE_VLAN_ID 0x0fff /* of a tag's 16 bits; the rest is priority */
+#define BRIDGE_ARP_FRAME 60 /* what an ARP packet is padded to: no more than an empty frame */
 
 /* An ARP packet of IPv4 over Ethernet (RFC 826), after the Ethernet header. */
 struct bridge_arp {
@@ -173,6 +174,24 @@ static __always_inline int bridge_link(struct cubelet_pkt *pkt, __u16 segment)
 }
 
 /*
+ * Is the address a group's: multicast, a broadcast? To others an IP packet is never
+ * flooded: it would reach who takes it by its address, past the policies of that pod.
+ */
+static __always_inline int bridge_is_group(const struct cubelet_addr *address)
+{
+#if CUBELET_FAMILY == 4
+	const struct cubelet_addr pods = CUBELET_POD_NETWORK;
+	__u32 host = bpf_ntohl(address->w[0]);
+
+	return host >> 28 == 0xe || host == 0xffffffff ||
+	       (CUBELET_POD_PREFIX < 31 &&
+		host == (bpf_ntohl(pods.w[0]) | (__u32)(0xffffffffULL >> CUBELET_POD_PREFIX)));
+#else
+	return bpf_ntohl(address->w[0]) >> 24 == 0xff;
+#endif
+}
+
+/*
  * Forwards an IP packet within the segment. The pod is found by the address that
  * policy is judged by; a MAC address that leads to another pod is refused. A flow
  * that is judged again follows its address to a pod that replaced the old one.
@@ -193,29 +212,53 @@ static __always_inline int bridge_ip(struct cubelet_pkt *pkt)
 	if (pod && cubelet_same_mac(pod->mac, pkt->in.src_mac))
 		return bridge_deliver(pkt, pod->mac, pod->mtu, pod->ifindex);
 	ifindex = bridge_port_of(pkt, 0);
-	if (!ifindex)
+	if (!ifindex && pkt->in.src_mac[0] & 1 && bridge_is_group(&pkt->cur.dst))
 		return bridge_flood(pkt);
+	if (!ifindex)
+		return cubelet_drop(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR);
 	if (!pod || pod->ifindex != ifindex)
 		return cubelet_drop(pkt, BRIDGE_REASON_WRONG_ADDRESS);
 	return bridge_deliver(pkt, pkt->in.src_mac, pod->mtu, ifindex);
 }
 
 #if CUBELET_FAMILY == 4
-/* Does a pod's ARP packet claim an address that is another's? */
+/*
+ * Does a pod's ARP packet claim an address that is another's? While policies are in force,
+ * one that is not the pod's own, be it nobody's; a probe (RFC 5227) claims none.
+ */
 static __always_inline int bridge_arp_spoofed(const struct cubelet_pkt *pkt,
-					      const struct cubelet_addr *sender)
+					      const struct cubelet_addr *sender, int request)
 {
-	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS;
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS, node = CUBELET_NODE_ADDRESS;
 	struct bridge_neighbor_key key = {};
 	struct bridge_neighbor *owner;
 
-	if (pkt->entered != CUBELET_POD)
+	if (pkt->entered != CUBELET_POD || (request && !sender->w[0]))
 		return 0;
-	if (cubelet_addr_equal(sender, &gateway))
+	if (cubelet_addr_equal(sender, &gateway) || cubelet_addr_equal(sender, &node))
 		return 1;
 	key.address = *sender;
 	owner = cubelet_lookup(bridge_neighbors, &key);
-	return owner && owner->ifindex != pkt->ifindex;
+	if (!owner)
+		return CUBELET_POLICED;
+	return owner->ifindex != pkt->ifindex ||
+	       (CUBELET_POLICED && !cubelet_same_mac(owner->mac, pkt->in.dst_mac));
+}
+
+/* Is it an ARP packet of IPv4 over Ethernet, from whom the frame says, and nothing besides? */
+static __always_inline int bridge_arp_formed(struct __sk_buff *skb, const struct cubelet_pkt *pkt,
+					     const struct bridge_arp *arp)
+{
+	if (arp->hardware != bpf_htons(ARPHRD_ETHER) || arp->protocol != bpf_htons(ETH_P_IP) ||
+	    arp->hardware_size != ETH_ALEN || arp->protocol_size != sizeof(arp->target))
+		return 0;
+	if (pkt->entered != CUBELET_POD)
+		return 1;
+	if (!cubelet_same_mac(arp->sender_mac, pkt->in.dst_mac))
+		return 0;
+	return !CUBELET_POLICED ||
+	       (skb->len <= BRIDGE_ARP_FRAME && (arp->operation == bpf_htons(ARPOP_REQUEST) ||
+						 arp->operation == bpf_htons(ARPOP_REPLY)));
 }
 
 /* Writes the answer for an address with this MAC over the request. */
@@ -240,27 +283,27 @@ static __always_inline int bridge_arp_answer(struct __sk_buff *skb, struct cubel
 }
 
 /*
- * Answers ARP for the gateway and for pods. Announcements (sender and target the
- * same), questions about the asker's own address such as the probes of RFC 5227, and
- * all that is not known here are for the others to hear: CUBELET_NEXT.
+ * Checks ARP, and answers it for the gateway and for pods of the segment 0. Announcements
+ * (sender and target the same), questions about the asker's own address such as the probes of
+ * RFC 5227, and all that is not known here are for the others to hear: CUBELET_NEXT.
  */
-static __always_inline int bridge_arp(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+static __always_inline int bridge_arp(struct __sk_buff *skb, struct cubelet_pkt *pkt, __u16 segment)
 {
 	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS;
 	struct bridge_neighbor_key key = {};
 	struct cubelet_addr sender = {};
 	struct bridge_neighbor *pod;
 	struct bridge_arp arp;
+	int request;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
-		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ARP);
-	if (arp.hardware != bpf_htons(ARPHRD_ETHER) || arp.protocol != bpf_htons(ETH_P_IP) ||
-	    arp.hardware_size != ETH_ALEN || arp.protocol_size != sizeof(arp.target))
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)) ||
+	    !bridge_arp_formed(skb, pkt, &arp))
 		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ARP);
 	sender.w[0] = arp.sender;
-	if (bridge_arp_spoofed(pkt, &sender))
+	request = arp.operation == bpf_htons(ARPOP_REQUEST);
+	if (bridge_arp_spoofed(pkt, &sender, request))
 		return cubelet_drop(pkt, BRIDGE_REASON_ARP_SPOOFED);
-	if (arp.operation != bpf_htons(ARPOP_REQUEST) || arp.sender == arp.target)
+	if (segment || !request || arp.sender == arp.target)
 		return cubelet_next(pkt);
 	key.address.w[0] = arp.target;
 	if (cubelet_addr_equal(&key.address, &gateway))
@@ -273,23 +316,29 @@ static __always_inline int bridge_arp(struct __sk_buff *skb, struct cubelet_pkt 
 #endif
 
 /*
- * Frames of the pods' own segment. None may carry IP in a form that a pod would take:
- * another family, a second tag or a mere priority tag would lead past NetworkPolicy.
+ * What a frame may carry. On the pods' own segment no IP in a form that a pod would take:
+ * another family, a second tag or a mere priority tag would lead past NetworkPolicy. While
+ * policies are in force, nothing on any segment that they do not see (MPLS, PPPoE, LLC,
+ * anybody's own): two pods would speak IP in it, or whatever they please. Only checked ARP.
  */
-static __always_inline int bridge_untagged(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+static __always_inline int bridge_carried(struct __sk_buff *skb, struct cubelet_pkt *pkt,
+					  __u16 segment)
 {
 	switch (bpf_ntohs(pkt->hdr.ethertype)) {
 	case ETH_P_IP:
 	case ETH_P_IPV6:
 	case ETH_P_8021Q:
 	case ETH_P_8021AD:
-		return cubelet_drop(pkt, BRIDGE_REASON_UNFILTERED_IP);
+		if (!segment || CUBELET_POLICED)
+			return cubelet_drop(pkt, BRIDGE_REASON_UNFILTERED_IP);
+		return cubelet_next(pkt);
 #if CUBELET_FAMILY == 4
 	case ETH_P_ARP:
-		return bridge_arp(skb, pkt);
+		return segment && !CUBELET_POLICED ? cubelet_next(pkt)
+						   : bridge_arp(skb, pkt, segment);
 #endif
 	}
-	return cubelet_next(pkt);
+	return CUBELET_POLICED ? cubelet_drop(pkt, BRIDGE_REASON_UNFILTERED) : cubelet_next(pkt);
 }
 
 /* A frame that the core did not parse as IP of its family: forwarded, never cached. */
@@ -308,11 +357,9 @@ static __always_inline int bridge_frame(struct __sk_buff *skb, struct cubelet_pk
 	}
 	if (bridge_is_reserved(pkt->in.src_mac))
 		return cubelet_drop(pkt, BRIDGE_REASON_RESERVED);
-	if (!segment) {
-		verdict = bridge_untagged(skb, pkt);
-		if (verdict != CUBELET_NEXT)
-			return verdict;
-	}
+	verdict = bridge_carried(skb, pkt, segment);
+	if (verdict != CUBELET_NEXT)
+		return verdict;
 	return bridge_link(pkt, segment);
 }
 
