@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
+from scapy.layers.inet import IP, UDP, IPOption
+from scapy.layers.l2 import LLC, SNAP, Dot1Q, Dot3, Ether
 from scapy.layers.vxlan import VXLAN
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from cubelet.lab.layout import OUTSIDE_ADDRESS
+from cubelet.net.node import mac_of
 
 from . import frames
 from .manifests import pod, policy, service
@@ -28,6 +29,8 @@ def border(world: World) -> Iterator[Space]:
     space = Space(world, "border")
     space.apply(
         pod("evil", nodeName="node1"),
+        pod("vic", ("UDP", 53), nodeName="node1"),
+        policy("vic", "vic", ingress=[], egress=[]),
         pod("friend", ("TCP", 80), ("UDP", 53), nodeName="node1"),
         pod("far", ("TCP", 80), ("UDP", 53), nodeName="node2"),
         service("far", "far", ("UDP", 53, 53), type="NodePort"),
@@ -37,9 +40,9 @@ def border(world: World) -> Iterator[Space]:
         ),
     )
     yield space
-    space.delete("NetworkPolicy", "far")
+    space.delete("NetworkPolicy", "far", "vic")
     space.delete("Service", "far", "friend")
-    space.delete("Pod", "evil", "friend", "far")
+    space.delete("Pod", "evil", "vic", "friend", "far")
 
 
 def datagram(address: str, port: int, data: bytes, sport: int = 0) -> None:
@@ -188,3 +191,76 @@ def test_what_may_come_from_out_there_does(border: Space) -> None:
     node1, port = border.world.node("node1").address, border.node_port("friend", "TCP")
     assert border.who(border.world.outside, node1, port) == "friend"
     assert border.who(border.world.at_node("node2"), node1, port) == "friend"
+
+
+# The segment of a node with policies
+
+
+def test_no_frame_leads_past_policies(border: Space) -> None:
+    """An isolated pod hears nothing but ARP, and IP in somebody's frame goes nowhere else."""
+    world, evil = border.world, border.at("evil")
+    own, vic, friend = (
+        world.run(border.at(n), frames.mac).hex(":") for n in ("evil", "vic", "friend")
+    )
+    body = b"past the policies"
+    everybody = "ff:ff:ff:ff:ff:ff"
+
+    def question(name: str) -> Packet:
+        return IP(src=border.ip("evil"), dst=border.ip(name)) / UDP(dport=53) / Raw(body)
+
+    ip = bytes(question("vic"))
+    sent = [
+        Ether(src=own, dst=dst, type=0x88B5) / Raw(body.ljust(46, b"\0"))
+        for dst in (vic, everybody)
+    ]
+    sent += [
+        Ether(src=own, dst=vic, type=0x8847) / Raw(b"\0\0\x11\x40" + ip),
+        Ether(src=own, dst=vic, type=0x8864) / Raw(b"\x11\0\0\1\0\x40\0\x21" + ip),
+        Dot3(src=own, dst=vic) / LLC() / SNAP(code=0x0800) / Raw(ip),
+        Ether(src=own, dst=vic) / Dot1Q(vlan=0) / question("vic"),
+        Ether(src=own, dst=vic) / Dot1Q(vlan=5) / question("vic"),
+        *(
+            Ether(src=own, dst=dst) / question(name)
+            for dst in (everybody, "02:77:77:77:77:77", "01:00:5e:00:00:01", friend)
+            for name in ("vic", "friend")
+            if (dst, name) != (friend, "friend")
+        ),
+    ]
+    with frames.heard(border.at("vic"), border.at("friend"), contains=body) as heard:
+        world.run(evil, frames.send, *map(bytes, sent))
+        time.sleep(0.3)
+    assert [heard(0), heard(1)] == [[], []]
+
+
+def test_arp_speaks_of_its_sender_alone(border: Space) -> None:
+    world, evil = border.world, border.at("evil")
+    source = world.run(evil, frames.mac)
+    unused = "192.168.1.201"
+    wrong = [frames.who_has(source, sender, unused) for sender in (unused, border.ip("vic"))]
+    right = frames.who_has(source, border.ip("evil"), unused)
+    with frames.heard(border.at("vic"), ethertype=frames.ETH_P_ARP, contains=right[-4:]) as heard:
+        world.run(evil, frames.send, *wrong, right)
+        time.sleep(0.2)
+    assert [data for data, _ in heard(0)] == [right]
+
+
+# Source routes
+
+
+def test_a_pod_does_not_choose_its_packets_way(border: Space) -> None:
+    world = border.world
+    own = world.run(border.at("evil"), frames.mac).hex(":")
+    before = dropped(border, "source_route")
+    for number, option in enumerate((0x83, 0x89)):
+        body = f"by way of {option}".encode()
+        options = IPOption(bytes([option, 7, 4]) + socket.inet_aton(border.ip("far")) + b"\0")
+        for name in ("friend", "far"):
+            ip = IP(src=border.ip("evil"), dst=border.ip(name), ihl=7, options=[options])
+            frame = Ether(src=own, dst=router_mac(border)) / ip / UDP(dport=53) / Raw(body)
+            assert not arrived(border, name, body, border.at("evil"), frames.send, bytes(frame))
+        assert dropped(border, "source_route") - before == 2 * (number + 1)
+
+
+def router_mac(space: Space) -> str:
+    """Whom pods of node1 send to what is not theirs."""
+    return mac_of("node1", "router")
