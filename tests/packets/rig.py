@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from scapy.layers.inet import IP
@@ -138,9 +141,20 @@ class Rig:
         self._epochs.raise_for([EVERYTHING if address is None else IPv4Address(address)])
 
     def send(self, packet: Packet, port: str = "a", gso_size: int = 0) -> Result:
-        """One packet, with or without its Ethernet header, into a port."""
+        """One packet, with or without its Ethernet header, into a port.
+
+        Of what is left to the node and sent on as well, the result is the copy that was sent.
+        """
         frame = packet if isinstance(packet, Ether) else self.framed(packet, port)
-        return self.dp.send(frame, port_class(port), f"default/{port}", gso_size)
+        if port != "uplink" or IP not in frame or frame[IP].proto != 1:
+            return self.dp.send(frame, port_class(port), f"default/{port}", gso_size)
+        with copies(self.dp.network) as copy_at:
+            result = self.dp.send(frame, "uplink")
+            if result.verdict != "pass" or result.hop is None:
+                return result
+            assert bytes(result.packet) == bytes(frame), "what the node gets is as it came"
+            copy = copy_at(result.hop.ifindex)
+        return replace(result, verdict="redirect", packet=copy)
 
     def trial(self, frame: bytes, port: str) -> tuple[str, str, bytes, bool]:
         """Like :meth:`send`, on bytes, for many frames: verdict, reason, bytes left, answered."""
@@ -173,6 +187,19 @@ class Rig:
             raw = tuple_of(packet).pack()
             if table.lookup(raw) is not None:
                 table.delete_batch([raw])
+
+
+@contextmanager
+def copies(network: TestNetwork) -> Iterator[Callable[[int], Packet]]:
+    """Listens at the pods' ends; the function gives the frame that a pod's device sent."""
+    with ExitStack() as stack:
+        ends = {}
+        for port in network.ports.values():
+            end = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+            end.bind((f"{port.host_ifname}p", 3))  # ETH_P_ALL
+            end.settimeout(1)
+            ends[port.ifindex] = end
+        yield lambda ifindex: Ether(ends[ifindex].recv(2048))
 
 
 def port_class(port: str) -> str:

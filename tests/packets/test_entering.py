@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import msgspec
@@ -222,3 +223,29 @@ def test_what_is_translated_to_the_node_goes_through_the_gateway(rig: Rig) -> No
     rig.vip(NODE, 30001, NODE, 6443)
     talk = direct(AWAY, Peer("host", NODE, 6443))
     through(talk, Peer("", NODE, 30001)).whole(rig)
+
+
+def test_a_reply_to_a_pods_ping_is_the_nodes_too_whatever_becomes_of_the_pods(rig: Rig) -> None:
+    """They may have the same identifier: the frame goes to the node as it came."""
+    rig.masquerade(A, "uplink", NODE, 20001, 1)
+    away = Peer("uplink", OUTSIDE, 0)
+    talk = replace(direct(Peer("a", A, 20001), away, echo), seen=Peer("", NODE, 20001))
+    talk.whole(rig)
+    expiring = talk.answer
+    expiring.ttl = 1
+    rig.close_gate(A, OUTSIDE)
+    for answer in (expiring, talk.answer):
+        frame = rig.framed(answer, "uplink")
+        result = rig.dp.send(frame, "uplink")
+        assert (result.verdict, result.hop, bytes(result.packet)) == ("pass", None, bytes(frame))
+        rig.age(A)
+
+
+def test_parts_of_a_large_reply_to_a_ping_are_the_nodes_too(rig: Rig) -> None:
+    rig.masquerade(A, "uplink", NODE, 20001, 1)
+    rig.send(echo(Ends(A, 20001, OUTSIDE, 0)))
+    whole = IP(src=OUTSIDE, dst=NODE, id=9) / ICMP(type=0, id=20001) / Raw(bytes(1000))
+    for part in fragment(whole, 400):
+        result = rig.send(part, "uplink")
+        assert result.leaves == "pod"
+        assert (result.packet[IP].dst, result.packet[IP].frag) == (A, part.frag)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Network, ip_address
 from typing import ClassVar
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
@@ -80,6 +83,15 @@ def reply(protocol: str, sport: int, dport: int) -> Packet:
     return UDP(sport=sport, dport=dport) / Raw(b"data")
 
 
+@contextmanager
+def pod_device() -> Iterator[Callable[[], Packet]]:
+    """Listens at the first pod's end; the function gives the next frame."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as end:
+        end.bind(("pod0p", 3))  # ETH_P_ALL
+        end.settimeout(1)
+        yield lambda: Ether(end.recv(2048))
+
+
 def source_port(packet: Packet) -> int:
     return int(packet[ICMP].id if ICMP in packet else packet[IP].payload.sport)
 
@@ -101,7 +113,10 @@ def test_pods_leave_the_cluster_with_the_nodes_address(path: Datapath, protocol:
     port = source_port(result.packet)
     assert in_range(port)
     assert_is(result, "uplink", frame(request(protocol, port, 80), OUTSIDE, NODE))
-    back = path.send(frame(reply(protocol, 80, port), NODE, OUTSIDE), enters="uplink")
+    with pod_device() as received:
+        back = path.send(frame(reply(protocol, 80, port), NODE, OUTSIDE), enters="uplink")
+        if back.verdict == "pass":  # the node has it, and the pod a copy
+            back = replace(back, verdict="redirect", packet=received())
     assert_is(back, "pod", frame(reply(protocol, 80, 1001), POD, OUTSIDE))
 
 
@@ -114,18 +129,87 @@ def test_two_pods_never_share_a_port(path: Datapath) -> None:
     assert len(ports) == 4
 
 
-def test_a_protocol_without_ports_is_given_the_address_alone(path: Datapath) -> None:
-    tunnelled = Raw(bytes(24))
-    sent = Ether(src=samples.pod_mac(0), dst=samples.ROUTER_MAC) / IP(
-        src=POD, dst=OUTSIDE, proto=47
+PORTLESS = {
+    "IPIP": (4, bytes(IP(src=POD, dst=OUTSIDE))),
+    "GRE": (47, bytes(24)),
+    "ESP": (50, bytes(40)),
+    "AH": (51, bytes(24)),
+    "OSPF": (89, bytes(44)),
+    "L2TP": (115, bytes(24)),
+    "SCTP": (132, bytes(SCTP(sport=3868, dport=3868)) + bytes(16)),
+    "echo reply": (1, bytes(ICMP(type=0, id=1002) / b"data")),
+    "timestamp": (1, bytes(ICMP(type=13, id=1002))),
+    "router advertisement": (1, bytes(ICMP(type=9)) + bytes(8)),
+}
+portless = pytest.mark.parametrize(("protocol", "body"), PORTLESS.values(), ids=PORTLESS)
+
+
+def bare(protocol: int, body: bytes, dst: str, src: str, **fields: int) -> Packet:
+    source = samples.pod_mac(0) if src == POD else "02:00:00:00:aa:aa"
+    ip = IP(src=src, dst=dst, proto=protocol, **fields)
+    return Ether(src=source, dst=samples.ROUTER_MAC) / ip / Raw(body)
+
+
+@portless
+@pytest.mark.parametrize("enters", ["pod", "overlay", "host"])
+def test_nobody_takes_the_nodes_replies(
+    path: Datapath, protocol: int, body: bytes, enters: str
+) -> None:
+    """Without a port the node's own traffic with the same peer would come to the sender."""
+    src = {"pod": POD, "overlay": ELSEWHERE, "host": GATEWAY}[enters]
+    before = path.flows()
+    result = path.send(bare(protocol, body, OUTSIDE, src), enters=enters)
+    assert (result.verdict, result.reason) == ("drop", "nat/no_ports")
+    assert path.flows().keys() == before.keys()
+    answer = bare(protocol, body, NODE, OUTSIDE)
+    assert path.send(answer, enters="uplink").verdict == "pass"
+
+
+@portless
+@pytest.mark.parametrize(("dst", "leaves"), [(OTHER, "pod"), (ELSEWHERE, "overlay")])
+def test_between_pods_protocols_without_ports_go_on(
+    path: Datapath, protocol: int, body: bytes, dst: str, leaves: str
+) -> None:
+    sent = bare(protocol, body, dst, POD)
+    assert_is(path.send(sent), leaves, sent)
+
+
+@portless
+def test_exempt_networks_see_their_sender_too(path: Datapath, protocol: int, body: bytes) -> None:
+    sent = bare(protocol, body, "203.0.113.9", POD)
+    assert_is(path.send(sent), "uplink", sent)
+
+
+def test_a_later_fragment_opens_no_flow_under_its_own_port(path: Datapath) -> None:
+    """Its first fragment's flow is gone: it could be given to no port of the range."""
+    whole = IP(src=POD, dst=OUTSIDE, id=77) / UDP(sport=1011, dport=53) / Raw(bytes(100))
+    first, *later = (
+        Ether(src=samples.pod_mac(0), dst=samples.ROUTER_MAC) / part for part in fragment(whole, 64)
     )
-    wanted = IP(src=NODE, dst=OUTSIDE, proto=47)
-    assert_is(path.send(sent / tunnelled), "uplink", Ether() / wanted / tunnelled)
+    assert path.send(first).leaves == "uplink"
+    for name in ("pending", "flows"):
+        table = path.maps[f"cubelet_{name}"]
+        table.delete_batch([key for key, _ in table.items()])
+    result = path.send(later[0])
+    assert (result.verdict, result.reason) == ("drop", "nat/no_ports")
 
 
-def test_sctp_keeps_its_port(path: Datapath) -> None:
-    result = path.send(frame(SCTP(sport=1002, dport=9), OUTSIDE, POD))
-    assert_is(result, "uplink", frame(SCTP(sport=1002, dport=9), OUTSIDE, NODE))
+def test_sctp_through_a_node_port_still_reaches_another_node(path: Datapath) -> None:
+    """All that the gateway's address sends by the overlay passes here: a taken key shows."""
+    sent = frame(SCTP(sport=1002, dport=30002, chksum=1), NODE, OUTSIDER)
+    wanted = frame(SCTP(sport=1002, dport=8080, chksum=1), ELSEWHERE, GATEWAY)
+    assert_is(path.send(sent, enters="uplink"), "overlay", wanted)
+
+
+def test_a_reply_to_a_pods_ping_is_left_to_the_node_too(path: Datapath) -> None:
+    """Its own ping may have the identifier that the pod's was given."""
+    sent = path.send(frame(request("icmp", 12_345, 0), OUTSIDE, POD))
+    assert sent.packet[ICMP].id == 12_345
+    for size in (8, 600):
+        answer = frame(ICMP(type=0, id=12_345) / Raw(bytes(size)), NODE, OUTSIDE)
+        result = path.send(answer, enters="uplink")
+        assert (result.verdict, result.leaves) == ("pass", "pod")
+        assert bytes(result.packet) == bytes(answer)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import ClassVar
 
 from cubelet_hooks import cube
-from cubelet_hooks.cube import Cube, Entry, Unit
+from cubelet_hooks.cube import Cube, Entry, Reason, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, LocalNode, Network, Node
@@ -41,6 +41,11 @@ class Nat(Cube):
     outward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "overlay", "uplink"})
     settings_type: ClassVar[type[cube.Settings]] = Settings
     settings: Settings
+    reasons: ClassVar[tuple[Reason, ...]] = (
+        Reason(
+            "no_ports", "by the uplink, with nothing that could tell its replies from the node's"
+        ),
+    )
     # No verdict depends on it: a flow keeps the translation that it began with.
     maps: ClassVar[tuple[Map, ...]] = (
         Map("exempt", MapType.LPM_TRIE, ExemptKey, Present, "max_exempt"),

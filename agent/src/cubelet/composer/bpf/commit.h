@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "echo.h"
 #include "leave.h"
 #include "track.h"
 
@@ -450,6 +451,8 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 		pkt->reason = CUBELET_REASON_NO_PATH;
 		break;
 	}
+	if (pkt->mode == CUBELET_REJUDGE && cubelet_echo_of_node(pkt))
+		return TC_ACT_UNSPEC; /* the pod may not have it, but the node may have asked */
 	if (cubelet_second_reading(skb, pkt))
 		return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);
 	if (pkt->mode == CUBELET_FIND_ORIGIN || pkt->mode == CUBELET_AS_REPLY)
@@ -490,7 +493,14 @@ CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch 
 CUBELET_INLINE int cubelet_send_checked(struct __sk_buff *skb, struct cubelet_scratch *s,
 					struct cubelet_flow *f)
 {
+	int shared = f->flags & CUBELET_FLOW_TRANSLATED && cubelet_echo_of_node(&s->pkt), sent;
+
 	if (!cubelet_check_path(&s->pkt, &f->leaves))
-		return cubelet_rejected(skb, &s->pkt);
-	return cubelet_send(skb, &s->pkt.hdr, f);
+		return shared ? TC_ACT_UNSPEC : cubelet_rejected(skb, &s->pkt);
+	if (shared && cubelet_echo_keep(skb, s))
+		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_HELPER);
+	sent = cubelet_send(skb, &s->pkt.hdr, f);
+	if (!shared)
+		return sent;
+	return sent == TC_ACT_REDIRECT ? cubelet_echo_share(skb, s, &f->leaves) : TC_ACT_UNSPEC;
 }

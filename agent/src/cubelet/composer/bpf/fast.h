@@ -49,8 +49,6 @@ CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
 
 	if (h->fragment == CUBELET_LATER || h->icmp_error)
 		return 1;
-	if (!h->ports && h->tuple.protocol != IPPROTO_ICMP)
-		return 1; /* translated by address alone */
 	return (port >= CUBELET_SNAT_FIRST && port <= CUBELET_SNAT_LAST) ||
 	       (port >= CUBELET_NODE_PORT_FIRST && port <= CUBELET_NODE_PORT_LAST) ||
 	       cubelet_host_port(h->tuple.protocol, port);

@@ -4,8 +4,8 @@
  *
  * cubelet_parse() returns CUBELET_PLAIN for a packet whose tuple alone finds
  * its flow, CUBELET_SPECIAL for one that needs the slow side (not IP, fragments,
- * IP options, TCP SYN/FIN/RST, ICMP errors) and CUBELET_MALFORMED for one that
- * contradicts itself: then the headers hold what came before that, and zeros.
+ * IP options, TCP SYN/FIN/RST, ICMP errors and echo replies) and CUBELET_MALFORMED
+ * for one that contradicts itself: then the headers hold what came before that, and zeros.
  */
 #pragma once
 
@@ -43,7 +43,8 @@ CUBELET_INLINE int cubelet_parse_icmp(const struct icmphdr *icmp, void *end,
 		h->tuple.dport = icmp->un.echo.id;
 	h->ports = icmp->type == ICMP_ECHO; /* an answer keeps the asker's identifier */
 	h->icmp_error = cubelet_icmp_is_error(icmp->type);
-	return h->icmp_error ? CUBELET_SPECIAL : CUBELET_PLAIN;
+	/* an echo reply may be the node's as well: see echo.h of the core */
+	return h->icmp_error || icmp->type == ICMP_ECHOREPLY ? CUBELET_SPECIAL : CUBELET_PLAIN;
 }
 
 /* Transport ports and flags; of a GSO packet also the size of one segment. */

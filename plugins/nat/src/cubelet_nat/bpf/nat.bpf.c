@@ -40,18 +40,25 @@ CUBELET_INLINE void nat_masquerade(struct cubelet_pkt *pkt, const struct cubelet
  * Replies to a client on the uplink, or to the node itself, come back here of
  * their own accord only if nothing was translated, and never because an exempt
  * network knows the way to pods.
+ *
+ * What the node itself sends by the uplink is not seen here. Translated ports are kept
+ * out of its hands; without one, replies to a pod and to the node could not be told apart,
+ * and a pod that sends GRE, ESP or SCTP to the node's peer would have the node's answers.
  */
-CUBELET_INLINE void nat_by_uplink(struct cubelet_pkt *pkt)
+CUBELET_INLINE int nat_by_uplink(struct cubelet_pkt *pkt)
 {
 	struct cubelet_addr node = CUBELET_NODE_ADDRESS;
 
 	if (pkt->in.port_class == CUBELET_UPLINK || cubelet_addr_equal(&pkt->cur.src, &node)) {
 		if (!cubelet_dst_translated(pkt))
-			return;
+			return cubelet_next(pkt);
 	} else if (nat_exempted(pkt)) {
-		return;
+		return cubelet_next(pkt);
 	}
+	if (!pkt->hdr.ports)
+		return cubelet_drop(pkt, NAT_REASON_NO_PORTS);
 	nat_masquerade(pkt, &node);
+	return cubelet_next(pkt);
 }
 
 /* The far node takes only sources of this node's podCIDR, of which the host has the gateway's. */
@@ -93,8 +100,7 @@ static __always_inline int nat_outward(struct __sk_buff *skb, struct cubelet_pkt
 		return cubelet_next(pkt);
 	switch (pkt->out.port_class) {
 	case CUBELET_UPLINK:
-		nat_by_uplink(pkt);
-		break;
+		return nat_by_uplink(pkt);
 	case CUBELET_OVERLAY:
 		nat_by_overlay(pkt);
 		break;
