@@ -81,14 +81,12 @@ class Rig:
 
     def reset(self) -> None:
         """Forget all flows, fragments, and how many errors were sent."""
-        for name in ("flows", "pending", "fragments"):
+        for name in ("flows", "pending", "fragments", "error_rates"):
             table = self.path.maps[f"cubelet_{name}"]
             table.delete_batch([key for key, _ in table.items()])
         for name in ("shares", "port_shares"):
             table = self.path.maps[f"cubelet_{name}"]
             table.update(bytes(4), bytes(table.layout.value_size))
-        bucket = self.path.maps["cubelet_error_rate"]
-        bucket.update(bytes(4), bytes(len(bucket.lookup(bytes(4)) or b"")))
 
     def run(self, variant: Variant, frames: Frames) -> list[Seen]:
         """A sequence of frames, on tables without a flow."""

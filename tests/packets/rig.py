@@ -62,14 +62,21 @@ class Rig:
             table.delete_batch([key for key, _ in table.items()])
         for each in self._shared:
             each.words[:] = memoryview(bytes(each.words.nbytes)).cast("I")
-        bucket = self.dp.maps["cubelet_error_rate"]
-        bucket.update(bytes(4), bytes(len(bucket.lookup(bytes(4)) or b"")))
+        self.forgive()
         for number, pod in enumerate("abcd"):
             self.path(f"10.1.0.{number + 2}", pod)
         self.path(GATEWAY, "host")
         self.path(REMOTE, "overlay", mtu=1450)
         self.path(OUTSIDE, "uplink")
         self.path(NODE, "stack")
+
+    def forgive(self) -> None:
+        """Give all ports their whole budget for errors back."""
+        rates = self.dp.maps["cubelet_error_rates"]
+        rates.delete_batch([key for key, _ in rates.items()])
+        ceilings = self.dp.maps["cubelet_error_ceilings"]
+        for key, value in list(ceilings.items()):
+            ceilings.update(key, bytes(len(value)))
 
     def close(self) -> None:
         """Let go of all."""

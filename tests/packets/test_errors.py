@@ -14,7 +14,7 @@ from cubelet.testkit.samples import ROUTER_MAC
 
 from .conftest import MakeRig
 from .cubes import Way
-from .rig import GATEWAY, NODE, OUTSIDE, VIP, A, B, Rig, arrives, kept, mac_of, same
+from .rig import GATEWAY, NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, kept, mac_of, same
 from .shapes import SHAPES, Ends, Peer, Shape, direct, hopped, tcp, through, udp
 
 CLIENT, SERVER, SERVICE = Peer("a", A, 1000), Peer("b", B, 8080), Peer("", VIP, 80)
@@ -201,6 +201,45 @@ def test_the_rate_is_limited(make_rig: MakeRig) -> None:
     assert 100 <= told < 130  # at most one second's end lies between
     assert {result.reason for result in results} == {"core/ttl"}
     assert dropped(rig, limited) - before == 130 - told
+
+
+def flooded(rig: Rig, packet: Packet, port: str = "a", count: int = 250) -> int:
+    """Of so many packets that cause errors, how many did; two seconds' ends may lie between."""
+    return sum(rig.send(packet, port).answered for _ in range(count))
+
+
+SOURCES = {"a": A, "b": B, "host": NODE, "overlay": "10.1.7.7", "uplink": OUTSIDE}
+
+
+@pytest.mark.parametrize("noisy", ["a", "host", "overlay", "uplink"])
+def test_who_uses_up_errors_silences_nobody_else(make_rig: MakeRig, noisy: str) -> None:
+    rig = make_rig(errors_per_second=3)
+    assert flooded(rig, expiring(udp, Ends(SOURCES[noisy], 1, C, 2)), noisy) < 100
+    for port, source in SOURCES.items():
+        if port != noisy:
+            assert rig.send(expiring(udp, Ends(source, 1, C, 2)), port).answered, port
+            rig.close_gate(source, C, Way.REFUSE)
+            assert rig.send(tcp(Ends(source, 1, C, 3, "S")), port).answered, port
+
+
+def test_refusals_do_not_use_up_what_tells_the_paths_mtu(make_rig: MakeRig) -> None:
+    rig = make_rig(errors_per_second=3, path_mtu_errors_per_second=4)
+    rig.path(B, "b", mtu=1000)
+    big = udp(CLIENT.to(SERVER), bytes(1200))
+    big.flags = "DF"
+    flooded(rig, expiring(udp, CLIENT.to(Peer("c", C, 1))))
+    assert rig.send(big).answered
+    assert rig.send(udp(Ends(A, 1, B, 2), bytes(1300))).answered
+    rig.forgive()
+    # nor the other way round
+    assert 4 <= flooded(rig, big) < 100
+    assert rig.send(expiring(udp, CLIENT.to(Peer("c", C, 1)))).answered
+
+
+def test_all_ports_together_have_a_ceiling(make_rig: MakeRig) -> None:
+    rig = make_rig(errors_per_second=1000, node_errors_per_second=5)
+    told = sum(flooded(rig, expiring(udp, Ends(SOURCES[p], 1, C, 2)), p, 50) for p in "ab")
+    assert 5 <= told < 50
 
 
 def dropped(rig: Rig, reason: int) -> int:

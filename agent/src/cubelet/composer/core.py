@@ -41,6 +41,16 @@ class Rate(Record):
     lost: U64
 
 
+class ErrorOrigin(Record):
+    """Whose packets errors are about: the device they entered by, which is a pod's or a class's.
+
+    ``path_mtu``: errors that say what size fits have a budget apart.
+    """
+
+    ifindex: U32
+    path_mtu: U8
+
+
 class PuntedHead(Record):
     """Stands before a frame that is handed to Python: where it entered, and its bytes."""
 
@@ -140,6 +150,8 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     exposed: Positive = 16_384
     martians: Positive = 16_384
     errors_per_second: Positive = 100
+    path_mtu_errors_per_second: Positive = 100
+    node_errors_per_second: Positive = 10_000
     event_bytes: Positive = 262_144
     timeout_pending: Positive = 30
     timeout_syn: Positive = 10
@@ -192,6 +204,7 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     flows.Index,
     Bucket,
     Rate,
+    ErrorOrigin,
     PuntedHead,
     ExposedKey,
     ExposedAddress,
@@ -235,7 +248,8 @@ CORE_MAPS: tuple[Map, ...] = (
         (FIRST_CUBE_REASON + REASONS_PER_CUBE * MAX_CUBES) * PORT_CLASS_COUNT,
         planned=False,
     ),
-    Map("error_rate", MapType.PERCPU_ARRAY, Index, Bucket, 1, planned=False),
+    Map("error_rates", MapType.LRU_HASH, ErrorOrigin, Bucket, 4_096, planned=False),
+    Map("error_ceilings", MapType.ARRAY, Index, Bucket, 2, planned=False),
     Map("events", MapType.RINGBUF, Index, Index, "event_bytes", planned=False),
     Map(
         "martians",

@@ -40,6 +40,8 @@ _CORE_SETTINGS = {
     "timeout_other": "TIMEOUT_OTHER",
     "live_flows": "FLOWS_LIVE",
     "errors_per_second": "ERRORS_PER_SECOND",
+    "path_mtu_errors_per_second": "PATH_MTU_ERRORS_PER_SECOND",
+    "node_errors_per_second": "NODE_ERRORS_PER_SECOND",
     "tunnel_id": "TUNNEL_ID",
 }
 
