@@ -45,6 +45,8 @@ _CORE_SETTINGS = {
     "tunnel_id": "TUNNEL_ID",
 }
 
+_OWN_ADDRESSES = 8
+"""The node's addresses that a UDP answer from another of them is tried under, at most."""
 _PROVIDED = "cubelet/provided.h"
 EARLY = "cubelet_early"
 """The program for the uplink's driver, where there are cubes for it."""
@@ -93,6 +95,7 @@ def write_source(
             "#pragma once",
             *_structs("cubelet", CORE_RECORDS, family),
             *_core_constants(local, core.settings, hz, trial),
+            _own_addresses(local, family),
             _define("CUBELET_AREA_USED", area_used(composition.cubes, composition.slots)),
             _define("CUBELET_PUNT_BYTES", PUNT_BYTES),
             *_cube_definitions(composition),
@@ -192,6 +195,14 @@ def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bo
     constants |= {c: getattr(settings, name) for name, c in _CORE_SETTINGS.items()}
     constants |= {f"REASON_{r.name.upper()}": i for i, r in enumerate(CORE_REASONS)}
     return [_define(f"CUBELET_{name}", value) for name, value in constants.items()]
+
+
+def _own_addresses(local: LocalNode, family: Family) -> str:
+    """The gateway's address and the node's, as a list of ONE(initialiser)."""
+    own = dict.fromkeys((local.gateway, *local.addresses))
+    initialisers = [_address(each) for each in own if each.version == family]
+    items = " ".join(f"ONE({each})" for each in initialisers[:_OWN_ADDRESSES])
+    return _define("CUBELET_OWN_ADDRESSES(ONE)", items)
 
 
 def _mac(text: str) -> str:

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cubelet/socket.h"
+#include "anyaddr.h"
 #include "entry.h"
 #include "fragment.h"
 #include "life.h"
@@ -216,6 +217,8 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 	}
 	*flow = pkt->missed ? cubelet_lookup(cubelet_pending, &pkt->hdr.tuple)
 			    : cubelet_find(&pkt->hdr.tuple);
+	if (!*flow)
+		*flow = cubelet_anyaddr(skb, s);
 	tracked = *flow ? cubelet_track_known(skb, s, flow) : cubelet_track_new(skb, pkt);
 	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP)
 		cubelet_fragment_remember(&pkt->hdr);

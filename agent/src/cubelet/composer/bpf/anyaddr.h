@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Answers of the node's UDP sockets that are bound to INADDR_ANY. Their source is the
+ * one that the kernel's route to the client prefers, whichever of the node's addresses
+ * was asked (only a server that sends by IP_PKTINFO does better): no record is found by it.
+ * Such an answer is put under the address that its flow expects it from.
+ */
+#pragma once
+
+#include "entry.h"
+#include "fragment.h"
+#include "life.h"
+
+/* The flow whose replies come from this address of the node's, else as the packet in hand does. */
+CUBELET_INLINE struct cubelet_flow *cubelet_anyaddr_flow(struct cubelet_scratch *s,
+							 const struct cubelet_addr *own)
+{
+	struct cubelet_flow *f;
+
+	s->key = s->pkt.hdr.tuple;
+	s->key.src = *own;
+	f = cubelet_find(&s->key);
+	return f && f->flags & CUBELET_FLOW_REPLY ? f : NULL;
+}
+
+/* Makes `own` the packet's source. 0, or -1 if a helper refused. */
+CUBELET_INLINE int cubelet_anyaddr_source(struct __sk_buff *skb, struct cubelet_headers *h,
+					  const struct cubelet_addr *own)
+{
+	const __u32 ip = ETH_HLEN, from = h->tuple.src.w[0], to = own->w[0];
+	const __u32 check = (h->l4 & CUBELET_L4_MASK) + __builtin_offsetof(struct udphdr, check);
+
+	if (h->fragment == CUBELET_FIRST) /* the others come from where it came */
+		cubelet_fragment_remember(h);
+	if (h->fragment != CUBELET_LATER &&
+	    bpf_l4_csum_replace(skb, check, from, to,
+				BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | sizeof(to)))
+		return -1;
+	if (bpf_l3_csum_replace(skb, ip + __builtin_offsetof(struct iphdr, check), from, to,
+				sizeof(to)) ||
+	    bpf_skb_store_bytes(skb, ip + __builtin_offsetof(struct iphdr, saddr), &to, sizeof(to),
+				0))
+		return -1;
+	h->tuple.src = *own;
+	return 0;
+}
+
+#define CUBELET_ANYADDR_TRY(...)                        \
+	if (!f) {                                       \
+		own = (struct cubelet_addr)__VA_ARGS__; \
+		f = cubelet_anyaddr_flow(s, &own);      \
+	}
+
+/* No flow knows a packet of the host's: is it such an answer? Then its source has been changed. */
+CUBELET_INLINE struct cubelet_flow *cubelet_anyaddr(struct __sk_buff *skb,
+						    struct cubelet_scratch *s)
+{
+	struct cubelet_headers *h = &s->pkt.hdr;
+	struct cubelet_flow *f = NULL;
+	struct cubelet_addr own;
+
+	if (s->pkt.entered != CUBELET_HOST || h->tuple.protocol != IPPROTO_UDP ||
+	    !cubelet_is_own(&h->tuple.src))
+		return NULL;
+	CUBELET_OWN_ADDRESSES(CUBELET_ANYADDR_TRY)
+	if (!f || !cubelet_enters(skb, f, CUBELET_HOST) || cubelet_anyaddr_source(skb, h, &own))
+		return NULL;
+	return f;
+}
