@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 
@@ -255,7 +255,25 @@ def test_a_flow_to_a_pod_that_is_gone_ends(bridge: Datapath, cubelet_network: Te
     bridge.send(udp(MAC_B, IP_B))
     bridge.delete(cubelet_network.ports["default/b"])
     for _ in range(2):
-        assert outcome(bridge.send(udp(MAC_B, IP_B))) == ("drop", "bridge/unknown_neighbor")
+        result = bridge.send(udp(MAC_B, IP_B))
+        assert outcome(result) == ("redirect", "bridge/unknown_neighbor")
+        assert result.answered
+        assert (result.packet[ICMP].type, result.packet[ICMP].code) == (3, 1)
+
+
+def test_a_connection_to_a_pod_that_is_gone_is_reset(
+    bridge: Datapath, cubelet_network: TestNetwork
+) -> None:
+    def segment(flags: str) -> Packet:
+        ends = Ether(dst=MAC_B, src=MAC_A) / IP(src=IP_A, dst=IP_B)
+        return ends / TCP(sport=1000, dport=53, flags=flags, seq=7, ack=9)
+
+    bridge.send(segment("S"))
+    bridge.delete(cubelet_network.ports["default/b"])
+    for _ in range(2):
+        result = bridge.send(segment("A"))
+        assert outcome(result) == ("redirect", "bridge/unknown_neighbor")
+        assert (result.packet[TCP].flags, result.packet[TCP].seq) == ("R", 9)
 
 
 def epoch(bridge: Datapath) -> int:

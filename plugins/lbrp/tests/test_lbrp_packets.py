@@ -227,7 +227,9 @@ def test_of_an_address_that_somebody_has_others_ports_stay_theirs(path: Datapath
     assert path.complaints == frozenset()
 
 
-def test_udp_follows_the_backends_tcp_stays_while_its_endpoint_exists(path: Datapath) -> None:
+def test_udp_follows_the_backends_tcp_stays_whatever_becomes_of_its_endpoint(
+    path: Datapath,
+) -> None:
     path.apply(service("moving", "10.96.0.6"), slice_of("moving", ready("10.1.7.6")))
     connection = frame(data(1012, 80), "10.96.0.6")
     exchange = frame(datagram(1012, 53), "10.96.0.6")
@@ -242,7 +244,13 @@ def test_udp_follows_the_backends_tcp_stays_while_its_endpoint_exists(path: Data
     path.apply(slice_of("moving", ready("10.1.7.6"), ready("10.1.7.7")))
     assert backends() == (("10.1.7.6", 8080), ("10.1.7.7", 5353))
     path.apply(slice_of("moving", ready("10.1.7.7")))
-    assert backends() == (("10.1.7.7", 8080), ("10.1.7.7", 5353))
+    assert backends() == (("10.1.7.6", 8080), ("10.1.7.7", 5353))
+    path.apply(slice_of("moving"))
+    assert backend(path.send(connection)) == ("10.1.7.6", 8080)
+    assert_refused(path.send(exchange), "lbrp/no_endpoints")
+    path.delete(service("moving", "10.96.0.6"))
+    assert backend(path.send(connection)) == ("10.1.7.6", 8080)
+    assert_sent(path.send(exchange), exchange)
 
 
 def test_a_connection_that_never_opened_does_not_wait_for_a_draining_backend(
@@ -373,19 +381,17 @@ def test_a_host_port_of_one_address_is_served_there_alone(
     path.apply(with_host_ports(path, "b"))
 
 
-@pytest.mark.parametrize("transport", [data, datagram], ids=["tcp", "udp"])
-def test_flows_to_a_host_port_end_with_the_pod(path: Datapath, transport: Any) -> None:
-    asked = [HostPort(445, 8445, protocol) for protocol in ("TCP", "UDP")]
-    pod = with_host_ports(path, "b", *asked)
+def test_datagrams_to_a_host_port_follow_its_pods(path: Datapath) -> None:
+    """Connections stay with the pod that they had, until the core says that it is gone."""
+    asked = HostPort(445, 8445, "UDP")
+    pod = with_host_ports(path, "b", asked)
     path.apply(pod)
-    sent = frame(transport(1033, 445), NODE, OUTSIDER, "uplink")
-    first = syn if transport is data else datagram
-    path.send(frame(first(1033, 445), NODE, OUTSIDER, "uplink"), enters="uplink")
+    sent = frame(datagram(1033, 445), NODE, OUTSIDER, "uplink")
     assert backend(path.send(sent, enters="uplink")) == ("10.1.0.3", 8445)
     path.delete(pod)
     gone = path.send(sent, enters="uplink")
     assert (gone.verdict, bytes(gone.packet)) == ("pass", bytes(sent))
-    path.apply(with_host_ports(path, "c", *asked))
+    path.apply(with_host_ports(path, "c", asked))
     moved = path.send(sent, enters="uplink")
     assert backend(moved) == ("10.1.0.4", 8445)
     path.apply(path.network.ports["default/b"], path.network.ports["default/c"])

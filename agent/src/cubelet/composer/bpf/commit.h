@@ -410,6 +410,17 @@ CUBELET_INLINE int cubelet_permitted(struct __sk_buff *skb, struct cubelet_scrat
 	return TC_ACT_OK;
 }
 
+/* The connection of the packet in hand, which is judged again, ends. */
+CUBELET_INLINE void cubelet_end(struct cubelet_scratch *s)
+{
+	struct cubelet_flow *f = cubelet_find(&s->pkt.orig);
+
+	if (!f)
+		return;
+	cubelet_partner_key(s, f);
+	cubelet_set_state(f, cubelet_find(&s->key), CUBELET_FLOW_CLOSING, 0, IPPROTO_TCP);
+}
+
 /* Acts on every verdict but "forward"; the packet's end. */
 CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch *s)
 {
@@ -427,6 +438,9 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 		cubelet_delete(cubelet_flows, &pkt->hdr.tuple);
 		cubelet_delete(cubelet_pending, &pkt->hdr.tuple);
 	}
+	/* a connection that is reset ends; its records must not wait for hours */
+	if (pkt->mode == CUBELET_REJUDGE && pkt->verdict == CUBELET_REJECT && !pkt->error_type)
+		cubelet_end(s);
 	switch (pkt->verdict) {
 	case CUBELET_STACK:
 		if (pkt->entered == CUBELET_UPLINK && !pkt->reply)
@@ -464,12 +478,13 @@ CUBELET_INLINE int cubelet_refused(struct __sk_buff *skb, struct cubelet_scratch
 
 /*
  * Is a known flow sent on to where no cube that is left at its port would send it? With
- * the last Service that outsiders may ask for goes the code that knew of it.
+ * the last Service that outsiders may ask for goes the code that knew of it. Connections stay.
  */
 CUBELET_INLINE int cubelet_untranslated(const struct cubelet_pkt *pkt)
 {
 	return pkt->mode == CUBELET_REJUDGE && pkt->verdict == CUBELET_FORWARD &&
-	       !(CUBELET_TRANSLATING & 1 << pkt->in.port_class) && cubelet_dst_translated(pkt);
+	       !(CUBELET_TRANSLATING & 1 << pkt->in.port_class) && cubelet_dst_translated(pkt) &&
+	       !cubelet_connected(pkt);
 }
 
 /* After the cubes: the end of every packet that was judged. */

@@ -74,7 +74,10 @@ CUBELET_INLINE int cubelet_ours(struct __sk_buff *skb, const struct cubelet_head
 	if (cubelet_addr_within(&h->tuple.dst, &pods, CUBELET_POD_PREFIX))
 		return 1;
 	exposed = cubelet_lookup(cubelet_exposed, &h->tuple.dst);
-	return exposed && (exposed->every || cubelet_our_port(h));
+	if (exposed)
+		return exposed->every || cubelet_our_port(h);
+	/* connections outlive the Service whose address they asked */
+	return h->tuple.protocol == IPPROTO_TCP && cubelet_lookup(cubelet_flows, &h->tuple);
 }
 
 /* Did the packet enter where its flow enters? A pod's by its own port, others by class. */

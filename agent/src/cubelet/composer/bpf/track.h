@@ -130,6 +130,36 @@ CUBELET_INLINE int cubelet_track_orphan(struct __sk_buff *skb, struct cubelet_pk
 	return cubelet_track_new(skb, pkt);
 }
 
+/*
+ * Is the pod gone that opened the flow of this reply, and its port with it? Its address may
+ * be another pod's by now. Where the flow leads to is judged; where it came from is not.
+ */
+CUBELET_INLINE int cubelet_opener_gone(const struct cubelet_flow *reply)
+{
+	struct cubelet_port_info *port;
+
+	if (!(reply->flags & CUBELET_FLOW_REPLY) || reply->leaves.port_class != CUBELET_POD)
+		return 0;
+	port = cubelet_lookup(cubelet_ports, &reply->leaves.ifindex);
+	return !port || !cubelet_addr_equal(&port->address, &reply->to.dst);
+}
+
+/*
+ * What its peer goes on sending keeps a dead pod's flow alive no longer: TCP is told that the
+ * connection is over, all else is judged as what it is to a pod that has the address now.
+ */
+CUBELET_INLINE int cubelet_track_widowed(struct __sk_buff *skb, struct cubelet_scratch *s,
+					 const struct cubelet_flow *f)
+{
+	struct cubelet_pkt *pkt = &s->pkt;
+
+	cubelet_forget(s, &pkt->hdr.tuple, f);
+	if (pkt->hdr.tuple.protocol != IPPROTO_TCP)
+		return cubelet_track_new(skb, pkt);
+	cubelet_reject(pkt, CUBELET_REASON_OPENER_GONE, 0, 0, 0);
+	return CUBELET_TRACKED_REJECT;
+}
+
 CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scratch *s,
 				       struct cubelet_flow **flow)
 {
@@ -164,6 +194,8 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 		pkt->flags |= CUBELET_SUPERSEDES;
 		return cubelet_track_new(skb, pkt);
 	}
+	if (!current && cubelet_opener_gone(f))
+		return cubelet_track_widowed(skb, s, f);
 	partner = cubelet_partner(s, f);
 	if (partner) {
 		cubelet_tuple_invert(&s->quoted.tuple, &h->tuple);

@@ -90,6 +90,18 @@ CUBELET_INLINE int cubelet_restart(struct cubelet_pkt *pkt, __u16 reason)
 	return CUBELET_RESTART;
 }
 
+/*
+ * Is the packet in hand part of a connection that both ends know of, and that no other
+ * backend could go on with? Not what opens one, nor a mere datagram.
+ */
+CUBELET_INLINE int cubelet_connected(const struct cubelet_pkt *pkt)
+{
+	if (pkt->orig.protocol == IPPROTO_TCP)
+		return (pkt->hdr.tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_ACK)) !=
+		       CUBELET_TCP_SYN;
+	return pkt->orig.protocol == IPPROTO_SCTP;
+}
+
 /* Is a known flow judged again? Its translation stands; set_src and set_dst do nothing. */
 CUBELET_INLINE int cubelet_rejudging(const struct cubelet_pkt *pkt)
 {

@@ -192,6 +192,18 @@ static __always_inline int bridge_is_group(const struct cubelet_addr *address)
 }
 
 /*
+ * No pod of the segment has the address. Who has a connection with one that is gone is
+ * told at once: TCP takes an ICMP error for a passing trouble and waits for a quarter of an hour.
+ */
+static __always_inline int bridge_nobody(struct cubelet_pkt *pkt)
+{
+	if (pkt->orig.protocol == IPPROTO_TCP && cubelet_connected(pkt))
+		return cubelet_refuse(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR);
+	return cubelet_reject(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR, ICMP_DEST_UNREACH,
+			      ICMP_HOST_UNREACH, 0);
+}
+
+/*
  * Forwards an IP packet within the segment. The pod is found by the address that
  * policy is judged by; a MAC address that leads to another pod is refused. A flow
  * that is judged again follows its address to a pod that replaced the old one.
@@ -206,7 +218,7 @@ static __always_inline int bridge_ip(struct cubelet_pkt *pkt)
 	pod = cubelet_lookup(bridge_neighbors, &key);
 	if (pkt->mode == CUBELET_REJUDGE || pkt->mode == CUBELET_AS_REPLY) {
 		if (!pod)
-			return cubelet_drop(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR);
+			return bridge_nobody(pkt);
 		return bridge_deliver(pkt, pod->mac, pod->mtu, pod->ifindex);
 	}
 	if (pod && cubelet_same_mac(pod->mac, pkt->in.src_mac))
@@ -391,8 +403,7 @@ static __always_inline int bridge_outward(struct __sk_buff *skb, struct cubelet_
 	key.address = pkt->next_hop;
 	pod = cubelet_lookup(bridge_neighbors, &key);
 	if (!pod)
-		return cubelet_reject(pkt, BRIDGE_REASON_UNKNOWN_NEIGHBOR, ICMP_DEST_UNREACH,
-				      ICMP_HOST_UNREACH, 0);
+		return bridge_nobody(pkt);
 	__builtin_memcpy(pkt->out.dst_mac, pod->mac, ETH_ALEN);
 	__builtin_memcpy(pkt->out.src_mac, (__u8[ETH_ALEN])CUBELET_ROUTER_MAC, ETH_ALEN);
 	pkt->out.mtu = pod->mtu;

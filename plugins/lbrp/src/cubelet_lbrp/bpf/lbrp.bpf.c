@@ -209,32 +209,26 @@ CUBELET_INLINE int lbrp_balance(struct cubelet_pkt *pkt, const struct lbrp_front
 	return cubelet_next(pkt);
 }
 
-/* Part of a connection that both ends know of, which another backend could not go on with? */
-CUBELET_INLINE int lbrp_connected(const struct cubelet_pkt *pkt)
-{
-	if (pkt->orig.protocol == IPPROTO_TCP)
-		return (pkt->hdr.tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_ACK)) !=
-		       CUBELET_TCP_SYN;
-	return pkt->orig.protocol == IPPROTO_SCTP;
-}
-
 /*
- * A known flow: is its backend still one of the service's? A connection is left
- * alone as long as its endpoint exists, whatever the endpoint's condition, and
- * if it is older than the service; a mere exchange of datagrams is not.
+ * A known flow: does its backend still take what is new? Only datagrams and what has not
+ * been answered move on. A connection stays with its backend, whatever has become of the
+ * endpoint or of the service: whether the backend is still there, the core knows.
  */
 CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
 {
-	struct lbrp_member *member = lbrp_member(frontend, &pkt->cur.dst, pkt->cur.dport);
+	struct lbrp_member *member;
 
+	if (cubelet_connected(pkt))
+		return cubelet_next(pkt);
+	if (!frontend)
+		return cubelet_restart(pkt, LBRP_REASON_SERVICE_GONE);
+	member = lbrp_member(frontend, &pkt->cur.dst, pkt->cur.dport);
 	if (!member) {
 		frontend = lbrp_frontend(pkt);
 		if (frontend)
 			member = lbrp_member(frontend, &pkt->cur.dst, pkt->cur.dport);
 	}
-	if (member && (member->chosen || lbrp_connected(pkt)))
-		return cubelet_next(pkt);
-	if (!member && !cubelet_dst_translated(pkt) && lbrp_connected(pkt))
+	if (member && member->chosen)
 		return cubelet_next(pkt);
 	return cubelet_restart(pkt, LBRP_REASON_BACKEND_GONE);
 }
@@ -246,15 +240,13 @@ static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt
 	frontend = lbrp_frontend(pkt);
 	if (frontend && !lbrp_may_ask(pkt, frontend))
 		return cubelet_drop(pkt, LBRP_REASON_SOURCE_RANGE);
-	if (frontend && cubelet_rejudging(pkt))
+	if (cubelet_rejudging(pkt) && (frontend || cubelet_dst_translated(pkt)))
 		return lbrp_recheck(pkt, frontend);
 	if (frontend && frontend->shared && pkt->in.port_class == CUBELET_UPLINK &&
 	    cubelet_node_connected(skb, &pkt->orig))
 		return cubelet_next(pkt);
 	if (frontend)
 		return lbrp_balance(pkt, frontend);
-	if (cubelet_rejudging(pkt) && cubelet_dst_translated(pkt))
-		return cubelet_restart(pkt, LBRP_REASON_SERVICE_GONE);
 	if (lbrp_virtual(pkt))
 		return cubelet_refuse(pkt, LBRP_REASON_NO_SERVICE);
 	return cubelet_next(pkt);
