@@ -48,7 +48,7 @@ class Violation:
 
 @dataclass
 class Flow:
-    """A conversation that was permitted: the opener's tuple, and that which it leaves with."""
+    """A conversation that was permitted: its first packet's tuple, and that it leaves with."""
 
     opened: Tuple
     left: Tuple
@@ -62,7 +62,7 @@ class Flow:
     taint: str = ""
     """The invariant that was violated by what opened or struck it: later ones follow from that."""
     vague: bool = False
-    """Such a SYN was sent on: either end may count as the opener."""
+    """Such a SYN was sent on: either end may count as the client."""
 
     def expected(self, reply: bool) -> tuple[str, str, Tuple]:
         """Where packets of a direction enter and leave, and their tuple as they leave."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from scapy.layers.inet import IP, UDP, IPOption
@@ -58,10 +58,17 @@ def tunnelled(source: str, target: str, body: bytes, vni: int = 1, sport: int = 
     return bytes(VXLAN(vni=vni, flags=8) / Ether(src=ROUTER, dst=ROUTER) / inner)
 
 
-def arrived(space: Space, name: str, body: bytes, place: str, *call: object) -> int:
+def arrived(
+    space: Space,
+    name: str,
+    body: bytes,
+    place: str,
+    send: Callable[..., object],
+    *arguments: object,
+) -> int:
     """How many datagrams with these bytes reach a pod when a call is made in a namespace."""
     with frames.heard(space.at(name), contains=body) as heard:
-        space.world.run(place, *call)
+        space.world.run(place, send, *arguments)
         time.sleep(0.2)
     return sum(IP in (seen := Ether(data)) and seen[IP].proto == 17 for data, _ in heard(0))
 

@@ -46,7 +46,7 @@ def reset(result: Result, talk: Talk) -> None:
     """The server is told that the connection is over, by a reset that it believes."""
     assert (result.verdict, result.reason, result.answered) == (
         "redirect",
-        "core/opener_gone",
+        "core/client_gone",
         True,
     )
     packet = result.packet
@@ -67,7 +67,7 @@ def test_a_reset_is_not_answered(rig: Rig, dialled: Peer) -> None:
     talk = through(direct(CLIENT, SERVER, tcp), dialled).established(rig)
     goes(rig)
     result = rig.send(talk.shape(talk.server.to(talk.seen, "R", back=True)), "b")
-    assert (result.verdict, result.reason) == ("drop", "core/opener_gone")
+    assert (result.verdict, result.reason) == ("drop", "core/client_gone")
     assert not rig.dp.flows()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
 
 import msgspec
 import pytest
@@ -46,7 +46,7 @@ def border(make_rig: MakeRig, request: pytest.FixtureRequest) -> Iterator[Rig]:
     rig = make_rig(request.param)
     local = rig.dp.network.local
     core = rig.dp.core
-    core.service_cidrs = (ip_network("10.96.0.0/12"),)
+    core.service_cidrs = (IPv4Network("10.96.0.0/12"),)
     objects = (
         Node("node2", addresses=(ip_address("172.18.0.3"),), pod_cidrs=(FAR_PODS,)),
         Service("default", "stray", cluster_ips=(ip_address(STRAY_IP),)),

@@ -486,13 +486,12 @@ def test_what_cannot_be_planned_after_a_restart_is_kept(agent: Agent) -> None:
 def test_another_size_alone_is_put_in_force(agent: Agent) -> None:
     agent.run(NODE, service("a", 1))
     before = agent.identity
-    more = Setup(
-        tint.composition(), Core("cubelet", CoreSettings(flows=4096)), agent.settings.service_cidrs
-    )
+    core = Core("cubelet", CoreSettings(pending_flows=4096))
+    more = Setup(tint.composition(), core, agent.settings.service_cidrs)
     agent.reconciler.propose(more)
     assert agent.run() == {}
     assert agent.identity == before
-    assert agent.reconciler.datapath.maps["cubelet_flows"].info.layout.max_entries == 4096
+    assert agent.reconciler.datapath.maps["cubelet_pending"].info.layout.max_entries == 4096
 
 
 def test_routes_stay_while_it_is_not_known_who_wants_them(agent: Agent) -> None:

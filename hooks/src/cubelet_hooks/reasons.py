@@ -32,7 +32,7 @@ CORE_REASONS = (
     Reason("tunnel_port", "to the overlay's UDP port, and not by the overlay"),
     Reason("martian", "from the uplink, of a source address that cannot be out there"),
     Reason("source_route", "its IP options name the routers to pass (RFC 791: LSRR, SSRR)"),
-    Reason("opener_gone", "for a pod that is gone, from the peer of a connection that it had"),
+    Reason("client_gone", "for a pod that is gone, from the peer of a connection that it had"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

@@ -16,7 +16,7 @@ CUBELET_INLINE int cubelet_to_tunnel(__u8 class, __be16 port)
 /*
  * Only the overlay's device speaks to nodes' tunnels: translated to a node's address,
  * anybody's VXLAN would be taken for the node's. Nor may replies of a flow go there, whose
- * opener's port is as easily claimed.
+ * sender's port is as easily claimed.
  */
 CUBELET_INLINE int cubelet_as_tunnel(const struct cubelet_pkt *pkt)
 {

@@ -134,7 +134,7 @@ CUBELET_INLINE int cubelet_track_orphan(struct __sk_buff *skb, struct cubelet_pk
  * Is the pod gone that opened the flow of this reply, and its port with it? Its address may
  * be another pod's by now. Where the flow leads to is judged; where it came from is not.
  */
-CUBELET_INLINE int cubelet_opener_gone(const struct cubelet_flow *reply)
+CUBELET_INLINE int cubelet_client_gone(const struct cubelet_flow *reply)
 {
 	struct cubelet_port_info *port;
 
@@ -156,7 +156,7 @@ CUBELET_INLINE int cubelet_track_widowed(struct __sk_buff *skb, struct cubelet_s
 	cubelet_forget(s, &pkt->hdr.tuple, f);
 	if (pkt->hdr.tuple.protocol != IPPROTO_TCP)
 		return cubelet_track_new(skb, pkt);
-	cubelet_reject(pkt, CUBELET_REASON_OPENER_GONE, 0, 0, 0);
+	cubelet_reject(pkt, CUBELET_REASON_CLIENT_GONE, 0, 0, 0);
 	return CUBELET_TRACKED_REJECT;
 }
 
@@ -194,7 +194,7 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 		pkt->flags |= CUBELET_SUPERSEDES;
 		return cubelet_track_new(skb, pkt);
 	}
-	if (!current && cubelet_opener_gone(f))
+	if (!current && cubelet_client_gone(f))
 		return cubelet_track_widowed(skb, s, f);
 	partner = cubelet_partner(s, f);
 	if (partner) {
