@@ -122,6 +122,13 @@ def test_nor_does_one_from_elsewhere(rig: Rig, port: str) -> None:
     assert not rig.dp.flows()
 
 
+@pytest.mark.parametrize("client", [AWAY, Peer("host", GATEWAY, 9)], ids=["uplink", "host"])
+def test_what_is_under_way_to_outsiders_or_the_host_never_opens(lost: Rig, client: Peer) -> None:
+    result = lost.send(server_says("PA", peer=client), "b")
+    assert (result.reason, result.leaves) == ("core/no_flow", None)
+    assert not lost.dp.flows()
+
+
 def test_the_window_ends(rig: Rig) -> None:
     rig.records_lost(-1)
     assert rig.send(server_says("PA"), "b").reason == "core/no_flow"

@@ -372,6 +372,15 @@ CUBELET_INLINE int cubelet_send_back(struct __sk_buff *skb, struct cubelet_pkt *
 	return result;
 }
 
+/*
+ * Does it go to a pod? Only among pods is what is mid-stream believed, when records were lost:
+ * nothing that leaves for outsiders or the host rests on that.
+ */
+CUBELET_INLINE int cubelet_to_pods(const struct cubelet_pkt *pkt)
+{
+	return pkt->out.port_class == CUBELET_POD || pkt->out.port_class == CUBELET_OVERLAY;
+}
+
 /* What is being opened the other way round makes way. */
 CUBELET_INLINE void cubelet_supersede(struct cubelet_scratch *s)
 {
@@ -388,14 +397,17 @@ CUBELET_INLINE int cubelet_permitted(struct __sk_buff *skb, struct cubelet_scrat
 	struct cubelet_pkt *pkt = &s->pkt;
 
 	if (pkt->mode == CUBELET_FIND_ORIGIN) {
-		/* only between pods can a record be lost for which this would be the reply */
-		if (pkt->out.port_class != CUBELET_POD && pkt->out.port_class != CUBELET_OVERLAY)
+		if (!cubelet_to_pods(pkt))
 			return cubelet_dropped(skb, pkt, pkt->first_reason);
 		cubelet_judge_as_reply(skb, pkt);
 		return cubelet_dropped(skb, pkt, CUBELET_REASON_JUMP);
 	}
 	if (pkt->mode == CUBELET_AS_REPLY && !cubelet_reading_holds(pkt))
 		return cubelet_dropped(skb, pkt, pkt->first_reason);
+	if (pkt->mode == CUBELET_NEW && cubelet_midstream(&pkt->hdr) && !cubelet_to_pods(pkt)) {
+		cubelet_reject(pkt, CUBELET_REASON_NO_FLOW, 0, 0, 0);
+		return cubelet_rejected(skb, pkt);
+	}
 	if (pkt->mode == CUBELET_REJUDGE) {
 		*flow = cubelet_renew(skb, s);
 	} else {

@@ -33,6 +33,15 @@ CUBELET_INLINE int cubelet_recovering(void)
 	return until && (__s32)(until - (__u32)bpf_jiffies64()) > 0;
 }
 
+/* Is it TCP, and no SYN that opens a connection? */
+CUBELET_INLINE int cubelet_midstream(const struct cubelet_headers *h)
+{
+	const __u8 first = CUBELET_TCP_SYN | CUBELET_TCP_ACK | CUBELET_TCP_RST | CUBELET_TCP_FIN;
+
+	return h->tuple.protocol == IPPROTO_TCP && h->fragment != CUBELET_LATER &&
+	       (h->tcp_flags & first) != CUBELET_TCP_SYN;
+}
+
 /*
  * May a packet that no record knows open a flow? Of TCP a SYN may, and what is mid-stream only
  * where records were lost, or for a connection of the host's own. Read as its peer's reply, it
@@ -41,11 +50,9 @@ CUBELET_INLINE int cubelet_recovering(void)
 CUBELET_INLINE int cubelet_may_open(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
 {
 	const struct cubelet_headers *h = &pkt->hdr;
-	const __u8 first = CUBELET_TCP_SYN | CUBELET_TCP_ACK | CUBELET_TCP_RST | CUBELET_TCP_FIN;
 	struct cubelet_tuple inward;
 
-	if (h->tuple.protocol != IPPROTO_TCP || h->fragment == CUBELET_LATER ||
-	    (h->tcp_flags & first) == CUBELET_TCP_SYN)
+	if (!cubelet_midstream(h))
 		return 1;
 	if (h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
 		return 0;
