@@ -192,6 +192,5 @@ def _near(old: object, new: object, view: View) -> Iterator[Service]:
         return
     yield from _at({address for each in nodes for address in each.addresses}, view)
     cidrs: set[Network] = {cidr for each in nodes for cidr in each.pod_cidrs}
-    for service in view.exposed_services():
-        if any(address in cidr for address in service.exposed_ips for cidr in cidrs):
-            yield service
+    for cidr in cidrs:
+        yield from view.services_exposed_in(cidr)

@@ -11,6 +11,7 @@ from cubelet_hooks.objects import (
     EndpointSlice,
     LocalNode,
     Namespace,
+    Network,
     NetworkPolicy,
     Node,
     Pod,
@@ -68,6 +69,9 @@ class View(Protocol):
 
     def exposed_services(self) -> Iterable[Service]:
         """The Services that name addresses beyond their ClusterIPs, in no particular order."""
+
+    def services_exposed_in(self, network: Network) -> Iterable[Service]:
+        """Those of them with such an address in the network, each once or more."""
 
     def custom(self, kind: str) -> Mapping[str, Custom]:
         """All objects of a kind that a composed cube watches; none of any other."""

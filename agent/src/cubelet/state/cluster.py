@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_network
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 from cubelet.state.index import Index
+from cubelet.state.prefixes import Addresses, Networks
 from cubelet_hooks.objects import (
     Address,
     Change,
@@ -61,10 +61,10 @@ class State:
         self._pods_by_ip = Index[Address, Pod](_ips)
         self._policies_by_namespace = Index[str, NetworkPolicy](_namespace)
         self._nodes_by_address = Index[Address, Node](_node_addresses)
-        self._nodes_by_cidr = Index[Network, Node](_pod_cidrs)
+        self._nodes_by_cidr = Networks[Node](_pod_cidrs)
         self._services_by_address = Index[Address, Service](_service_addresses)
-        self._exposed = Index[bool, Service](_is_exposed)
-        self._indexes: dict[str, tuple[Index[Any, Any], ...]] = {
+        self._exposed = Addresses[Service](_exposed_ips)
+        self._indexes: dict[str, tuple[Any, ...]] = {
             EndpointSlice.kind: (self._slices_by_service,),
             Pod.kind: (self._pods_by_namespace, self._pods_by_node, self._pods_by_ip),
             NetworkPolicy.kind: (self._policies_by_namespace,),
@@ -150,9 +150,7 @@ class State:
 
     def nodes_around(self, address: Address) -> tuple[Node, ...]:
         """The nodes in whose podCIDRs the address is, the narrowest first."""
-        lengths = range(address.max_prefixlen, -1, -1)
-        networks = (ip_network((address, length), strict=False) for length in lengths)
-        return tuple(chain.from_iterable(map(self._nodes_by_cidr.ordered, networks)))
+        return tuple(self._nodes_by_cidr.around(address))
 
     def services_at(self, address: Address) -> tuple[Service, ...]:
         """The Services that name this address, whatever as, ordered by key."""
@@ -160,7 +158,11 @@ class State:
 
     def exposed_services(self) -> Iterable[Service]:
         """The Services that name addresses beyond their ClusterIPs, in no particular order."""
-        return self._exposed.get(True)
+        return iter(self._exposed)
+
+    def services_exposed_in(self, network: Network) -> Iterable[Service]:
+        """Those of them with such an address in the network, each once or more."""
+        return self._exposed.within(network)
 
     def custom(self, kind: str) -> Mapping[str, Custom]:
         """All objects of a kind of a cube's own by key; none of a kind that is not watched."""
@@ -215,5 +217,5 @@ def _service_addresses(service: Service) -> Iterable[Address]:
     return dict.fromkeys((*service.cluster_ips, *service.exposed_ips))
 
 
-def _is_exposed(service: Service) -> tuple[bool, ...]:
-    return (True,) if service.exposed_ips else ()
+def _exposed_ips(service: Service) -> tuple[Address, ...]:
+    return service.exposed_ips
