@@ -40,7 +40,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, ADDRESSES, NETWORKS)
-def test_they_find_what_a_search_of_all_finds(steps, asked, wide):  # type: ignore[no-untyped-def]
+def test_they_find_what_a_search_of_all_finds(steps, asked, wide):
     networks = Networks[Thing](lambda each: each.networks)
     addresses = Addresses[Thing](lambda each: each.addresses)
     known: dict[str, Thing] = {}

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, ip_address
 from typing import Any
 
+import msgspec
+import pytest
+
 from cubelet.state.cluster import State
 from cubelet.testkit import entries, local_node
 from cubelet_hooks.objects import (
@@ -84,6 +87,18 @@ def test_every_way_to_a_service_has_its_name_and_its_backends() -> None:
         ("192.0.2.1", 30080, "INSIDE"): both,
         ("192.0.2.1", 30080, "OUTSIDE"): own,
     }
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_contested_port_is_shown_as_whose_it_is(name: str) -> None:
+    """A Service that has no ClusterIP of its own asks for nothing."""
+    ports = (ServicePort("http", "TCP", 80, 1),)
+    thief = Service(name, "x", cluster_ips=(B,), external_ips=(VIP, EXTERNAL), ports=ports)
+    headless = Service("aa", "x", external_ips=(EXTERNAL,), ports=ports, created=1)
+    older = msgspec.structs.replace(WEB, created=7)
+    for services in ((thief, older, headless), (headless, older, thief)):
+        rows = shown(LOCAL, WEB, SLICE, known=(LOCAL, *services))
+        assert {(row["namespace"], row["name"]) for row in rows} == {("shop", "web")}
 
 
 def test_a_service_without_endpoints_has_no_backends() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cubelet_hooks.cube import Read, Row
-from cubelet_hooks.objects import Address, Port, Service
+from cubelet_hooks.cube import Rank, Read, Row
+from cubelet_hooks.objects import Address, Port
 from cubelet_hooks.view import View
+from cubelet_lbrp.frontends import asked_at, programmed, rank_of
 from cubelet_lbrp.hostports import claims
 from cubelet_lbrp.records import PROTOCOLS, Backend, BackendKey, Frontend, FrontendKey, Scope
 
@@ -48,23 +49,23 @@ def _owners(view: View) -> dict[Asked, str]:
     for pod in sorted(view.ports.values(), key=lambda each: each.ifindex):
         for address, protocol, number in claims(pod, nodes):
             owners.setdefault((address, number, PROTOCOLS[protocol]), _pod_name(pod))
-    return owners | {
-        (address, number, PROTOCOLS[port.protocol]): service.key
-        for service in view.services.values()
-        for port in service.ports
-        for address, number in (
-            *((address, port.port) for address in _virtual(service)),
-            *((address, port.node_port) for address in nodes if port.node_port),
-        )
-    }
+    return owners | {asked: key for asked, (_, key) in _winners(view, nodes).items()}
+
+
+def _winners(view: View, nodes: tuple[Address, ...]) -> dict[Asked, tuple[Rank, str]]:
+    """The Services that have each place, by the order in which the planner gives it away."""
+    best: dict[Asked, tuple[Rank, str]] = {}
+    for service in filter(programmed, view.services.values()):
+        for port in service.ports:
+            for asked_as, address, number in asked_at(service, port, nodes):
+                asked = (address, number, PROTOCOLS[port.protocol])
+                bid = (rank_of(asked_as, service), service.key)
+                best[asked] = min(best.get(asked, bid), bid)
+    return best
 
 
 def _pod_name(pod: Port) -> str:
     return f"{pod.namespace}/pod/{pod.name}"
-
-
-def _virtual(service: Service) -> tuple[Address, ...]:
-    return service.cluster_ips + service.exposed_ips
 
 
 def _place(backend: Backend) -> str:

@@ -115,6 +115,18 @@ def rank_of(asked_as: Precedence, service: Service) -> Rank:
     return (asked_as, _NEWEST if service.created is None else service.created)
 
 
+def asked_at(
+    service: Service, port: ServicePort, own: tuple[Address, ...]
+) -> Iterator[tuple[Precedence, Address, int]]:
+    """Where a Service's port is asked for, whoever has it; ``own`` are the node's addresses."""
+    for address in service.cluster_ips:
+        yield Precedence.CLUSTER_IP, address, port.port
+    for address in own if port.node_port else ():
+        yield Precedence.NODE_PORT, address, port.node_port
+    for asked_as, address, _ in _exposed(service):
+        yield asked_as, address, port.port
+
+
 def _places(service: Service, port: ServicePort, view: View) -> Iterator[Place]:
     affinity = _affinity(service, port)
     own = view.local.addresses if view.local else ()
