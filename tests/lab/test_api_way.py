@@ -41,7 +41,7 @@ def test_a_service_that_names_it_does_not_get_it(site: Site) -> None:
     world = site.world
     evil = service("evil", "server", ("TCP", API_PORT, 7), externalIPs=[OUTSIDE_ADDRESS])
     site.space.apply(evil)
-    eventually(lambda: f"{OUTSIDE_ADDRESS} is not served" in site.problems(), 20)
+    eventually(lambda: f"{OUTSIDE_ADDRESS} is the API server's" in site.problems(), 20)
     assert not misled(site)
     told = ("Service", "evil", "AddressRefused")
     eventually(lambda: told in world.run(world.outside, events, "shop"), 20)

@@ -195,6 +195,18 @@ def test_complaints_last_until_the_unit_is_planned_without_them():
     assert planner.complaints() == frozenset()
 
 
+def test_of_an_object_the_first_few_complaints_are_told(monkeypatch):
+    def plan(self, unit, view):
+        return [complaint(unit[1], str(number)) for number in range(9)]
+
+    monkeypatch.setattr(Tagger, "plan", plan)
+    planner, state = setup()
+    for name in "ab":
+        apply(planner, state, Change.between(None, namespace(name, 1, 1)))
+    told = {complaint(name, str(number)) for name in "ab" for number in range(5)}
+    assert planner.complaints() == told
+
+
 def test_who_does_not_get_a_key_may_be_told_by_a_complaint():
     planner, state = setup()
     for name, value in (("a", 1), ("b", 2)):

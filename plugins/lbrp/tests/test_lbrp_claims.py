@@ -113,9 +113,9 @@ def test_a_port_of_this_nodes_may_be_a_clients_of_the_nodes_own() -> None:
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("10.1.2.6", "it is in the podCIDR of node n2"),
-        ("10.96.0.1", "it is the ClusterIP of Service kube/kubernetes"),
-        ("127.0.0.1", "it is a loopback address"),
+        ("10.1.2.6", "in the podCIDR of node n2"),
+        ("10.96.0.1", "the ClusterIP of Service kube/kubernetes"),
+        ("127.0.0.1", "a loopback address"),
     ],
 )
 def test_an_address_that_is_anothers_alone_is_not_served(address: str, why: str) -> None:
@@ -125,7 +125,7 @@ def test_an_address_that_is_anothers_alone_is_not_served(address: str, why: str)
     [told] = planner.complaints()
     assert (told.kind, told.key, told.reason) == ("Service", "shop/web", "AddressRefused")
     assert told.message == (
-        f"spec.externalIPs: {address} is not served: {why}; remedy: name an address that nobody has"
+        f"not served: spec.externalIPs: {address} is {why}; remedy: name addresses that nobody has"
     )
 
 
@@ -164,12 +164,18 @@ def test_a_nodes_ports_that_the_cluster_needs_are_not_given_away() -> None:
     keys = [each.key for each in entries(made) if isinstance(each.key, FrontendKey)]
     assert {key.port for key in keys if key.address not in OWN} == {443}
     told = complaints(made)
-    assert [each.reason for each in told] == ["PortRefused", "PortRefused"]
-    uses = (("6443/TCP", "the API server"), ("4789/UDP", "the overlay between nodes"))
-    assert [each.message.partition(";")[0] for each in told] == [
-        f"spec.externalIPs: port {port} of 172.18.0.12 is not served: it is for {use}"
-        for port, use in uses
-    ]
+    assert [each.reason for each in told] == ["PortRefused"]
+    assert told[0].message == (
+        "not served: spec.externalIPs: port 6443/TCP of 172.18.0.12 is for the API server, "
+        "spec.externalIPs: port 4789/UDP of 172.18.0.12 is for the overlay between nodes; "
+        "remedy: ask for other ports or addresses"
+    )
+
+
+def test_many_mistakes_of_one_object_are_one_complaint() -> None:
+    asked = service("web", *(f"10.1.2.{n}" for n in range(2, 12)))
+    [told] = planned(asked).complaints()
+    assert "10.1.2.6 is in the podCIDR of node n2 and 5 more; remedy" in told.message
 
 
 CLUSTER = service("cluster", cluster_ips=(ip_address("198.51.100.1"),), created=9)

@@ -15,6 +15,8 @@ from cubelet_hooks.objects import Change
 from cubelet_hooks.view import View
 
 log = structlog.get_logger()
+_MOST = 5
+"""Complaints about one object."""
 
 Owned = tuple[str, Unit]
 """An instance's unit."""
@@ -122,9 +124,15 @@ class Planner:
         }
 
     def complaints(self) -> frozenset[Complaint]:
-        """What the units' plans say is wrong with objects, and what others have the keys of."""
+        """What the units' plans say is wrong with objects, and what others have the keys of.
+
+        Of each object the first few: who makes one may have it ask for any number of things.
+        """
         told = {each for each in self._rejections() if isinstance(each, Complaint)}
-        return frozenset(told.union(*self._complaints.values()))
+        found: dict[tuple[str, str], list[Complaint]] = defaultdict(list)
+        for each in sorted(told.union(*self._complaints.values()), key=str):
+            found[each.kind, each.key].append(each)
+        return frozenset(each for some in found.values() for each in some[:_MOST])
 
     def rejected(self) -> list[str]:
         """What the cubes say, as text alone, of units whose entries others have the keys of."""

@@ -43,7 +43,7 @@ class Complaint:
     It is a problem of ``cubelet status`` for as long as the unit's plan has it, and one Warning
     among the object's Events, as ``kubectl describe`` shows them. ``kind`` and ``key`` are the
     object's, such as ``Service`` and ``default/web``; ``reason`` is one word in CamelCase,
-    ``message`` says what is refused, why, and what to do about it.
+    ``message`` says what is refused, why, and what to do about it. Five of an object are told.
     """
 
     kind: str

@@ -13,38 +13,46 @@ from cubelet_lbrp.hostports import WORKLOAD
 from cubelet_lbrp.records import PROTOCOLS, FrontendKey
 
 _MOST = 5
-"""Endpoints of a slice that are named."""
+"""Of a kind that are named: whoever makes objects may make any number of mistakes."""
 
 
 def of_service(service: Service, view: View, family: Family) -> Iterator[Complaint]:
     """What is wrong with the addresses that a Service names, and with its slices' endpoints."""
-    for address in dict.fromkeys(service.exposed_ips):
-        if address.version == family:
-            yield from _of_address(address, service, view)
+    holders = {
+        address: holding(address, view)
+        for address in service.exposed_ips
+        if address.version == family
+    }
+    refused = [
+        f"{_field(address, service)}: {address} is {held.holder}"
+        for address, held in holders.items()
+        if held.standing is Standing.REFUSED
+    ]
+    if refused:
+        text = f"not served: {_list(refused)}; remedy: name addresses that nobody has"
+        yield Complaint(Service.kind, service.key, "AddressRefused", text)
+    shared = [each for each, held in holders.items() if held.standing is Standing.SHARED]
+    needed = [
+        f"{_field(address, service)}: port {port.port}/{port.protocol} of {address} is for {use}"
+        for address in shared
+        for port in service.ports
+        if (use := reserved(address, port.protocol, port.port, view))
+    ]
+    if needed:
+        text = f"not served: {_list(needed)}; remedy: ask for other ports or addresses"
+        yield Complaint(Service.kind, service.key, "PortRefused", text)
     for each in view.slices_of(service.key):
         yield from _of_slice(each, family)
 
 
-def _of_address(address: Address, service: Service, view: View) -> Iterator[Complaint]:
-    field = "spec.externalIPs"
-    if address in service.load_balancer_ips:
-        field = "status.loadBalancer"
-    held = holding(address, view)
-    if held.standing is Standing.REFUSED:
-        text = (
-            f"{field}: {address} is not served: it is {held.holder}; "
-            "remedy: name an address that nobody has"
-        )
-        yield Complaint(Service.kind, service.key, "AddressRefused", text)
-    if held.standing is not Standing.SHARED:
-        return
-    for port in service.ports:
-        if use := reserved(address, port.protocol, port.port, view):
-            text = (
-                f"{field}: port {port.port}/{port.protocol} of {address} is not served: "
-                f"it is for {use}; remedy: ask for another port or address"
-            )
-            yield Complaint(Service.kind, service.key, "PortRefused", text)
+def _field(address: Address, service: Service) -> str:
+    balanced = address in service.load_balancer_ips
+    return "status.loadBalancer" if balanced else "spec.externalIPs"
+
+
+def _list(texts: list[str]) -> str:
+    more = f" and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
+    return ", ".join(texts[:_MOST]) + more
 
 
 def _of_slice(found: EndpointSlice, family: Family) -> Iterator[Complaint]:
@@ -55,9 +63,8 @@ def _of_slice(found: EndpointSlice, family: Family) -> Iterator[Complaint]:
         if address.version == family and (kind := unusable(address))
     ]
     if refused:
-        more = f" and {len(refused) - _MOST} more" if len(refused) > _MOST else ""
         text = (
-            f"endpoints: {', '.join(refused[:_MOST])}{more}: not among the Service's backends; "
+            f"endpoints: {_list(refused)}: not among the Service's backends; "
             "remedy: name the addresses that pods or hosts are reached at"
         )
         yield Complaint(EndpointSlice.kind, found.key, "EndpointRefused", text)

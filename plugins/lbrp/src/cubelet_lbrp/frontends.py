@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cubelet_hooks.addresses import Standing, holding, reserved
+from cubelet_hooks.addresses import Holding, Standing, holding, reserved
 from cubelet_hooks.cube import Entry, Rank
 from cubelet_hooks.objects import Network, Node, Protocol, Service, ServicePort
 from cubelet_hooks.records import Address, Family
@@ -76,6 +76,7 @@ def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
     """All entries of one Service; the same entry may come more than once."""
     local = view.local
     slices = view.slices_of(service.key)
+    holders = {address: holding(address, view) for address in service.exposed_ips}
     for port in service.ports:
         found = candidates(slices, port, family)
         # An empty name is no node's: without a node of ours nothing is local.
@@ -83,11 +84,11 @@ def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
             False: select(found, here=here_of(view)),
             True: select(found, local.name if local else ""),
         }
-        for place in _places(service, port, view):
+        for place in _places(service, port, view, holders):
             if place.address.version == family:
                 yield frontend_entry(place, port.protocol, sets[place.local])
                 yield from backend_entries(sets[place.local])
-    yield from _virtual_addresses(service, view, family)
+    yield from _virtual_addresses(service, holders, family)
     yield from _sources(service.source_ranges, family)
 
 
@@ -127,7 +128,9 @@ def asked_at(
         yield asked_as, address, port.port
 
 
-def _places(service: Service, port: ServicePort, view: View) -> Iterator[Place]:
+def _places(
+    service: Service, port: ServicePort, view: View, holders: Mapping[Address, Holding]
+) -> Iterator[Place]:
     affinity = _affinity(service, port)
     own = view.local.addresses if view.local else ()
     for address in service.cluster_ips:
@@ -139,7 +142,7 @@ def _places(service: Service, port: ServicePort, view: View) -> Iterator[Place]:
             rank = rank_of(Precedence.NODE_PORT, service)
             yield from _both_scopes(service, address, port.node_port, rank=rank, **affinity)
     for asked_as, address, sources in _exposed(service):
-        held = holding(address, view)
+        held = holders[address]
         free = held.standing is Standing.FREE
         shared = held.standing is Standing.SHARED
         if free or (shared and not reserved(address, port.protocol, port.port, view)):
@@ -217,11 +220,13 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _virtual_addresses(service: Service, view: View, family: Family) -> Iterator[Entry]:
+def _virtual_addresses(
+    service: Service, holders: Mapping[Address, Holding], family: Family
+) -> Iterator[Entry]:
     """Marks the addresses of which the Service has all ports, those too that nobody asks for."""
     inside = [(address, Scope.INSIDE) for address in service.cluster_ips]
-    for address in dict.fromkeys(service.exposed_ips):
-        if holding(address, view).standing is Standing.FREE:
+    for address, held in holders.items():
+        if held.standing is Standing.FREE:
             inside += [(address, Scope.INSIDE), (address, Scope.OUTSIDE)]
     for address, scope in inside:
         if address.version == family:
