@@ -87,6 +87,19 @@ SERVICE = Service(
     ports=(ServicePort("http", "TCP", 80, "http", 30080), ServicePort("dns", "UDP", 53, 53)),
     selector={"app": "web"},
 )
+EXPOSED = Service(
+    "default",
+    "exposed",
+    type="LoadBalancer",
+    cluster_ips=(ip_address("10.96.0.12"),),
+    # nobody's, a node's, a pod's, a ClusterIP, and one that comes onto the node's network
+    external_ips=tuple(
+        map(ip_address, ("203.0.113.9", "172.18.0.3", "10.1.1.2", "10.96.0.10", "198.51.100.9"))
+    ),
+    load_balancer_ips=(ip_address("203.0.113.10"),),
+    ports=(ServicePort("http", "TCP", 80, 8080),),
+    created=1714564800,
+)
 SLICE = EndpointSlice(
     "default",
     "web-1",
@@ -138,6 +151,7 @@ def cluster(watches: Iterable[Resource] = ()) -> list[Object]:
         EndpointSlice("default", "orphan", endpoints=(Endpoint((ip_address("10.1.0.9"),)),)),
         POLICY,
         NetworkPolicy("other", "deny-all", ingress=(), egress=()),
+        EXPOSED,
         *(_custom(each) for each in watches),
     ]
 
@@ -162,7 +176,7 @@ def history(watches: Iterable[Resource] = ()) -> Iterator[Change]:
         (POLICY, replace(POLICY, egress=None)),
         (first[2], node(2, "a")),
         (first[4], Namespace("other", {"kubernetes.io/metadata.name": "other"})),
-        (LOCAL, replace(LOCAL, uplink_mtu=1400)),
+        (LOCAL, replace(LOCAL, uplink_mtu=1400, onlink=(ip_network("198.51.100.0/24"),))),
         (first[10], port("web", 4)),
     ):
         yield Change.between(old, new)
