@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from cubelet.composer.core import ExposedAddress, ExposedKey
+from cubelet.composer.exposed import ExposedAddress, ExposedKey
 from cubelet_hooks.objects import HostPort, Protocol
 
 from .rig import GATEWAY, NODE, OUTSIDE, REMOTE, VIP, A, B, Rig, arrives, kept, mac_of

@@ -7,15 +7,8 @@ from ipaddress import ip_address, ip_network
 import msgspec
 import pytest
 
-from cubelet.composer.core import (
-    Core,
-    CoreSettings,
-    ExposedAddress,
-    ExposedKey,
-    Martian,
-    MartianKey,
-    PortBits,
-)
+from cubelet.composer.core import Core, CoreSettings, Martian, MartianKey
+from cubelet.composer.exposed import ExposedAddress, ExposedKey, PortBits
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
 from cubelet.testkit import local_node

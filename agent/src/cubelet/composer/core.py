@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
@@ -11,19 +10,18 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from cubelet.bpf.layout import possible_cpus
+from cubelet.composer import exposed
+from cubelet.composer.exposed import PORT_WORDS, ExposedAddress, ExposedKey, PortBits
 from cubelet_hooks import flows
-from cubelet_hooks.addresses import Holding, Standing, affected, holding
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
-from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Protocol, Service
+from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Service
 from cubelet_hooks.reasons import FIRST_CUBE_REASON, MAX_CUBES, REASONS_PER_CUBE
-from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Family, Record
+from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Record
 from cubelet_hooks.view import View
 
 PORT_CLASS_COUNT = 4
-HOST_PORT_PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")
-_WORDS = 65_536 // 64
 
 
 class Bucket(Record):
@@ -59,22 +57,6 @@ class PuntedHead(Record):
     entered: U8
 
 
-class ExposedKey(Record):
-    """An address that outside clients may send to."""
-
-    address: Addr
-
-
-class ExposedAddress(Record):
-    """Whether it is the node's ``own``, and ``every`` port ours or only those that are asked for.
-
-    Of an address that is nobody's but a Service's all are, so that others can be refused.
-    """
-
-    own: U8
-    every: U8
-
-
 class MartianKey(Record):
     """A network that no packet from the uplink may come from; ``prefixlen`` in bits."""
 
@@ -86,16 +68,6 @@ class Martian(Record):
     """Says that the key exists; always 1."""
 
     present: U8
-
-
-class PortBits(Record):
-    """Which of 64 ports are some pod's host port, or a Service's at an address that is not its
-    alone: bit n is the n-th of them.
-
-    Number 1,024 p + i of the map holds ports 64 i to 64 i + 63 of TCP (p = 0), UDP (1), SCTP (2).
-    """
-
-    bits: U64
 
 
 class Trace(Record):
@@ -239,7 +211,7 @@ CORE_MAPS: tuple[Map, ...] = (
         concerns=lambda key, value: EVERYTHING,
     ),
     Map("exposed", MapType.HASH, ExposedKey, ExposedAddress, "exposed"),
-    Map("host_ports", MapType.ARRAY, Index, PortBits, _WORDS * len(HOST_PORT_PROTOCOLS)),
+    Map("host_ports", MapType.ARRAY, Index, PortBits, PORT_WORDS),
     Map(
         "drops",
         MapType.PERCPU_ARRAY,
@@ -289,13 +261,7 @@ class Core(Cube):
 
         All ports that pods and Services have at the node's addresses are one: they share words.
         """
-        services = {("service", each.key) for each in affected(change, view)}
-        own = set(self._own_units(change))
-        if services or any(
-            isinstance(s, Service) and s.exposed_ips for s in (change.old, change.new)
-        ):
-            own.add(("host_ports",))
-        return own | services
+        return {*self._own_units(change), *exposed.units(change, view)}
 
     def _own_units(self, change: Change) -> Iterable[Unit]:
         if change.kind == Port.kind:
@@ -304,8 +270,6 @@ class Core(Cube):
             return (("port", change.key), *shared)
         if change.kind == Node.kind:
             return (("node", change.key),)
-        if change.kind == Service.kind:
-            return (("service", change.key),)
         return (("own",),) if change.kind == LocalNode.kind else ()
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
@@ -313,15 +277,13 @@ class Core(Cube):
         kind, key = unit[0], unit[-1]
         if kind == "service" and key in view.services:
             service = view.services[key]
-            yield from self._exposed(service, view)
+            yield from exposed.of_service(service, view, self.family)
             yield from self._martians(map(ip_network, self._outside_ranges(service)))
         if kind == "own" and view.local is not None:
-            for address in view.local.addresses[1:]:
-                if address.version == self.family:
-                    yield _exposed_entry(address, own=1, every=0)
+            yield from exposed.of_node(view.local, self.family)
             yield from self._martians(self._own_networks(view.local))
         if kind == "host_ports":
-            yield from _port_bits(view)
+            yield from exposed.port_bits(view)
         if kind == "port" and key in view.ports:
             port = view.ports[key]
             for address in port.addresses:
@@ -332,17 +294,6 @@ class Core(Cube):
             yield from self._martians(view.nodes[key].pod_cidrs)
             if view.local is None or view.local.name != key:
                 yield from self._tunnels(view.nodes[key])
-
-    def _exposed(self, service: Service, view: View) -> Iterable[Entry]:
-        """Another node's address is not asked for here, whatever names it."""
-        for address in service.exposed_ips:
-            if address.version != self.family:
-                continue
-            held = holding(address, view)
-            if held.standing is Standing.FREE:
-                yield _exposed_entry(address, own=0, every=1)
-            elif _shared_here(held):
-                yield _exposed_entry(address, own=int(held.here), every=0)
 
     def _own_networks(self, local: LocalNode) -> Iterable[Network]:
         """What is this node's or everybody's, so that no one out there has it."""
@@ -367,33 +318,6 @@ class Core(Cube):
             for address in node.addresses:
                 if address.version == 4:  # the tunnel runs over IPv4
                     yield Entry("nodes", flows.NodeKey(address=int(address)), info)
-
-
-def _exposed_entry(address: Address, own: int, every: int) -> Entry:
-    return Entry("exposed", ExposedKey(address=address), ExposedAddress(own=own, every=every))
-
-
-def _shared_here(held: Holding) -> bool:
-    """Whether packets to the address come here, of which the Service's ports alone are ours."""
-    return held.standing is Standing.SHARED and (held.here or not held.node)
-
-
-def _asked_ports(view: View) -> Iterable[tuple[Protocol, int]]:
-    """The ports that pods and Services have at addresses that are others', too."""
-    for port in view.ports.values():
-        for each in port.host_ports:
-            yield each.protocol, each.port
-    for service in view.exposed_services():
-        if any(_shared_here(holding(address, view)) for address in service.exposed_ips):
-            for asked in service.ports:
-                yield asked.protocol, asked.port
-
-
-def _port_bits(view: View) -> Iterable[Entry]:
-    words: dict[int, int] = defaultdict(int)
-    for protocol, port in _asked_ports(view):
-        words[_WORDS * HOST_PORT_PROTOCOLS.index(protocol) + port // 64] |= 1 << port % 64
-    return (Entry("host_ports", Index(index), PortBits(bits)) for index, bits in words.items())
 
 
 @dataclass(frozen=True)
