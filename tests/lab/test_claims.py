@@ -95,19 +95,65 @@ def test_nodes_addresses_as_load_balancers_are_served_from_everywhere(
 
 
 def test_what_a_node_serves_itself_stays_with_it(shop: Space) -> None:
-    """On other ports of the same address, and connections that are there when the Service comes."""
+    """Other ports of the same address, and connections that are there when the Service comes."""
     world, address = shop.world, shop.world.node("node2").address
     with ExitStack() as stack:
         own = stack.enter_context(listening(world, "node2", 8081))
         taken = stack.enter_context(listening(world, "node2", 8080))
         before = stack.enter_context(closing(connected(world, world.outside, address, 8080)))
         kept, _ = taken.accept()
-        shop.apply(service("edge", "server", ("TCP", 8080, 7), externalIPs=[address]))
+        shop.apply(balanced("edge", "server", address))
         for place in places(shop).values():
             with closing(connected(world, place, address, 8081)) as client:
                 says(client, own.accept()[0], b"new")
         says(before, kept, b"still here")
         assert asked(shop, address, 8080) == everywhere(shop, "server")
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_an_external_ip_takes_no_port_that_the_node_serves_itself(
+    shop: Space, protocol: str
+) -> None:
+    """SSH, etcd, the kubelet: whoever may write a Service could have nodes lose each other."""
+    world, address = shop.world, shop.world.node("node2").address
+    ports = (("TCP", 8080, 7), ("UDP", 8080, 7))
+    shop.apply(service("edge", "server", *ports, externalIPs=[address]))
+    assert asked(shop, address, 8080, protocol) == everywhere(shop, "server")
+    at_node2 = {name: at for name, at in places(shop).items() if name != "pod on node1"}
+    with closing(answering(world, "node2", protocol, 8080)) as own:
+        own.settimeout(2)
+        for name, place in at_node2.items():
+            assert reaches(world, place, address, own, protocol), name
+    assert asked(shop, address, 8080, protocol) == everywhere(shop, "server")
+
+
+def answering(world: World, node: str, protocol: str, port: int) -> socket.socket:
+    if protocol == "TCP":
+        return listening(world, node, port)
+
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("", port))
+        return made
+
+    return world.made_in(world.at_node(node), make)
+
+
+def reaches(world: World, place: str, address: str, own: socket.socket, protocol: str) -> bool:
+    """Whether a node's own socket gets what is sent to it from somewhere."""
+    if protocol == "TCP":
+        with closing(connected(world, place, address, own.getsockname()[1])) as client:
+            says(client, own.accept()[0], b"word")
+        return True
+
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.connect((address, own.getsockname()[1]))
+        return made
+
+    with closing(world.made_in(place, make)) as client:
+        client.send(b"word")
+        return own.recv(100) == b"word"
 
 
 def test_nodes_and_pods_find_each_other_whatever_external_ips_are_named(shop: Space) -> None:

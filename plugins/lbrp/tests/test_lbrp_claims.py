@@ -25,7 +25,7 @@ from cubelet_hooks.objects import (
     ServicePort,
 )
 from cubelet_lbrp.cube import Lbrp, Settings
-from cubelet_lbrp.records import Backend, BackendKey, Frontend, FrontendKey, Scope
+from cubelet_lbrp.records import Backend, BackendKey, Frontend, FrontendKey, Scope, Shared
 
 LOCAL = local_node(
     IPv4Network("10.1.1.0/24"),
@@ -106,8 +106,12 @@ def test_an_address_that_somebody_has_is_served_by_port_alone() -> None:
 
 
 def test_a_port_of_this_nodes_may_be_a_clients_of_the_nodes_own() -> None:
-    services = table(planned(ASKED), "services", FrontendKey, Frontend)
-    assert {str(key.address) for key, value in services.items() if value.shared} == {"172.18.0.200"}
+    """Of an external IP, which its author names, what listens there is left alone, too."""
+    held = "172.18.0.200"
+    balanced = service("edge", load_balancer_ips=(LOCAL.addresses[0],))
+    services = table(planned(ASKED, balanced), "services", FrontendKey, Frontend)
+    shared = {str(key.address): value.shared for key, value in services.items() if value.shared}
+    assert shared == {held: Shared.YIELDS, "172.18.0.11": Shared.CLIENTS}
 
 
 @pytest.mark.parametrize(

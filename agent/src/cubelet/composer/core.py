@@ -18,7 +18,7 @@ from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, Frag
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
 from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Service
 from cubelet_hooks.reasons import FIRST_CUBE_REASON, MAX_CUBES, REASONS_PER_CUBE
-from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Record
+from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Family, Record
 from cubelet_hooks.view import View
 
 PORT_CLASS_COUNT = 4

@@ -32,6 +32,7 @@ from cubelet_lbrp.records import (
     NodeKey,
     Present,
     Scope,
+    Shared,
     SourceKey,
 )
 
@@ -118,11 +119,12 @@ class Lbrp(Cube):
     shows: ClassVar[Mapping[str, str]] = {"services": "services"}
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """Whose packets a frontend is for, how many bits find a client among sources, and
-        whether some Service wants its clients to keep their backends."""
+        """Whose packets a frontend is for and who else may have it, how many bits find a client
+        among sources, and whether some Service wants its clients to keep their backends."""
         return {
             "INSIDE": Scope.INSIDE,
             "OUTSIDE": Scope.OUTSIDE,
+            "YIELDS": Shared.YIELDS,
             "AFFINITY": int(any(sticky(service) for service in view.services.values())),
             "SOURCE_BITS": SourceKey.bits(self.family, 32 if self.family == 4 else 128),
         }

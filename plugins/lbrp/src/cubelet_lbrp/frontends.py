@@ -24,6 +24,7 @@ from cubelet_lbrp.records import (
     Precedence,
     Present,
     Scope,
+    Shared,
     SourceKey,
 )
 
@@ -45,8 +46,8 @@ class Place:
     local: bool
     rank: Rank
     """Who has the port, if others ask for it too."""
-    shared: bool = False
-    """Where the node may use the number for its own connections."""
+    shared: Shared = Shared.NOBODY
+    """Which sockets of the node's may have the number, too."""
     sources: tuple[Network, ...] = ()
     """Whose clients are served; none: everyone's."""
     sticky: int = 0
@@ -146,8 +147,19 @@ def _places(
         free = held.standing is Standing.FREE
         shared = held.standing is Standing.SHARED
         if free or (shared and not reserved(address, port.protocol, port.port, view)):
-            fields = {"rank": rank_of(asked_as, service), "sources": sources, "shared": held.here}
+            fields = {
+                "rank": rank_of(asked_as, service),
+                "sources": sources,
+                "shared": _shared(asked_as, held),
+            }
             yield from _both_scopes(service, address, port.port, **fields, **affinity)
+
+
+def _shared(asked_as: Precedence, held: Holding) -> Shared:
+    """An external IP is named by who writes the Service, a load balancer's by its controller."""
+    if not held.here:
+        return Shared.NOBODY
+    return Shared.YIELDS if asked_as is Precedence.EXTERNAL else Shared.CLIENTS
 
 
 def _exposed(service: Service) -> Iterator[tuple[Precedence, Address, tuple[Network, ...]]]:
@@ -179,7 +191,7 @@ def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> En
         backends.id,
         len(backends.chosen),
         int(backends.elsewhere),
-        int(place.shared),
+        place.shared,
         _number_of(place.sources),
         place.group,
         place.sticky,

@@ -15,7 +15,7 @@ from cubelet_hooks.records import Family
 from cubelet_hooks.view import View
 from cubelet_lbrp.endpoints import BackendSet, Candidate, Condition
 from cubelet_lbrp.frontends import Place, backend_entries, frontend_entry
-from cubelet_lbrp.records import Precedence, Scope
+from cubelet_lbrp.records import Precedence, Scope, Shared
 
 WORKLOAD = "workload"
 """Begins the units of pods."""
@@ -52,7 +52,8 @@ def entries(port: Port, local: LocalNode, family: Family) -> Iterator[Entry]:
             candidate = Candidate(address, wanted.container_port, Condition.READY, local.name)
             backends = BackendSet(chosen=(candidate,), kept=())
             for scope in Scope:
-                place = Place(asked, number, scope, False, (Precedence.HOST_PORT, 0), shared=True)
+                rank = (Precedence.HOST_PORT, 0)
+                place = Place(asked, number, scope, False, rank, Shared.CLIENTS)
                 yield frontend_entry(place, protocol, backends)
             yield from backend_entries(backends)
 

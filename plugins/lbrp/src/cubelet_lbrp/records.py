@@ -24,6 +24,16 @@ class Scope(enum.IntEnum):
     """Those that enter by the uplink: externalTrafficPolicy applies to them alone."""
 
 
+class Shared(enum.IntEnum):
+    """Who else may have a place's number at an address of this node's."""
+
+    NOBODY = 0
+    CLIENTS = 1
+    """The node's own connections."""
+    YIELDS = 2
+    """Whatever socket of the node's: who names the address cannot know, and may mean harm."""
+
+
 class Precedence(enum.IntEnum):
     """What an address's port is asked for as; the first of these that asks has it."""
 
@@ -49,10 +59,10 @@ class FrontendKey(Record):
 class Frontend(Record):
     """Which backends serve it: numbers 0 to ``count`` - 1 of the set.
 
-    ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is 1
-    where the number may belong to a client of the node's, too. ``ranges`` is the
-    number of the networks whose clients alone are served, 0: all are. Which backend a client had
-    is remembered for ``sticky`` seconds under the number ``group``; 0 seconds: it is not.
+    ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is
+    of :class:`Shared`. ``ranges`` is the number of the networks whose clients alone are served,
+    0: all are. Which backend a client had is remembered for ``sticky`` seconds under the number
+    ``group``; 0 seconds: it is not.
     """
 
     set_id: U64

@@ -6,12 +6,19 @@
 
 #include "packet.h"
 
-/* The host's socket that such a packet would reach; NULL without one. To be released. */
-CUBELET_INLINE struct bpf_sock *cubelet_node_lookup(struct __sk_buff *skb,
-						    const struct cubelet_tuple *t)
+/* What the node's own sockets have to do with a packet. */
+enum cubelet_node_socket {
+	CUBELET_NO_SOCKET = 0,
+	CUBELET_LISTENS = 1, /* TCP: listens; UDP: is bound, and to nobody connected */
+	CUBELET_CONNECTED = 2,
+};
+
+/* Which of the node's own sockets would get such a packet? See enum cubelet_node_socket. */
+CUBELET_INLINE int cubelet_node_socket(struct __sk_buff *skb, const struct cubelet_tuple *t)
 {
 	struct bpf_sock_tuple tuple = {};
-	int size;
+	struct bpf_sock *sock;
+	int size, connected;
 
 #if CUBELET_FAMILY == 4
 	size = sizeof(tuple.ipv4);
@@ -27,10 +34,18 @@ CUBELET_INLINE struct bpf_sock *cubelet_node_lookup(struct __sk_buff *skb,
 	tuple.ipv6.dport = t->dport;
 #endif
 	if (t->protocol == IPPROTO_TCP)
-		return bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (t->protocol == IPPROTO_UDP)
-		return bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	return NULL;
+		sock = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	else if (t->protocol == IPPROTO_UDP)
+		sock = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		return CUBELET_NO_SOCKET;
+	if (!sock)
+		return CUBELET_NO_SOCKET;
+	/* a connected UDP socket's state is "established", too */
+	connected = sock->state == BPF_TCP_ESTABLISHED ||
+		    (t->protocol == IPPROTO_TCP && sock->state != BPF_TCP_LISTEN);
+	bpf_sk_release(sock);
+	return connected ? CUBELET_CONNECTED : CUBELET_LISTENS;
 }
 
 /*
@@ -39,25 +54,5 @@ CUBELET_INLINE struct bpf_sock *cubelet_node_lookup(struct __sk_buff *skb,
  */
 CUBELET_INLINE int cubelet_node_connected(struct __sk_buff *skb, const struct cubelet_tuple *t)
 {
-	struct bpf_sock *sock = cubelet_node_lookup(skb, t);
-	int own;
-
-	if (!sock)
-		return 0;
-	/* a listener has no connection; a connected UDP socket's state is "established", too */
-	own = sock->state == BPF_TCP_ESTABLISHED ||
-	      (t->protocol == IPPROTO_TCP && sock->state != BPF_TCP_LISTEN);
-	bpf_sk_release(sock);
-	return own;
-}
-
-/* Would one of the node's own sockets take such a packet, be it connected, bound or listening? */
-CUBELET_INLINE int cubelet_node_socket(struct __sk_buff *skb, const struct cubelet_tuple *t)
-{
-	struct bpf_sock *sock = cubelet_node_lookup(skb, t);
-
-	if (!sock)
-		return 0;
-	bpf_sk_release(sock);
-	return 1;
+	return cubelet_node_socket(skb, t) == CUBELET_CONNECTED;
 }

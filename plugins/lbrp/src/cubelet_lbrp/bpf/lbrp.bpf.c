@@ -233,6 +233,22 @@ CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_front
 	return cubelet_restart(pkt, LBRP_REASON_BACKEND_GONE);
 }
 
+/*
+ * A place at an address of this node's: does a socket of the node's own get the packet?
+ * A connection that the node has goes on. What people name as external IP also leaves
+ * alone what listens there: whoever may write a Service could take over the node's servers.
+ */
+CUBELET_INLINE int lbrp_nodes_own(struct __sk_buff *skb, const struct cubelet_pkt *pkt,
+				  const struct lbrp_frontend *frontend)
+{
+	if (cubelet_dst_translated(pkt))
+		return 0;
+	if (frontend->shared == LBRP_YIELDS)
+		return cubelet_node_socket(skb, &pkt->orig) != CUBELET_NO_SOCKET;
+	return frontend->shared && !cubelet_rejudging(pkt) &&
+	       pkt->in.port_class == CUBELET_UPLINK && cubelet_node_connected(skb, &pkt->orig);
+}
+
 static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
 	struct lbrp_frontend *frontend;
@@ -240,11 +256,10 @@ static __always_inline int lbrp_inward(struct __sk_buff *skb, struct cubelet_pkt
 	frontend = lbrp_frontend(pkt);
 	if (frontend && !lbrp_may_ask(pkt, frontend))
 		return cubelet_drop(pkt, LBRP_REASON_SOURCE_RANGE);
+	if (frontend && lbrp_nodes_own(skb, pkt, frontend))
+		return cubelet_next(pkt);
 	if (cubelet_rejudging(pkt) && (frontend || cubelet_dst_translated(pkt)))
 		return lbrp_recheck(pkt, frontend);
-	if (frontend && frontend->shared && pkt->in.port_class == CUBELET_UPLINK &&
-	    cubelet_node_connected(skb, &pkt->orig))
-		return cubelet_next(pkt);
 	if (frontend)
 		return lbrp_balance(pkt, frontend);
 	if (lbrp_virtual(pkt))
