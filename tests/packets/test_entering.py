@@ -174,7 +174,7 @@ NOT_OURS: dict[str, Packet] = {
     "elsewhere": IP(src=OUTSIDE, dst=UNKNOWN) / TCP(dport=80),
     "no icmp error of ours": IP(src=OUTSIDE, dst=NODE)
     / ICMP(type=3, code=3)
-    / (IP(src=NODE, dst=OUTSIDE) / UDP(sport=15000, dport=53)),
+    / (IP(src=NODE, dst=OUTSIDE) / UDP(sport=45000, dport=53)),
     "malformed": IP(src=OUTSIDE, dst=NODE, ihl=4) / TCP(dport=30001),
     "ttl one": IP(src=OUTSIDE, dst=NODE, ttl=1) / UDP(dport=30001) / Raw(b"x"),
 }

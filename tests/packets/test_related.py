@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 import pytest
-from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
@@ -164,11 +165,131 @@ def test_an_error_about_no_flow_is_dropped(fused: Rig, port: str, error: Packet)
     kept(fused.send(about(udp(CLIENT.to(SERVER)), source, error), port), "core/unrelated")
 
 
-def test_an_error_about_no_flow_of_ours_passes_at_the_uplink(rig: Rig) -> None:
-    packet = about(udp(Ends(NODE, 20001, OUTSIDE, 53)), ROUTER, ERRORS["time exceeded"])
+ADVICE = {
+    "redirect": ICMP(type=5, code=1, gw=ROUTER),
+    "source quench": ICMP(type=4),
+}
+
+
+def left_to_the_node(rig: Rig, packet: Packet) -> None:
     frame = rig.framed(packet, "uplink")
     result = rig.send(frame, "uplink")
     assert (result.verdict, bytes(result.packet)) == ("pass", bytes(frame))
+
+
+@pytest.mark.parametrize("error", [*ERRORS.values(), *ADVICE.values()], ids=[*ERRORS, *ADVICE])
+def test_errors_about_the_nodes_own_packets_are_the_nodes(rig: Rig, error: Packet) -> None:
+    tunnel = Ends(NODE, 40000, OUTSIDE, 4789)
+    for quoted in (
+        udp(tunnel),
+        tcp(Ends(NODE, 22, OUTSIDE, 5)),
+        echo(Ends(NODE, 20001, OUTSIDE, 0)),
+    ):
+        left_to_the_node(rig, about(quoted, ROUTER, error))
+    for protocol in (47, 50, 132):
+        quoted = IP(src=NODE, dst=OUTSIDE, proto=protocol) / Raw(bytes(20))
+        left_to_the_node(rig, about(quoted, ROUTER, error))
+
+
+@pytest.mark.parametrize("error", [*ERRORS.values(), *ADVICE.values()], ids=[*ERRORS, *ADVICE])
+def test_errors_about_pods_are_not_the_nodes(rig: Rig, error: Packet) -> None:
+    """By ports that pods' packets are given, by pods' addresses, by Services'."""
+    for shape in (tcp, udp):
+        for port in (20001, 30001):
+            packet = about(shape(Ends(NODE, port, OUTSIDE, 53)), ROUTER, error)
+            kept(rig.send(packet, "uplink"), "core/unrelated")
+        packet = about(shape(Ends(A, 1000, OUTSIDE, 53)), ROUTER, error)
+        kept(rig.send(packet, "uplink"), "core/unrelated")
+    for dst, src in ((NODE, A), (A, NODE), (NODE, OUTSIDE)):
+        packet = about(udp(Ends(src, 40000, OUTSIDE, 53)), ROUTER, error, to=dst)
+        kept(rig.send(packet, "uplink"), "core/unrelated")
+    kept(rig.send(about(echo(Ends(A, 5, OUTSIDE, 0)), ROUTER, error), "uplink"), "core/unrelated")
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_socket_of_the_nodes_may_have_a_port_of_the_range(fused: Rig, connected: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.bind((NODE, 20003))
+        if connected:
+            own.connect((OUTSIDE, 53))
+        packet = about(udp(Ends(NODE, 20003, OUTSIDE, 53)), ROUTER, ERRORS["time exceeded"])
+        left_to_the_node(fused, packet)
+    kept(fused.send(packet, "uplink"), "core/unrelated")
+
+
+def test_what_has_not_been_sent_causes_no_error(rig: Rig) -> None:
+    """The client of a pod that has not answered forges an error about the answer."""
+    talk = direct(AWAY, replace(CLIENT, number=80), udp)
+    talk.opened(rig)
+    forged = about(talk.answer, OUTSIDE, ERRORS["port unreachable"])
+    kept(rig.send(forged, "uplink"), "core/unrelated")
+    talk.back(rig)
+    arrives(rig.send(forged, "uplink"), "a", hopped(forged))
+
+
+def test_an_error_is_matched_by_both_records(rig: Rig) -> None:
+    """One has been evicted, or its key has gone to another flow: nothing says what was sent."""
+    talk = direct(CLIENT, AWAY, udp)
+    talk.opened(rig)
+    rig.forget(talk.first)
+    kept(
+        rig.send(about(hopped(talk.first), ROUTER, ERRORS["time exceeded"]), "uplink"),
+        "core/unrelated",
+    )
+
+
+@pytest.mark.parametrize("replied", [False, True], ids=["first packet", "established"])
+def test_every_part_of_the_tuple_counts(rig: Rig, replied: bool) -> None:
+    """As the flow's packets are where the error comes from, not as the pod knows them."""
+    rig.masquerade(A, "uplink", NODE, 20001, 1)
+    talk = replace(service(rig, udp, AWAY), seen=SEEN)
+    talk.established(rig) if replied else talk.opened(rig)
+    error = ERRORS["fragmentation needed"]
+    good = udp(SEEN.to(AWAY))
+    for wrong in (
+        Ends(NODE, 20002, OUTSIDE, 443),
+        Ends(NODE, 20001, OUTSIDE, 444),
+        Ends(NODE, 20001, "192.0.2.10", 443),
+        Ends(A, 1000, OUTSIDE, 443),
+        Ends(A, 1000, VIP, 80),
+        Ends(OUTSIDE, 443, NODE, 20001),
+    ):
+        for to in (NODE, A):
+            kept(rig.send(about(udp(wrong), ROUTER, error, to=to), "uplink"), "core/unrelated")
+    kept(rig.send(about(tcp(SEEN.to(AWAY)), ROUTER, error), "uplink"), "core/unrelated")
+    assert rig.send(about(good, ROUTER, error), "uplink").leaves == "pod"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "believed"),
+    [
+        *((-0x10000, True), (0, True), (1 << 20, True), (1 << 29, True)),
+        *((-0x10001, False), ((1 << 30) + 1, False), (1 << 31, False)),
+    ],
+)
+def test_a_quoted_segment_is_under_way(rig: Rig, ahead: int, believed: bool) -> None:
+    talk = direct(CLIENT, AWAY).established(rig)
+    talk.back(rig)
+    quoted = hopped(talk.first)
+    acknowledged = talk.answer[TCP].ack
+    quoted[TCP].seq = (acknowledged + ahead) % (1 << 32)
+    packet = about(quoted, ROUTER, ERRORS["fragmentation needed"], 8)
+    result = rig.send(packet, "uplink")
+    if believed:
+        arrives(result, "a", hopped(packet))
+    else:
+        kept(result, "core/unrelated")
+
+
+def test_an_error_about_a_ping_that_expires_is_the_nodes_all_the_same(rig: Rig) -> None:
+    rig.masquerade(A, "uplink", NODE, 20001, 1)
+    talk = replace(direct(CLIENT, replace(AWAY, number=0), echo), seen=SEEN)
+    talk.opened(rig)
+    packet = about(quotes(talk)[0], ROUTER, ERRORS["time exceeded"])
+    packet.ttl = 1
+    frame = rig.framed(packet, "uplink")
+    result = rig.dp.send(frame, "uplink")
+    assert (result.verdict, result.hop, bytes(result.packet)) == ("pass", None, bytes(frame))
 
 
 @pytest.mark.parametrize("cut", [0, 8, 19, 20, 27])

@@ -20,7 +20,7 @@ CORE_REASONS = (
     Reason("too_big", "larger than the MTU of where it leaves, and must not be fragmented"),
     Reason("no_source_port", "every source port that could be used is taken"),
     Reason("flow_table", "the flow's record could not be written"),
-    Reason("unrelated", "an ICMP error that belongs to no known flow"),
+    Reason("unrelated", "an ICMP error that quotes no packet which a known flow has sent there"),
     Reason("jump", "a tail call failed: the composition is being replaced or is broken"),
     Reason("rate_limited", "an ICMP error, a reset or a packet for Python over its rate"),
     Reason("helper", "a kernel helper refused the packet"),

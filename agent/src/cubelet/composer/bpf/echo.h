@@ -30,15 +30,19 @@ CUBELET_INLINE long cubelet_echo_keep(struct __sk_buff *skb, struct cubelet_scra
 	return failed;
 }
 
-/* The frame is fit for where `to` leads: a copy goes there, and the frame as it came to the node.
- */
+/* A copy of the frame, which has been made fit for it, goes to where `to` leads. */
+CUBELET_INLINE void cubelet_echo_copy(struct __sk_buff *skb, const struct cubelet_hop *to)
+{
+	bpf_clone_redirect(skb, to->ifindex, to->port_class == CUBELET_HOST ? BPF_F_INGRESS : 0);
+}
+
+/* After the copy: the frame as it came is the node's. */
 CUBELET_INLINE int cubelet_echo_share(struct __sk_buff *skb, struct cubelet_scratch *s,
 				      const struct cubelet_hop *to)
 {
-	__u64 flags = to->port_class == CUBELET_HOST ? BPF_F_INGRESS : 0;
 	long failed;
 
-	bpf_clone_redirect(skb, to->ifindex, flags);
+	cubelet_echo_copy(skb, to);
 	failed = bpf_skb_store_bytes(skb, 0, s->quote, CUBELET_ECHO_IP, 0);
 	if (s->pkt.hdr.fragment != CUBELET_LATER)
 		failed |= bpf_skb_store_bytes(skb, s->pkt.hdr.l4, s->quote + CUBELET_ECHO_L4, 8, 0);

@@ -43,15 +43,19 @@ CUBELET_INLINE int cubelet_host_port(__u8 protocol, __u16 port)
 }
 
 /* Is a port of the node's own address one that Services, pods or translated sources use? */
-CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
+CUBELET_INLINE int cubelet_used_port(__u8 protocol, __u16 port)
 {
-	__u16 port = bpf_ntohs(h->tuple.dport);
-
-	if (h->fragment == CUBELET_LATER || h->icmp_error)
-		return 1;
 	return (port >= CUBELET_SNAT_FIRST && port <= CUBELET_SNAT_LAST) ||
 	       (port >= CUBELET_NODE_PORT_FIRST && port <= CUBELET_NODE_PORT_LAST) ||
-	       cubelet_host_port(h->tuple.protocol, port);
+	       cubelet_host_port(protocol, port);
+}
+
+/* Is a packet to the node's own address one to look at? */
+CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
+{
+	if (h->fragment == CUBELET_LATER || h->icmp_error)
+		return 1;
+	return cubelet_used_port(h->tuple.protocol, bpf_ntohs(h->tuple.dport));
 }
 
 /*
