@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from scapy.layers.inet import IP, UDP, IPOption
-from scapy.layers.l2 import LLC, SNAP, Dot1Q, Dot3, Ether
+from scapy.layers.inet import ICMP, IP, UDP, IPOption
+from scapy.layers.l2 import ARP, LLC, SNAP, Dot1Q, Dot3, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
@@ -150,6 +150,45 @@ def test_a_tunnel_comes_from_a_node(border: Space) -> None:
         border, "friend", body, border.world.outside, datagram, node1, VXLAN_PORT, forged
     )
     assert dropped(border, "unknown_node") == before + 1
+
+
+def test_tunnels_carry_nothing_but_ip_and_answers_of_their_node(border: Space) -> None:
+    """A flow between pods of both nodes is open: what may meet it comes by its tunnel alone."""
+    world, friend, far = border.world, border.ip("friend"), border.ip("far")
+    node1, node2 = world.node("node1").address, world.at_node("node2")
+    assert border.who(border.at("friend"), far, 80) == "far"
+    body = b"not by this tunnel"
+    own = world.run(border.at("friend"), frames.mac).hex(":")
+
+    def inside(packet: Packet, **fields: object) -> bytes:
+        frame = Ether(src=mac_of("node2", "router"), dst=own, **fields) / packet
+        return bytes(VXLAN(vni=1, flags=8) / frame)
+
+    question = IP(src=friend, dst=far) / UDP(sport=5002, dport=53) / Raw(body)
+    error = ICMP(type=3, code=3) / question
+    for place, data, reason in (
+        (node2, inside(Raw(body.ljust(46, b"\0")), type=0x88B5), "unsupported"),
+        (node2, inside(ARP(op=2, psrc=far, pdst=friend) / Raw(body)), "unsupported"),
+        (node2, inside(IP(src="192.0.2.1", dst=friend) / UDP() / Raw(body)), "unknown_node"),
+        (world.outside, inside(IP(src=far, dst=friend) / error), "unrelated"),
+        (node2, inside(IP(src=far, dst=friend) / error), "unrelated"),
+    ):
+        before = dropped(border, reason)
+        with frames.heard(border.at("friend"), contains=body) as heard:
+            world.run(place, datagram, node1, VXLAN_PORT, data)
+            time.sleep(0.2)
+        assert heard(0) == [], (place, reason)
+        assert dropped(border, reason) == before + 1, (place, reason)
+    world.run(border.at("friend"), datagram, far, 53, body, 5002)
+    with frames.heard(border.at("friend"), contains=body) as heard:
+        world.run(
+            world.outside, datagram, node1, VXLAN_PORT, inside(IP(src=far, dst=friend) / error)
+        )
+        time.sleep(0.2)
+        world.run(node2, datagram, node1, VXLAN_PORT, inside(IP(src=far, dst=friend) / error))
+        time.sleep(0.2)
+    errors = [data for data, _ in heard(0) if Ether(data)[IP].proto == 1]
+    assert len(errors) == 1
 
 
 # Martians
