@@ -13,7 +13,7 @@ from scapy.packet import Raw
 from cubelet_hooks.objects import Node, Service
 
 from .conftest import MakeRig
-from .rig import GATEWAY, NODE, OUTSIDE, A, B, Rig, arrives, kept
+from .rig import GATEWAY, NODE, OUTSIDE, REMOTE, A, B, Rig, arrives, kept
 from .shapes import Ends, Peer, direct, echo, hopped, tcp, udp
 
 FAR_PODS, FAR_POD, BROADCAST = ip_network("10.1.7.0/24"), "10.1.7.9", "172.18.0.255"
@@ -100,3 +100,14 @@ def test_a_flow_ends_whose_source_has_become_one(border: Rig) -> None:
 def test_what_is_not_ours_is_left_to_the_host(border: Rig) -> None:
     frame = border.framed(IP(src="127.0.0.1", dst=NODE) / UDP(dport=53) / Raw(b"x"), "uplink")
     assert border.send(frame, "uplink").verdict == "pass"
+
+
+@pytest.mark.parametrize("port", ["uplink", "overlay"])
+def test_what_came_before_does_not_make_a_pods_error_one(border: Rig, port: str) -> None:
+    """The packet judged last on the CPU came from outside: nothing of it is left over."""
+    source = OUTSIDE if port == "uplink" else REMOTE
+    talk = direct(Peer("b", B, 1000), Peer("a", A, 53), udp)
+    talk.opened(border)
+    border.send(udp(Ends(source, 5, A, 6)), port)
+    error = IP(src=A, dst=B) / ICMP(type=3, code=3) / hopped(talk.first)
+    arrives(border.send(error, "a"), "b", hopped(error))

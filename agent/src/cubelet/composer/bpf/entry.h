@@ -162,15 +162,24 @@ CUBELET_INLINE __u16 cubelet_options_refused(struct __sk_buff *skb, const struct
 	return 0;
 }
 
-/* May this port send from this source? 0, or the reason it may not. */
+/* The pod's port that the packet in hand entered by, if the packet has the pod's address. */
+CUBELET_INLINE struct cubelet_port_info *cubelet_pod_source(const struct cubelet_pkt *pkt)
+{
+	struct cubelet_port_info *port = cubelet_lookup(cubelet_ports, &pkt->ifindex);
+
+	return port && cubelet_addr_equal(&port->address, &pkt->hdr.tuple.src) ? port : NULL;
+}
+
+/* After cubelet_track_entry(): may this port send from this source? 0, or the reason it may not. */
 CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 {
 	if (pkt->entered == CUBELET_POD) {
-		struct cubelet_port_info *port = cubelet_lookup(cubelet_ports, &pkt->ifindex);
+		struct cubelet_port_info *port = cubelet_pod_source(pkt);
 
-		if (!port || !cubelet_addr_equal(&port->address, &pkt->hdr.tuple.src))
+		if (!port)
 			return CUBELET_REASON_SPOOFED;
 		pkt->own_mac = cubelet_same_mac(port->mac, pkt->in.dst_mac);
+		return 0;
 	}
 	if (pkt->entered == CUBELET_HOST && !cubelet_is_own(&pkt->hdr.tuple.src))
 		return CUBELET_REASON_SPOOFED; /* only forwarded by the host, so not the node's */

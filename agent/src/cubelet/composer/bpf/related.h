@@ -306,7 +306,7 @@ CUBELET_INLINE int cubelet_send_related(struct __sk_buff *skb)
 			return TC_ACT_UNSPEC;
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_UNRELATED);
 	}
-	if (s->pkt.entered == CUBELET_POD && cubelet_track_source(&s->pkt))
+	if (s->pkt.entered == CUBELET_POD && !cubelet_pod_source(&s->pkt))
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_SPOOFED);
 	shared = cubelet_related_shared(s, f);
 	if (shared && cubelet_related_keep(skb, s, ip_at))
