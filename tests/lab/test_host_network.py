@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -11,8 +12,10 @@ import pytest
 
 from cubelet.lab import traffic
 from cubelet.lab.kinds import Manifest
+from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
 
-from .manifests import pod, service
+from .load import connections, datagrams, loads, stream
+from .manifests import pod, policy, service
 from .world import Space, World
 
 PORT = 5300
@@ -29,12 +32,13 @@ def host(world: World) -> Iterator[Space]:
         pod("far", nodeName="node2"),
         exposed("s"),
         endpoints("s", world.node("node1").address),
+        pod("idle", nodeName="node1"),
     )
     with udp_server(world), tcp_server(world):
         yield space
     space.delete("Service", "s")
     space.delete("EndpointSlice", "s-1")
-    space.delete("Pod", "near", "far")
+    space.delete("Pod", "near", "far", "idle")
 
 
 def exposed(name: str, **spec: object) -> Manifest:
@@ -106,10 +110,13 @@ def udp_server(world: World) -> Serving:
 
 
 def tcp_server(world: World) -> Serving:
+    def converse(connection: socket.socket, peer: tuple[str, int]) -> None:
+        with connection, contextlib.suppress(OSError):
+            while asked := connection.recv(65536):
+                connection.sendall(answer(asked, peer))
+
     def serve(bound: socket.socket) -> None:
-        connection, peer = bound.accept()
-        with connection:
-            connection.sendall(answer(connection.recv(4096), peer))
+        threading.Thread(target=converse, args=bound.accept(), daemon=True).start()
 
     bound = listening(world, socket.SOCK_STREAM)
     bound.listen()
@@ -184,3 +191,95 @@ def test_one_client_socket_for_long(host: Space) -> None:
             client.send(b"%d" % number)
             assert client.recv(64) == b"%d" % number
             threading.Event().wait(0.1)
+
+
+@pytest.fixture
+def kept(host: Space) -> Iterator[Space]:
+    """A Service with the same backend and externalTrafficPolicy Local."""
+    host.apply(
+        exposed("kept", externalTrafficPolicy="Local"),
+        endpoints("kept", host.world.node("node1").address),
+    )
+    yield host
+    host.delete("Service", "kept")
+    host.delete("EndpointSlice", "kept-1")
+
+
+def seen_as(host: Space, place: str, address: str, port: int, protocol: str) -> str:
+    return host.world.run(place, traffic.who, address, port, protocol).seen_as
+
+
+def looks_answers_up(world: World) -> bool:
+    """Whether a program is on what node1's uplink sends."""
+    return (world.layout.bpffs_of("node1") / "links" / "egress").exists()
+
+
+@PROTOCOLS
+def test_a_local_policy_keeps_the_clients_address(kept: Space, protocol: str) -> None:
+    world, port = kept.world, kept.node_port("kept", protocol)
+    here, there = (world.node(name).address for name in ("node1", "node2"))
+    for _ in range(3):
+        assert seen_as(kept, world.outside, here, port, protocol) == OUTSIDE_ADDRESS
+    assert kept.who(world.outside, there, port, protocol, timeout=0.5) == "timeout"
+    for place in INSIDE:  # whom the policy does not bind
+        assert kept.who(places(kept)[place], here, port, protocol) == "server"
+    other = kept.node_port("s", protocol)
+    assert seen_as(kept, world.outside, here, other, protocol) != OUTSIDE_ADDRESS
+
+
+def test_fragments_under_a_local_policy(kept: Space) -> None:
+    address, port = kept.world.node("node1").address, kept.node_port("kept", "UDP")
+    for _ in range(2):
+        result = kept.world.run(kept.world.outside, traffic.udp_echo, address, port, MUCH)
+    assert result.answered
+
+
+@PROTOCOLS
+def test_a_port_that_nobody_serves_is_refused_under_a_local_policy(
+    kept: Space, protocol: str
+) -> None:
+    """The host's own refusal, which names the port that the client asked."""
+    world = kept.world
+    unserved = endpoints("kept", world.node("node1").address)
+    for each in unserved["ports"]:
+        each["port"] = PORT + 1
+    kept.apply(unserved)
+    address, port = world.node("node1").address, kept.node_port("kept", protocol)
+    assert kept.who(world.outside, address, port, protocol) == "refused"
+
+
+def test_what_looks_answers_up_is_there_only_while_it_is_needed(kept: Space) -> None:
+    world = kept.world
+    assert looks_answers_up(world)
+    kept.apply(exposed("kept", externalTrafficPolicy="Cluster"))
+    assert not looks_answers_up(world)
+    kept.apply(exposed("kept", externalTrafficPolicy="Local"))
+    assert looks_answers_up(world)
+    kept.apply(endpoints("kept", kept.ip("near")))
+    assert not looks_answers_up(world)
+    address, port = world.node("node1").address, kept.node_port("s", "UDP")
+    assert kept.who(world.outside, address, port, "UDP") == "server"
+
+
+def test_nothing_is_lost_over_a_restart_or_another_composition(kept: Space) -> None:
+    """Connections, datagrams and new ones, while the agent is away and programs are replaced."""
+    world = kept.world
+    address = world.node("node1").address
+    tcp, udp = (kept.node_port("kept", protocol) for protocol in ("TCP", "UDP"))
+    with loads() as running:
+        running.add("connection", world.outside, stream, address, tcp)
+        running.add("datagrams", world.outside, datagrams, address, udp, 100)
+        running.add("connections", world.outside, connections, address, tcp)
+        running.add("masqueraded", kept.at("near"), connections, OUTSIDE_ADDRESS, OUTSIDE_PORT)
+        running.add("own", world.at_node("node1"), connections, OUTSIDE_ADDRESS, OUTSIDE_PORT)
+        before = world.call("node1", "status")["composition"]
+        kept.apply(policy("p", "idle", ingress=[]))
+        assert world.call("node1", "status")["composition"] != before
+        world.kill("node1")
+        threading.Event().wait(1)
+        world.start("node1")
+        kept.delete("NetworkPolicy", "p")
+        world.stop("node1")
+        world.start("node1")
+    running.check(20)
+    assert looks_answers_up(world)

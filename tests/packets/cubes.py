@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from typing import ClassVar
 
-from cubelet_hooks.cube import PORT_CLASSES, Cube, Reason
+from cubelet_hooks.cube import PORT_CLASSES, UPLINK_EGRESS, Cube, Reason
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.records import U8, U16, U32, Addr, Be16, Be32, Mac, Record
+from cubelet_hooks.view import View
 
 EVERYWHERE = frozenset(PORT_CLASSES)
 STACK = len(PORT_CLASSES)
@@ -48,11 +50,15 @@ class End(Record):
 
 
 class Vip(Cube):
-    """Destination translation, whatever the protocol."""
+    """Destination translation, whatever the protocol; for the host's sockets, too."""
 
     kind = "vip"
     inward = EVERYWHERE
     maps: ClassVar[tuple[Map, ...]] = (Map("backends", MapType.HASH, End, End, 64, False),)
+
+    def needed_on(self, view: View) -> Collection[str]:
+        """Everywhere, and what the host's sockets answer by the uplink is to be found."""
+        return (*PORT_CLASSES, UPLINK_EGRESS)
 
 
 class Sender(Record):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,9 +19,12 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.tcx import Direction, LinkInfo, TcxLink
 from cubelet.composer.compiler import CompileError
 from cubelet.composer.core import Core, CoreSettings
+from cubelet.composer.source import EGRESS
 from cubelet.datapath.programs import Datapath, Prepared
 from cubelet.state.cluster import State
 from cubelet.testkit.network import TestNetwork, build_network, private_network
+from cubelet.testkit.samples import view
+from cubelet_hooks.objects import Service
 
 from ..helpers import tint
 
@@ -117,6 +122,59 @@ def test_without_tcx_the_loopback_device_keeps_nothing_of_an_earlier_run(
     monkeypatch.setattr("cubelet.datapath.programs.tcx_supported", lambda: False)
     put_in_force(make(), network)
     assert loopback() == 0
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How programs hang on devices."""
+    if request.param == "clsact":
+        for module in ("datapath.programs", "bpf.links"):
+            monkeypatch.setattr(f"cubelet.{module}.tcx_supported", lambda: False)
+    return str(request.param)
+
+
+def uplink_egress(network: TestNetwork, bpffs: Path, mode: str) -> int:
+    """The id of the program on what the uplink sends; 0 if there is none."""
+    if mode == "clsact":
+        command = ["tc", "filter", "show", "dev", "uplink0", "egress"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = re.search(r"direct-action.* id (\d+)", shown)
+        return int(found[1]) if found else 0
+    pin = bpffs / "links" / "egress"
+    if not pin.exists():
+        return 0
+    with TcxLink.open(pin) as link:
+        info = link.info()
+    assert (info.ifindex, info.direction) == (network.local.uplink_ifindex, Direction.EGRESS)
+    return info.prog_id
+
+
+def test_what_looks_answers_up_comes_and_goes(
+    make: Make, network: TestNetwork, bpffs: Path, mode: str
+) -> None:
+    """With what asks for it, over restarts, and from an earlier run that had it."""
+
+    def switch(datapath: Datapath, wanted: bool) -> None:
+        asks = view(Service("default", "egress")) if wanted else State()
+        prepared = datapath.prepare(tint.composition(asks), CORE, network.local)
+        assert prepared is not None
+        assert datapath.switch(prepared) == {}
+        assert (EGRESS in prepared.programs.entries) == wanted
+        if wanted:  # before the programs that make such flows are attached
+            assert uplink_egress(network, bpffs, mode) == programs(datapath)[EGRESS]
+        datapath.attach_node(network.local)
+        datapath.forget_strangers(network.ports)
+        datapath.retire()
+
+    datapath = make()
+    for wanted in (False, True, False, True):
+        switch(datapath, wanted)
+        assert bool(uplink_egress(network, bpffs, mode)) == wanted
+    again = make()
+    switch(again, wanted=True)
+    assert uplink_egress(network, bpffs, mode) == programs(again)[EGRESS]
+    switch(make(), wanted=False)
+    assert not uplink_egress(network, bpffs, mode)
 
 
 def test_each_device_runs_the_program_of_its_class(

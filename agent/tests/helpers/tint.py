@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from cubelet.composer.composition import Chain, Composition, compose
 from cubelet.testkit.outlet import Outlet
-from cubelet_hooks.cube import PORT_CLASSES, Cube, Entry, Unit
+from cubelet_hooks.cube import PORT_CLASSES, UPLINK_EGRESS, Cube, Entry, Unit
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, Service
 from cubelet_hooks.records import U32, Record
@@ -50,8 +50,10 @@ class Tint(Cube):
         return {"COLOUR": sum(bool(service.external_ips) for service in view.services.values())}
 
     def needed_on(self, view: View) -> Collection[str]:
-        """Everywhere, unless there is a Service called ``unneeded``."""
-        return () if "default/unneeded" in view.services else PORT_CLASSES
+        """Everywhere, unless there is a Service called ``unneeded``; for ``egress`` there, too."""
+        if "default/unneeded" in view.services:
+            return ()
+        return (*PORT_CLASSES, UPLINK_EGRESS) if "default/egress" in view.services else PORT_CLASSES
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """A Service each."""

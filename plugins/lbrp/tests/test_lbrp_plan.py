@@ -13,7 +13,7 @@ from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
 from cubelet.testkit import entries as entries_of
 from cubelet.testkit import local_node
-from cubelet_hooks.cube import Entry
+from cubelet_hooks.cube import UPLINK_EGRESS, Entry
 from cubelet_hooks.objects import (
     Address,
     Change,
@@ -336,6 +336,33 @@ def test_the_uplink_is_looked_at_only_while_a_service_is_exposed(
 ) -> None:
     needed = set(Lbrp("lbrp0", Settings()).needed_on(state_of(service(**fields))))
     assert needed == {"pod", "host"} | ({"uplink"} if exposed else set())
+
+
+@pytest.mark.parametrize(
+    ("policy", "backend", "node_port", "kept"),
+    [
+        ("Local", NODE, 30080, True),
+        ("Local", SECOND, 30080, True),
+        ("Local", A, 30080, False),
+        ("Local", NODE, 0, False),
+        ("Cluster", NODE, 30080, False),
+    ],
+)
+def test_clients_keep_their_addresses_up_to_the_hosts_network_under_a_local_policy(
+    policy: Any, backend: Address, node_port: int, kept: bool
+) -> None:
+    ports = (ServicePort("http", "TCP", 80, 8080, node_port=node_port),)
+    web = service(ports=ports, external_traffic_policy=policy)
+    item = msgspec.structs.replace(SLICE, endpoints=(Endpoint((backend,), node_name="n1"),))
+    needed = set(Lbrp("lbrp0", Settings()).needed_on(state_of(LOCAL, web, item)))
+    assert (UPLINK_EGRESS in needed) == kept
+    flags = {
+        key.scope: value.keeps
+        for key, value in wanted(plan(LOCAL, web, item), "services").items()
+        if key.port == 30080
+    }
+    local = int(policy == "Local")
+    assert flags == ({Scope.INSIDE: 0, Scope.OUTSIDE: local} if node_port else {})
 
 
 def test_sizes_are_settings() -> None:

@@ -10,9 +10,10 @@ from cubelet.check.findings import Finding
 from cubelet.check.objects import history
 from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
+from cubelet.composer.composition import NEEDED
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import PORT_CLASSES, Complaint, Cube, Entry, Unit
+from cubelet_hooks.cube import Complaint, Cube, Entry, Unit
 from cubelet_hooks.objects import Change
 
 _THROWS = "answer with nothing for what cannot be planned: a cube that raises is taken out"
@@ -87,9 +88,9 @@ class _Rehearsal:
         """What is compiled in may depend on the kinds alone that the cube says it does."""
         defines = self._twice("defines", lambda: dict(self._cube.defines(self._state)))
         needed = self._twice("needed_on", lambda: frozenset(self._cube.needed_on(self._state)))
-        if needed - set(PORT_CLASSES):
-            message = f"needed_on gives {sorted(needed - set(PORT_CLASSES))}: no port classes"
-            remedy = f"give some of {', '.join(PORT_CLASSES)}"
+        if needed - set(NEEDED):
+            message = f"needed_on gives {sorted(needed - set(NEEDED))}: no port classes"
+            remedy = f"give some of {', '.join(NEEDED)}"
             raise _FoundError(at(self._type, "needed_on", message, remedy))
         kinds = self._type.specialised_by
         before, self._facts = self._facts, (defines, needed)

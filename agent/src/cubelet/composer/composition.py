@@ -14,10 +14,12 @@ import yaml
 from cubelet.composer.provided import check_provided
 from cubelet.composer.reasons import allot
 from cubelet.composer.slots import Slots, allot_slots
-from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction, Settings
+from cubelet_hooks.cube import PORT_CLASSES, UPLINK_EGRESS, Cube, Direction, Settings
 from cubelet_hooks.view import View
 
 Mode = Literal["fused", "tailcall"]
+NEEDED = (*PORT_CLASSES, UPLINK_EGRESS)
+"""What a cube can be needed on."""
 
 
 class CompositionError(Exception):
@@ -73,7 +75,8 @@ class Facts(msgspec.Struct, frozen=True):
     """What the cluster's objects say that is compiled in, by instance.
 
     ``defines`` are constants; ``needed`` the port classes on which a cube of a stack has
-    something to do; ``versions`` hash the sources and settings that the constants go with.
+    something to do, and the uplink's egress if it asks for that; ``versions`` hash the sources and
+    settings that the constants go with.
     """
 
     defines: Mapping[str, Mapping[str, int]] = {}
@@ -87,9 +90,7 @@ class Facts(msgspec.Struct, frozen=True):
         """
         needed = {
             name: tuple(
-                each
-                for each in PORT_CLASSES
-                if each in classes or each in earlier.needed.get(name, ())
+                each for each in NEEDED if each in classes or each in earlier.needed.get(name, ())
             )
             for name, classes in self.needed.items()
         }
@@ -141,7 +142,7 @@ class Composition:
             except Exception as error:
                 raise CompositionError(f"cube {cube.kind}: {error!r}", cube.kind) from error
             if not cube.core:
-                needed[name] = tuple(each for each in PORT_CLASSES if each in wanted)
+                needed[name] = tuple(each for each in NEEDED if each in wanted)
         versions = before.versions if before else {c.instance: _version(c) for c in self.cubes}
         return Facts(defines, needed, versions)
 
@@ -159,6 +160,12 @@ class Composition:
         standing = {id(cube) for cubes in (self.core, *stacks.values()) for cube in cubes}
         cubes = tuple(cube for cube in self.cubes if id(cube) in standing)
         return replace(self, cubes=cubes, stacks=stacks, facts=facts)
+
+    @property
+    def uplink_egress(self) -> bool:
+        """Whether some cube asks for what the host sends out by the uplink to be looked up."""
+        needed = self.facts.needed
+        return any(UPLINK_EGRESS in needed.get(cube.instance, ()) for cube in self.cubes)
 
     def inward(self, port_class: str) -> list[Cube]:
         """The stack's cubes that see packets entering by the class, in order."""

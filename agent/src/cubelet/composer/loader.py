@@ -13,7 +13,7 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram, load
 from cubelet.composer.compiler import Compiled
 from cubelet.composer.core import JUMPS
-from cubelet.composer.source import EARLY, LOCAL
+from cubelet.composer.source import EARLY, EGRESS, LOCAL
 from cubelet_hooks.cube import PORT_CLASSES
 
 
@@ -21,7 +21,7 @@ from cubelet_hooks.cube import PORT_CLASSES
 class Programs:
     """A loaded composition: one entry program per port class, and all others by name.
 
-    There is one more entry, ``local``, where the node's own addresses have ports that are served.
+    There are up to two more, for what devices send: ``local`` and ``egress``.
     """
 
     identity: str
@@ -75,6 +75,7 @@ def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
     for name, slot in compiled.jumps.items():
         jumps.update(struct.pack("=I", slot), struct.pack("=I", loaded[name].fd))
     entries = {name: loaded.pop(f"cubelet_{name}") for name in PORT_CLASSES}
-    if f"cubelet_{LOCAL}" in loaded:
-        entries[LOCAL] = loaded.pop(f"cubelet_{LOCAL}")
+    for name in (LOCAL, EGRESS):
+        if f"cubelet_{name}" in loaded:
+            entries[name] = loaded.pop(f"cubelet_{name}")
     return Programs(compiled.identity, entries, loaded, jumps)

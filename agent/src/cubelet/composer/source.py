@@ -52,6 +52,8 @@ EARLY = "cubelet_early"
 """The program for the uplink's driver, where there are cubes for it."""
 LOCAL = "local"
 """The entry on the loopback device, where the node's own addresses have ports that are served."""
+EGRESS = "egress"
+"""The entry on the uplink's egress, where flows from there keep their clients' addresses."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def write_source(
             *_structs("cubelet", CORE_RECORDS, family),
             *_core_constants(local, core.settings, hz, trial),
             _own_addresses(local, family),
+            _define("CUBELET_UPLINK_EGRESS", int(composition.uplink_egress)),
             _define("CUBELET_AREA_USED", area_used(composition.cubes, composition.slots)),
             _define("CUBELET_PUNT_BYTES", PUNT_BYTES),
             *_cube_definitions(composition),
@@ -106,7 +109,7 @@ def write_source(
         ]
     )
     early = early_xdp and bool(composition.early_stages())
-    local_entry = "uplink" in _translating(composition)
+    outward = _outward_entries(composition)
     provided = provided_functions(composition.cubes, composition.slots)
     text = "\n".join(
         [
@@ -114,7 +117,7 @@ def write_source(
             *(f'#include "{_cube_path(cube)}"' for cube in composition.cubes),
             *(_core_text(f"{name}.bpf.c") for name in ("programs", composition.mode)),
             *([_core_text("early.bpf.c")] if early else []),
-            *([_core_text("local.bpf.c")] if local_entry else []),
+            *(_core_text(f"{name}.bpf.c") for name in outward),
             *(chain_programs(composition) if composition.mode == "tailcall" else ()),
         ]
     )
@@ -122,8 +125,7 @@ def write_source(
     if composition.mode == "tailcall":
         jumps["cubelet_finished"] = 4
         jumps |= {link.name: link.slot for link in chain_links(composition)}
-    names = (*PORT_CLASSES, LOCAL) if local_entry else PORT_CLASSES
-    entries = tuple(f"cubelet_{name}" for name in names)
+    entries = tuple(f"cubelet_{name}" for name in (*PORT_CLASSES, *outward))
     files = {_cube_path(cube): _cube_text(cube) for cube in composition.cubes}
     files["cubelet/generated.h"] = generated
     if provided:
@@ -131,6 +133,15 @@ def write_source(
     programs = (*entries, *jumps)
     xdp = (EARLY,) if early else ()
     return Source(text, files, _include_folders(), specs, programs, xdp, jumps, family)
+
+
+def _outward_entries(composition: Composition) -> tuple[str, ...]:
+    """Entries on what devices send, which come and go with what they are for."""
+    wanted = {
+        LOCAL: "uplink" in _translating(composition),
+        EGRESS: composition.uplink_egress,
+    }
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
 
 def _include_folders() -> tuple[Path, ...]:

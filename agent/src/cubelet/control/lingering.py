@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from cubelet_hooks.cube import PORT_CLASSES
+from cubelet.composer.composition import NEEDED
 
 Needed = Mapping[str, tuple[str, ...]]
-"""The port classes on which each instance has something to do."""
+"""The port classes on which each instance has something to do, and the uplink's egress."""
 
 
 class Lingering:
@@ -41,7 +41,7 @@ class Lingering:
         self._needed = needed
         return {
             instance: tuple(
-                each for each in PORT_CLASSES if each in classes or (instance, each) in self._ends
+                each for each in NEEDED if each in classes or (instance, each) in self._ends
             )
             for instance, classes in needed.items()
         }

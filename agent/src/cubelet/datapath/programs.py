@@ -26,12 +26,14 @@ from cubelet.composer.compiler import Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
 from cubelet.composer.loader import Programs, load_programs
-from cubelet.composer.source import LOCAL, write_source
+from cubelet.composer.source import EGRESS, LOCAL, write_source
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet_hooks.objects import LocalNode, Port
 
 log = structlog.get_logger()
 _LOOPBACK = 1  # its ifindex in every network namespace (LOOPBACK_IFINDEX)
+_OUTWARD = (LOCAL, EGRESS)
+"""Entries on what a device sends; a composition may have none of them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Prepared:
     maps: dict[str, BpfMap]
     programs: Programs
     fresh: bool
+    local: LocalNode
 
     def close(self) -> None:
         """Let go of it, for it will not be used."""
@@ -150,7 +153,8 @@ class Datapath:
         tables = [f"{s.c_name}-{s.identity}" for s in compiled.specs if s.c_name == "cubelet_flows"]
         try:
             programs = load_programs(compiled, maps)
-            return Prepared(compiled, maps, programs, fresh=not known.issuperset(tables))
+            fresh = not known.issuperset(tables)
+            return Prepared(compiled, maps, programs, fresh, local)
         except BaseException:
             close_maps(maps)
             raise
@@ -158,18 +162,25 @@ class Datapath:
     def switch(self, prepared: Prepared) -> dict[str, str]:
         """Put a prepared composition in force: each attachment in one step.
 
-        The result names the devices that could not be switched, each with the reason; they are
-        no longer known as attached. All others run the new programs.
+        What looks answers up comes before the programs whose flows need it, and goes after them.
+        Raises BpfError, before anything has changed, if it cannot come. The result names the
+        devices that could not be switched, each with the reason; they are no longer known as
+        attached. All others run the new programs.
         """
         programs = prepared.programs
-        self._folder = programs.pin(self._bpffs / "programs")
+        folder = programs.pin(self._bpffs / "programs")
+        if EGRESS in programs.entries:
+            self._put(EGRESS, prepared.local.uplink_ifindex, EGRESS, programs)
+        self._folder = folder
         failed = {}
-        for name, (port_class, attachment) in tuple(self._attached.items()):
+        for name, (port_class, attachment) in sorted(
+            self._attached.items(), key=lambda each: each[0] in _OUTWARD
+        ):
             try:
                 if port_class in programs.entries:
                     attachment.replace(programs.entries[port_class])
                     continue
-                attachment.detach()  # only the local entry comes and goes
+                attachment.detach()
             except OSError as error:
                 failed[name] = str(error)
             del self._attached[name]
@@ -226,9 +237,14 @@ class Datapath:
         """
         if self.programs is None:
             raise RuntimeError("nothing is composed yet")
+        self._put(name, ifindex, port_class, self.programs, quickly)
+
+    def _put(
+        self, name: str, ifindex: int, port_class: str, programs: Programs, quickly: bool = False
+    ) -> None:
         pin = ensure_bpffs(self._links) / name.replace(".", "_")
-        program = self.programs.entries[port_class]
-        direction = Direction.EGRESS if port_class == LOCAL else Direction.INGRESS
+        program = programs.entries[port_class]
+        direction = Direction.EGRESS if port_class in _OUTWARD else Direction.INGRESS
         try:
             mode = Mode.CLSACT if quickly else None
             attachment = Attachment.attach(ifindex, program, pin, direction, mode)
@@ -255,10 +271,11 @@ class Datapath:
         self.attach("host", local.datapath_ifindex, "host")
         self.attach("overlay", local.overlay_ifindex, "overlay")
         self.attach("uplink", local.uplink_ifindex, "uplink")
-        if self.programs is not None and LOCAL in self.programs.entries:
-            self.attach(LOCAL, _LOOPBACK, LOCAL)
-        elif not tcx_supported():  # what an earlier run left has no pin that would tell of it
-            clsact.remove(_LOOPBACK, Direction.EGRESS)
+        for name, ifindex in ((LOCAL, _LOOPBACK), (EGRESS, local.uplink_ifindex)):
+            if self.programs is not None and name in self.programs.entries:
+                self.attach(name, ifindex, name)
+            elif not tcx_supported():  # what an earlier run left has no pin that would tell of it
+                clsact.remove(ifindex, Direction.EGRESS)
 
     def run_early(self) -> None:
         """Have the uplink's driver run what it is to run. Raises BpfError."""
@@ -272,7 +289,7 @@ class Datapath:
     def forget_strangers(self, keep: Mapping[str, Port]) -> None:
         """Detach pods' devices that an earlier run attached and that no longer belong to any."""
         names = {port.host_ifname.replace(".", "_") for port in keep.values()}
-        names |= {"early", "host", "overlay", "uplink"} | ({LOCAL} & self._attached.keys())
+        names |= {"early", "host", "overlay", "uplink"} | (set(_OUTWARD) & self._attached.keys())
         for pin in pins(self._links):
             if pin.name not in names:
                 unlink(pin)

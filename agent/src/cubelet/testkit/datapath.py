@@ -26,7 +26,7 @@ from cubelet.state.cluster import State
 from cubelet.testkit.contents import Contents
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.outlet import Outlet
-from cubelet_hooks.cube import PORT_CLASSES, Complaint, Cube, Direction
+from cubelet_hooks.cube import PORT_CLASSES, UPLINK_EGRESS, Complaint, Cube, Direction
 from cubelet_hooks.flows import Hop
 from cubelet_hooks.objects import Change, Node, Object
 
@@ -100,7 +100,10 @@ class Datapath(Contents):
         with Clock() as clock:
             self.hz = clock.hz
             # All cubes, also those that have nothing to do yet.
-            facts = msgspec.structs.replace(self.composition.facts_of(self.state), needed={})
+            facts = self.composition.facts_of(self.state)
+            egress = (name for name, needed in facts.needed.items() if UPLINK_EGRESS in needed)
+            everywhere = dict.fromkeys(egress, (*PORT_CLASSES, UPLINK_EGRESS))
+            facts = msgspec.structs.replace(facts, needed=everywhere)
             self.composition = self.composition.specialised(facts)
             source = write_source(
                 self.composition,

@@ -5,7 +5,7 @@
 """
 
 from cubelet_hooks.cube.base import ABI, Cube, Reason, Settings
-from cubelet_hooks.cube.places import PORT_CLASSES, Direction, Placed, Placement
+from cubelet_hooks.cube.places import PORT_CLASSES, UPLINK_EGRESS, Direction, Placed, Placement
 from cubelet_hooks.cube.plans import Complaint, Entry, Planned, Rank, Unit
 from cubelet_hooks.cube.showing import Read, Row, Showing
 from cubelet_hooks.cube.telling import Telling
@@ -13,6 +13,7 @@ from cubelet_hooks.cube.telling import Telling
 __all__ = [
     "ABI",
     "PORT_CLASSES",
+    "UPLINK_EGRESS",
     "Complaint",
     "Cube",
     "Direction",

@@ -8,6 +8,11 @@ from typing import ClassVar, Literal
 PORT_CLASSES = ("pod", "host", "overlay", "uplink")
 """Where packets enter and leave a node, in the order of ``enum cubelet_class``."""
 
+UPLINK_EGRESS = "uplink-egress"
+"""Beside the port classes a place that :meth:`Planned.needed_on` can name: while some cube does,
+what the host's sockets send out by the uplink is looked up, so that flows from there can reach
+those sockets under their client's address (``cubelet_keep_src``)."""
+
 Direction = Literal["both", "inward", "outward"]
 """The flows whose first packets a cube on a stack sees: entering by the port, leaving, or both."""
 

@@ -117,8 +117,9 @@ class Planned:
     def needed_on(self, view: View) -> Collection[str]:
         """Port classes on which the cube has something to do now; the others go without its code.
 
-        A cube of a stack that is needed nowhere is no part of the composition: neither its code
-        nor its maps are there. It goes on planning, and its maps are filled before its code runs.
+        ``UPLINK_EGRESS`` beside them has the host's answers by the uplink looked up. A cube of a
+        stack that is needed nowhere is no part of the composition: neither its code nor its maps
+        are there. It goes on planning, and its maps are filled before its code runs.
         A changed value leads to a new composition, so derive it from what changes seldom.
         """
         return PORT_CLASSES

@@ -19,7 +19,15 @@ from cubelet_hooks.records import Record
 from cubelet_hooks.view import View
 from cubelet_lbrp import complaints, hostports
 from cubelet_lbrp.display import service_rows
-from cubelet_lbrp.frontends import entries, exposed, hinted, programmed, sticky, zone_of
+from cubelet_lbrp.frontends import (
+    entries,
+    exposed,
+    hinted,
+    keeps_clients,
+    programmed,
+    sticky,
+    zone_of,
+)
 from cubelet_lbrp.records import (
     Affinity,
     AffinityKey,
@@ -76,7 +84,9 @@ class Lbrp(Cube):
     kind: ClassVar[str] = "lbrp"
     essential: ClassVar[bool] = True
     inward: ClassVar[frozenset[str]] = frozenset({"pod", "host", "uplink"})
-    specialised_by: ClassVar[frozenset[str] | None] = frozenset({Service.kind, Port.kind})
+    specialised_by: ClassVar[frozenset[str] | None] = frozenset(
+        {Service.kind, EndpointSlice.kind, Port.kind, LocalNode.kind}
+    )
     settings_type: ClassVar[type[cube.Settings]] = Settings
     reasons: ClassVar[tuple[Reason, ...]] = (
         Reason("no_service", "a Service's address, but none of its ports"),
@@ -130,11 +140,17 @@ class Lbrp(Cube):
         }
 
     def needed_on(self, view: View) -> Collection[str]:
-        """Pods' and the host's ports, and the uplink while something can be asked for there."""
+        """Pods' and the host's ports, and the uplink while something can be asked for there.
+
+        Its egress while a backend on the host's network has to see clients' own addresses.
+        """
         outside = any(port.host_ports for port in view.ports.values()) or any(
             exposed(service) for service in view.services.values()
         )
-        return self.inward if outside else self.inward - {"uplink"}
+        if not outside:
+            return self.inward - {"uplink"}
+        keeps = any(keeps_clients(service, view) for service in view.services.values())
+        return self.inward | {cube.UPLINK_EGRESS} if keeps else self.inward
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """One unit per Service, per node and per pod with host ports; this node's: ``("local",)``.

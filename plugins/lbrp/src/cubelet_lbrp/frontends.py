@@ -68,6 +68,17 @@ def exposed(service: Service) -> bool:
     return programmed(service) and bool(external or any(p.node_port for p in service.ports))
 
 
+def keeps_clients(service: Service, view: View) -> bool:
+    """Whether clients from outside must keep their addresses up to a backend on the host's network.
+
+    That is what externalTrafficPolicy Local asks for.
+    """
+    if service.external_traffic_policy != "Local" or not exposed(service) or view.local is None:
+        return False
+    endpoints = (each for item in view.slices_of(service.key) for each in item.endpoints)
+    return any(address in view.local.addresses for e in endpoints for address in e.addresses[:1])
+
+
 def sticky(service: Service) -> bool:
     """Whether a client's flows to the Service are to have one backend."""
     return service.session_affinity == "ClientIP" and programmed(service)
@@ -195,6 +206,7 @@ def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> En
         _number_of(place.sources),
         place.group,
         place.sticky,
+        int(place.local and place.scope is Scope.OUTSIDE),
     )
     return Entry("services", key, value, place.rank)
 

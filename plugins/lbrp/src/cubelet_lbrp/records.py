@@ -62,7 +62,8 @@ class Frontend(Record):
     ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is
     of :class:`Shared`. ``ranges`` is the number of the networks whose clients alone are served,
     0: all are. Which backend a client had is remembered for ``sticky`` seconds under the number
-    ``group``; 0 seconds: it is not.
+    ``group``; 0 seconds: it is not. ``keeps`` is 1 where backends on this node's own network have
+    to see the client's address.
     """
 
     set_id: U64
@@ -72,6 +73,7 @@ class Frontend(Record):
     ranges: U64 = 0
     group: U64 = 0
     sticky: U32 = 0
+    keeps: U8 = 0
 
 
 class BackendKey(Record):

@@ -70,6 +70,7 @@ enum cubelet_packet_flag {
 	CUBELET_SRC_RANGE = 2, /* the source port is chosen from a range on commit */
 	CUBELET_TO_SEGMENT = 4, /* next_hop is on the pods' segment, MAC and port unresolved */
 	CUBELET_SUPERSEDES = 8, /* takes the place of the flow that its tuple finds */
+	CUBELET_KEEP_SRC = 16, /* the host's sockets are to see the client's own address */
 };
 
 #define CUBELET_ALIGNED __attribute__((aligned(8)))

@@ -127,6 +127,16 @@ CUBELET_INLINE void cubelet_set_src(struct cubelet_pkt *pkt, const struct cubele
 	pkt->cur.sport = port;
 }
 
+/*
+ * A flow from the uplink that ends at the host's own sockets is to keep its source. Its replies
+ * find back only while a cube asks for the uplink's egress (UPLINK_EGRESS): else this does nothing.
+ */
+CUBELET_INLINE void cubelet_keep_src(struct cubelet_pkt *pkt)
+{
+	if (CUBELET_UPLINK_EGRESS && pkt->in.port_class == CUBELET_UPLINK)
+		pkt->flags |= CUBELET_KEEP_SRC;
+}
+
 /* Source address and any free port of first..first+count-1 (host byte order), found on commit. */
 CUBELET_INLINE void cubelet_set_src_range(struct cubelet_pkt *pkt,
 					  const struct cubelet_addr *address, __u16 first,

@@ -189,6 +189,8 @@ CUBELET_INLINE int lbrp_balance(struct cubelet_pkt *pkt, const struct lbrp_front
 	struct lbrp_backend *backend;
 	__u32 remembered = 0;
 
+	if (frontend->keeps)
+		cubelet_keep_src(pkt);
 	if (!frontend->count && frontend->elsewhere)
 		return cubelet_drop(pkt, LBRP_REASON_NO_LOCAL_ENDPOINTS);
 	if (!frontend->count)

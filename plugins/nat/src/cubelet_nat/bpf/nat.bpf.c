@@ -74,12 +74,15 @@ CUBELET_INLINE void nat_by_overlay(struct cubelet_pkt *pkt)
 
 /*
  * To a backend of the host network: its reply to another host would leave by
- * the uplink untranslated, its reply to itself would never leave the host.
+ * the uplink untranslated, its reply to itself would never leave the host. Where
+ * the client's address has to be kept, the first is found there on its way out.
  */
 CUBELET_INLINE void nat_to_host(struct cubelet_pkt *pkt)
 {
 	struct cubelet_addr hairpin = CUBELET_HAIRPIN_ADDRESS;
 
+	if (pkt->flags & CUBELET_KEEP_SRC)
+		return;
 	if ((pkt->in.port_class == CUBELET_HOST || pkt->in.port_class == CUBELET_UPLINK) &&
 	    cubelet_dst_translated(pkt))
 		nat_masquerade(pkt, &hairpin);
