@@ -34,7 +34,8 @@ VIP, OTHER_VIP = "10.96.0.1", "10.96.0.2"
 UPSTREAM_MAC = "02:00:00:00:00:fe"
 
 WRITTEN = (
-    *(f"cubelet_{name}" for name in ("flows", "pending", "fragments", "exposed")),
+    *(f"cubelet_{name}" for name in ("flows", "pending", "exposed")),
+    *(f"cubelet_{name}" for name in ("fragments", "kept", "keepers")),
     *("paths0_known", "vip0_backends", "masq0_sources", "gate0_closed"),
 )
 """Maps that tests or their packets fill."""
@@ -172,6 +173,7 @@ class Rig:
         seen = Trace.unpack(trace.lookup(bytes(4)) or b"")
         reason = self.dp.reasons[seen.reason]
         verdict = {0xFFFFFFFF: "pass", 2: "drop", 7: "redirect"}.get(run.retval, str(run.retval))
+        verdict = "keep" if seen.sent == 4 else verdict
         return verdict, f"{reason.cube}/{reason.name}", run.packet, seen.sent == 2
 
     @staticmethod

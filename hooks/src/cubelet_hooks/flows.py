@@ -116,11 +116,22 @@ class FragmentKey(Record):
 
 
 class FragmentPorts(Record):
-    """What its first fragment said; ``seen`` in jiffies."""
+    """What its first fragment said, and how much of the datagram has come.
+
+    ``seen`` is in jiffies; fragments that came before ``since`` are of a datagram that had the
+    same identity. ``end`` is the length of the datagram's payload in bytes, 0 until its last
+    fragment has come. ``came`` sums up, over all fragments, a hash of where one ends less the hash
+    of where it begins: once it is the hash of ``end``, nothing is missing and nothing came twice.
+    ``host``: the datagram is for the node's own stack.
+    """
 
     sport: Be16
     dport: Be16
     seen: U32
+    since: U32
+    came: U32
+    end: U32
+    host: U8
 
 
 class PortKey(Record):

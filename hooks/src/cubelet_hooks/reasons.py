@@ -11,7 +11,7 @@ from cubelet_hooks.cube import Reason
 CORE_REASONS = (
     Reason("none", "not dropped"),
     Reason("malformed", "truncated or contradictory headers"),
-    Reason("fragment", "a fragment whose first fragment has not been seen"),
+    Reason("fragment", "a fragment whose first has not come, or that is too long to wait for it"),
     Reason("wrong_port", "a known flow's packet that entered by another port"),
     Reason("spoofed", "the source address is not one that this port may send from"),
     Reason("unknown_node", "tunnelled by no known node, under another VNI, or of a foreign source"),
@@ -33,6 +33,7 @@ CORE_REASONS = (
     Reason("martian", "from the uplink, of a source address that cannot be out there"),
     Reason("source_route", "its IP options name the routers to pass (RFC 791: LSRR, SSRR)"),
     Reason("client_gone", "for a pod that is gone, from the peer of a connection that it had"),
+    Reason("fragment_store", "a fragment that waited for its first, no longer: newer ones came"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

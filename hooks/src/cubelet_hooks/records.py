@@ -61,6 +61,7 @@ _SCALARS: dict[str, Scalar] = {
     "be32": _integer("__be32", ">I"),
     "mac": Scalar("__u8", 6, _pack_mac, lambda raw: raw.hex(":"), align=1, array=True),
     "area": Scalar("__u8", 64, bytes, bytes, align=1, array=True),
+    "frame": Scalar("__u8", 1920, bytes, bytes, align=1, array=True),
 }
 _ADDRESSES: dict[Family, Scalar] = {
     4: Scalar("struct cubelet_addr", 4, lambda a: a.packed, ipaddress.IPv4Address),
@@ -78,6 +79,8 @@ Mac = Annotated[str, "mac"]
 """A MAC address, written ``aa:bb:cc:dd:ee:ff``."""
 Area = Annotated[bytes, "area"]
 """64 bytes, given out by the composer."""
+Frame = Annotated[bytes, "frame"]
+"""1,920 bytes, room for a frame of up to that many."""
 Addr = Annotated[Address, "addr"]
 """An address of the instance's family: 4 or 16 bytes."""
 

@@ -16,8 +16,9 @@ from cubelet.composer.core import TRACE, Trace
 from cubelet.datapath.drops import Reasons
 from cubelet.testkit.datapath import VERDICTS, Datapath
 
-_PUNTED = 3
-"""How a packet left, in ``Trace.sent``: it was handed to a cube's Python, and so is no drop."""
+_PUNTED, _KEPT = 3, 4
+"""How a packet left, in ``Trace.sent``: it was handed to a cube's Python, or is a fragment that
+waits for its first, and so is no drop."""
 _BROKEN = frozenset(("jump", "helper"))
 """Reasons of the core that no packet should lead to."""
 
@@ -63,7 +64,8 @@ def _problem(run: TestRun, left: Trace, reasons: Reasons, floods: bool) -> str:
     reason = reasons[left.reason]
     if reason.cube == "core" and reason.name in _BROKEN:
         return f"dropped for core/{reason.name}: {reason.text}"
-    unexplained = not left.reason and left.sent != _PUNTED and (left.verdict or not floods)
+    elsewhere = left.sent in (_PUNTED, _KEPT)
+    unexplained = not left.reason and not elsewhere and (left.verdict or not floods)
     if VERDICTS[verdict] == "drop" and unexplained:
         return "dropped without a reason"
     return ""

@@ -18,7 +18,19 @@ from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, Frag
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
 from cubelet_hooks.objects import Change, LocalNode, Network, Node, Port, Service
 from cubelet_hooks.reasons import FIRST_CUBE_REASON, MAX_CUBES, REASONS_PER_CUBE
-from cubelet_hooks.records import U8, U16, U32, U64, Addr, Address, Be16, Family, Record
+from cubelet_hooks.records import (
+    U8,
+    U16,
+    U32,
+    U64,
+    Addr,
+    Address,
+    Be16,
+    Be32,
+    Family,
+    Frame,
+    Record,
+)
 from cubelet_hooks.view import View
 
 PORT_CLASS_COUNT = 4
@@ -57,6 +69,47 @@ class PuntedHead(Record):
     entered: U8
 
 
+class KeptKey(Record):
+    """A place for a fragment that came before its first: number ``slot`` of its owner's.
+
+    Owners are pods' ports, by ifindex; the host; and buckets of sources that come by the overlay
+    and by the uplink: ``keeper`` in keep.h numbers them.
+    """
+
+    owner: U32
+    slot: U32
+
+
+class KeptFragment(Record):
+    """A fragment that waits for its first: ``length`` bytes of ``frame``, as it came.
+
+    ``seen`` is in jiffies; ``remote`` the far end of the tunnel that it came through; ``stamp``
+    any number, which tells it from what may stand in its place later. ``passed``: the node's own
+    stack has it too.
+    """
+
+    datagram: flows.FragmentKey
+    remote: Be32
+    seen: U32
+    stamp: U32
+    length: U16
+    passed: U8
+    frame: Frame
+
+
+class Keeper(Record):
+    """An owner of kept fragments: when the last was kept (jiffies), and the next one's slot."""
+
+    seen: U32
+    next: U32
+
+
+class KeeperKey(Record):
+    """See :class:`KeptKey`."""
+
+    owner: U32
+
+
 class MartianKey(Record):
     """A network that no packet from the uplink may come from; ``prefixlen`` in bits."""
 
@@ -73,8 +126,9 @@ class Martian(Record):
 class Trace(Record):
     """Where a packet went, written by programs that are composed with tracing.
 
-    ``sent`` says that it left by ``hop`` (1), went back unchanged in direction (2), or to a cube's
-    Python (3); otherwise ``reason`` says why not, and ``stage`` which cube spoke last.
+    ``sent`` says that it left by ``hop`` (1), went back unchanged in direction (2), to a cube's
+    Python (3), or is a fragment that waits for its first (4); otherwise ``reason`` says why not,
+    and ``stage`` which cube spoke last.
     """
 
     hop: flows.Hop
@@ -111,12 +165,15 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ``flows`` counts records, two a connection; memory is about 250 bytes a record. An eighth of
     the connections that fit may be closing. Timeouts are in seconds of idleness: ``timeout_syn`` is
     that of TCP connections that are being opened, ``timeout_pending`` of other flows that have not
-    been answered, or only once; ``timeout_tcp`` is a day.
+    been answered, or only once; ``timeout_tcp`` is a day. A fragment that
+    came before its first takes 2 kB while it waits.
     """
 
     flows: Annotated[int, msgspec.Meta(ge=4)] = 262_144
     pending_flows: Positive = 65_536
     fragments: Positive = 8_192
+    kept_fragments: Positive = 16_384
+    kept_per_port: Annotated[int, msgspec.Meta(ge=1, le=256)] = 64
     ports: Positive = 1_024
     nodes: Positive = 8_192
     exposed: Positive = 16_384
@@ -178,6 +235,10 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     Rate,
     ErrorOrigin,
     PuntedHead,
+    KeptKey,
+    KeptFragment,
+    KeeperKey,
+    Keeper,
     ExposedKey,
     ExposedAddress,
     MartianKey,
@@ -194,6 +255,9 @@ CORE_MAPS: tuple[Map, ...] = (
     Map("fragments", MapType.LRU_HASH, FragmentKey, FragmentPorts, "fragments", planned=False),
     Map("closing", MapType.ARRAY, Index, flows.Tuple, "closing", planned=False),
     Map("closing_heads", MapType.PERCPU_ARRAY, Index, Count, 1, planned=False),
+    Map("kept", MapType.HASH, KeptKey, KeptFragment, "kept_fragments", planned=False),
+    Map("keepers", MapType.HASH, KeeperKey, Keeper, 4_096, planned=False),
+    Map("kept_frame", MapType.PERCPU_ARRAY, Index, KeptFragment, 1, planned=False),
     Map(
         "ports",
         MapType.HASH,

@@ -42,6 +42,7 @@ _CORE_SETTINGS = {
     "errors_per_second": "ERRORS_PER_SECOND",
     "path_mtu_errors_per_second": "PATH_MTU_ERRORS_PER_SECOND",
     "node_errors_per_second": "NODE_ERRORS_PER_SECOND",
+    "kept_per_port": "KEPT_PER_PORT",
     "tunnel_id": "TUNNEL_ID",
 }
 
@@ -122,6 +123,7 @@ def write_source(
         ]
     )
     jumps = {"cubelet_slow": 0, "cubelet_related": 1, "cubelet_error": 2, "cubelet_floods": 3}
+    jumps["cubelet_fragment"] = 5
     if composition.mode == "tailcall":
         jumps["cubelet_finished"] = 4
         jumps |= {link.name: link.slot for link in chain_links(composition)}

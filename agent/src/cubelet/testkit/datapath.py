@@ -33,7 +33,7 @@ from cubelet_hooks.objects import Change, Node, Object
 if TYPE_CHECKING:
     from scapy.packet import Packet
 
-_SENT, _ANSWERED, _PUNTED = 1, 2, 3
+_SENT, _ANSWERED, _PUNTED, _KEPT = 1, 2, 3, 4
 """How a packet left, in ``Trace.sent``."""
 VERDICTS = {-1: "pass", 0: "ok", 2: "drop", 7: "redirect"}
 CACHE = Path(tempfile.gettempdir()) / "cubelet-testkit"
@@ -43,8 +43,9 @@ CACHE = Path(tempfile.gettempdir()) / "cubelet-testkit"
 class Result:
     """What became of a packet.
 
-    ``verdict`` is ``redirect``, ``drop``, ``pass`` (left to the node's stack untouched) or
-    ``punt`` (handed to a cube's Python: see :meth:`Datapath.punted`);
+    ``verdict`` is ``redirect``, ``drop``, ``pass`` (left to the node's stack untouched), ``punt``
+    (handed to a cube's Python: see :meth:`Datapath.punted`) or ``keep`` (a fragment that waits for
+    its first, whose arrival makes it enter its device once more);
     ``reason`` is ``cube/name`` of why it was dropped or refused (``core/none`` else); ``hop`` is
     where it was sent; ``answered`` says that an answer went back to where it came from.
     """
@@ -166,10 +167,10 @@ class Datapath(Contents):
                 bytes(packet), repeat, skb_context(ifindex=ifindex, gso_size=gso_size)
             )
         seen = Trace.unpack(trace.lookup(bytes(4)) or bytes(TRACE.size))
-        verdict = run.retval - (1 << 32) if run.retval >> 31 else run.retval
+        verdict = VERDICTS[run.retval - (1 << 32) if run.retval >> 31 else run.retval]
         reason = self.reasons[seen.reason]
         return Result(
-            "punt" if seen.sent == _PUNTED else VERDICTS[verdict],
+            {_PUNTED: "punt", _KEPT: "keep"}.get(seen.sent, verdict),
             Ether(run.packet),
             f"{reason.cube}/{reason.name}",
             seen.hop if seen.sent in (_SENT, _ANSWERED) else None,

@@ -50,12 +50,15 @@ CUBELET_INLINE int cubelet_used_port(__u8 protocol, __u16 port)
 	       cubelet_host_port(protocol, port);
 }
 
-/* Is a packet to the node's own address one to look at? */
+CUBELET_INLINE int cubelet_our_number(const struct cubelet_headers *h)
+{
+	return cubelet_used_port(h->tuple.protocol, bpf_ntohs(h->tuple.dport));
+}
+
+/* May a packet to the node's own address be ours? What its port does not tell is looked at. */
 CUBELET_INLINE int cubelet_our_port(const struct cubelet_headers *h)
 {
-	if (h->fragment == CUBELET_LATER || h->icmp_error)
-		return 1;
-	return cubelet_used_port(h->tuple.protocol, bpf_ntohs(h->tuple.dport));
+	return h->fragment || h->icmp_error || cubelet_our_number(h);
 }
 
 /*

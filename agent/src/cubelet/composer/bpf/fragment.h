@@ -1,10 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Fragments: later ones have no ports and follow their first.
+ * Fragments: later ones have no ports and follow their first. What comes before its
+ * first is kept until that comes: see keep.h.
  */
 #pragma once
 
-#include "fast.h"
+#include "entry.h"
+
+#define CUBELET_FRAGMENT_TIME (30 * CUBELET_HZ) /* RFC 791 gives reassembly 15 to 60 s */
+
+enum cubelet_followed {
+	CUBELET_FOLLOWS, /* it has its first fragment's ports */
+	CUBELET_EARLY, /* its first fragment has not come */
+	CUBELET_NOT_OURS, /* of a datagram for the node's own stack */
+};
 
 CUBELET_INLINE void cubelet_fragment_identify(struct cubelet_fragment_key *key,
 					      const struct cubelet_headers *h)
@@ -16,33 +25,109 @@ CUBELET_INLINE void cubelet_fragment_identify(struct cubelet_fragment_key *key,
 	key->protocol = h->tuple.protocol;
 }
 
-/* A first fragment that may come from where it came: later ones follow it. */
-CUBELET_INLINE void cubelet_fragment_remember(const struct cubelet_headers *h)
+/* For a place in a datagram, a number that cannot be guessed from its neighbours'; 0 for 0. */
+CUBELET_INLINE __u32 cubelet_fragment_hash(__u32 place)
+{
+	place *= 0x9E3779B1U;
+	place ^= place >> 15;
+	place *= 0x85EBCA77U;
+	return place ^ place >> 13;
+}
+
+/*
+ * A first fragment that may come from where it came: later ones follow it. Those of an
+ * earlier datagram with the same identity, sent by another flow, do not.
+ */
+CUBELET_INLINE void cubelet_fragment_remember(const struct cubelet_headers *h, const __u8 host)
 {
 	struct cubelet_fragment_key key;
-	struct cubelet_fragment_ports ports = {};
+	struct cubelet_fragment_ports ports = {}, *known;
 
 	cubelet_fragment_identify(&key, h);
 	ports.sport = h->tuple.sport;
 	ports.dport = h->tuple.dport;
 	ports.seen = bpf_jiffies64();
+	ports.since = ports.seen - CUBELET_FRAGMENT_TIME;
+	ports.came = cubelet_fragment_hash(h->size - (h->l4 - ETH_HLEN));
+	ports.host = host;
+	known = cubelet_lookup(cubelet_fragments, &key);
+	if (known && known->sport == ports.sport && known->dport == ports.dport)
+		ports.since = known->since; /* it came twice, or by loopback before */
+	else if (known)
+		ports.since = known->seen;
 	cubelet_update(cubelet_fragments, &key, &ports, BPF_ANY);
 }
 
+CUBELET_INLINE struct cubelet_fragment_ports *
+cubelet_fragment_known(const struct cubelet_fragment_key *key)
+{
+	struct cubelet_fragment_ports *known = cubelet_lookup(cubelet_fragments, key);
+
+	if (!known || (__u32)bpf_jiffies64() - known->seen > CUBELET_FRAGMENT_TIME)
+		return NULL;
+	return known;
+}
+
 /*
- * A later fragment has no ports: it takes those its first fragment was seen with
- * in the last 30 seconds (RFC 791 gives reassembly 15 to 60).
+ * One more has come. With the last the datagram is forgotten: its identity may be another's
+ * soon (RFC 6864), whose fragments need not be in order.
  */
-CUBELET_INLINE int cubelet_fragment_follow(struct cubelet_headers *h)
+CUBELET_INLINE void cubelet_fragment_came(struct __sk_buff *skb, const struct cubelet_headers *h,
+					  const struct cubelet_fragment_key *key,
+					  struct cubelet_fragment_ports *known)
+{
+	__u32 begin, end;
+	__be16 field;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, frag_off), &field,
+			       sizeof(field)))
+		return;
+	begin = (bpf_ntohs(field) & CUBELET_IP_OFFSET) * 8;
+	end = begin + h->size - (h->l4 - ETH_HLEN);
+	__sync_fetch_and_add(&known->came,
+			     cubelet_fragment_hash(end) - cubelet_fragment_hash(begin));
+	if (!(field & bpf_htons(CUBELET_IP_MF)))
+		known->end = end;
+	if (known->end && known->came == cubelet_fragment_hash(known->end))
+		cubelet_delete(cubelet_fragments, key);
+}
+
+/*
+ * A later fragment takes the ports that its first was seen with, if it was. `counts` where
+ * it comes to be tracked: on loopback it is still on its way there.
+ */
+CUBELET_INLINE int cubelet_fragment_follow(struct __sk_buff *skb, struct cubelet_headers *h,
+					   const int counts)
 {
 	struct cubelet_fragment_key key;
 	struct cubelet_fragment_ports *known;
+	__u8 host;
 
 	cubelet_fragment_identify(&key, h);
-	known = cubelet_lookup(cubelet_fragments, &key);
-	if (!known || (__u32)bpf_jiffies64() - known->seen > 30 * CUBELET_HZ)
-		return -1;
+	known = cubelet_fragment_known(&key);
+	if (!known)
+		return CUBELET_EARLY;
 	h->tuple.sport = known->sport;
 	h->tuple.dport = known->dport;
-	return 0;
+	host = known->host;
+	if (counts)
+		cubelet_fragment_came(skb, h, &key, known);
+	return host ? CUBELET_NOT_OURS : CUBELET_FOLLOWS;
+}
+
+/* Is it for an address of the node's own? Then its stack may be who is meant. */
+CUBELET_INLINE int cubelet_to_own(const struct cubelet_headers *h)
+{
+	return h->ip && cubelet_is_own(&h->tuple.dst);
+}
+
+/*
+ * Was it kept, and comes again (see keep.h)? Then the tunnel is missing that it came
+ * through, which was its first fragment's.
+ */
+CUBELET_INLINE int cubelet_fragment_again(struct __sk_buff *skb, const struct cubelet_flow *f,
+					  const struct cubelet_pkt *pkt)
+{
+	return pkt->hdr.fragment == CUBELET_LATER && pkt->entered == CUBELET_OVERLAY &&
+	       f->enters.port_class == CUBELET_OVERLAY && !cubelet_tunnel_remote(skb);
 }

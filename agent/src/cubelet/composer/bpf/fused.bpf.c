@@ -54,5 +54,5 @@ int cubelet_slow(struct __sk_buff *skb)
 	f = NULL; /* what was tracked is what is judged again, not yet what may pass */
 	s->pkt.verdict = cubelet_judge(skb, &s->pkt);
 	result = cubelet_finish(skb, s, &f);
-	return f ? cubelet_send_checked(skb, s, f) : result;
+	return f ? cubelet_send_on(skb, s, f) : result;
 }

@@ -12,7 +12,7 @@ CUBELET_INLINE int cubelet_served_here(struct __sk_buff *skb, struct cubelet_hea
 
 	if (!h->ip || h->tuple.protocol == IPPROTO_ICMP)
 		return 0;
-	if (h->fragment == CUBELET_LATER ? cubelet_fragment_follow(h) : !h->ports)
+	if (h->fragment == CUBELET_LATER ? cubelet_fragment_follow(skb, h, 0) : !h->ports)
 		return 0;
 	port = bpf_ntohs(h->tuple.dport);
 	if ((port < CUBELET_NODE_PORT_FIRST || port > CUBELET_NODE_PORT_LAST) &&
@@ -30,18 +30,33 @@ CUBELET_INLINE int cubelet_served_here(struct __sk_buff *skb, struct cubelet_hea
 	return !cubelet_node_connected(skb, &h->tuple);
 }
 
+/* A later fragment before its first: a copy waits where the host's do, should that be served. */
+CUBELET_INLINE void cubelet_keep_local(struct __sk_buff *skb, const struct cubelet_headers *h)
+{
+	struct cubelet_scratch *s = cubelet_scratch_get();
+
+	if (!s || !cubelet_to_own(h) || !cubelet_is_own(&h->tuple.src))
+		return;
+	s->pkt.hdr = *h;
+	s->pkt.ifindex = CUBELET_LOOPBACK;
+	s->pkt.entered = CUBELET_HOST;
+	s->pkt.stage = 0;
+	cubelet_jump(skb, CUBELET_JUMP_FRAGMENT);
+}
+
 int cubelet_local(struct __sk_buff *skb)
 {
-	const struct {
-		__u8 dst[ETH_ALEN], src[ETH_ALEN];
-	} addresses = { CUBELET_ROUTER_MAC, CUBELET_GATEWAY_MAC };
 	struct cubelet_headers h;
 
-	if (cubelet_parse(skb, &h) == CUBELET_MALFORMED || !cubelet_served_here(skb, &h) ||
-	    bpf_skb_store_bytes(skb, 0, &addresses, sizeof(addresses), 0))
+	if (cubelet_parse(skb, &h) == CUBELET_MALFORMED)
 		return TC_ACT_UNSPEC;
+	if (!cubelet_served_here(skb, &h)) {
+		if (h.fragment == CUBELET_LATER && !h.tuple.dport &&
+		    h.tuple.protocol != IPPROTO_ICMP)
+			cubelet_keep_local(skb, &h);
+		return TC_ACT_UNSPEC;
+	}
 	if (h.fragment == CUBELET_FIRST) /* its followers may be here before it is tracked */
-		cubelet_fragment_remember(&h);
-	/* not by the gateway's other end, which drops what is too big without a word */
-	return bpf_redirect(CUBELET_DATAPATH_IFINDEX, BPF_F_INGRESS);
+		cubelet_fragment_remember(&h, 0);
+	return cubelet_enter_host(skb);
 }

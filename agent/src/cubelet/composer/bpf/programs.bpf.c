@@ -2,6 +2,7 @@
 /* The programs that both ways of composing share: entries and the core's own jumps. */
 #include "error.h"
 #include "flood.h"
+#include "keep.h"
 #include "related.h"
 
 int cubelet_pod(struct __sk_buff *skb)
@@ -39,6 +40,11 @@ int cubelet_floods(struct __sk_buff *skb)
 	return cubelet_send_flood(skb);
 }
 
+int cubelet_fragment(struct __sk_buff *skb)
+{
+	return cubelet_send_fragment(skb);
+}
+
 /* What tracking decided without the cubes. */
 CUBELET_INLINE int cubelet_settled(struct __sk_buff *skb, struct cubelet_scratch *s, int tracked,
 				   struct cubelet_flow *f)
@@ -49,5 +55,5 @@ CUBELET_INLINE int cubelet_settled(struct __sk_buff *skb, struct cubelet_scratch
 		return cubelet_rejected(skb, &s->pkt);
 	if (tracked == CUBELET_TRACKED_DROP || !f)
 		return cubelet_dropped(skb, &s->pkt, s->pkt.reason);
-	return cubelet_send_checked(skb, s, f);
+	return cubelet_send_on(skb, s, f);
 }

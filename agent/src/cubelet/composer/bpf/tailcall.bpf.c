@@ -127,5 +127,5 @@ int cubelet_finished(struct __sk_buff *skb)
 	if (!s)
 		return TC_ACT_SHOT;
 	result = cubelet_finish(skb, s, &f);
-	return f ? cubelet_send_checked(skb, s, f) : result;
+	return f ? cubelet_send_on(skb, s, f) : result;
 }

@@ -176,7 +176,7 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 	int current = cubelet_flow_current(f);
 	int opens = (h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_ACK)) == CUBELET_TCP_SYN;
 
-	if (!cubelet_enters(skb, f, pkt->entered)) {
+	if (!cubelet_enters(skb, f, pkt->entered) && !cubelet_fragment_again(skb, f, pkt)) {
 		int tracked;
 
 		if (current)
@@ -224,6 +224,37 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 	return CUBELET_TRACKED_SEND;
 }
 
+/*
+ * A first fragment says by its port that the datagram is for the node's own stack: it passes,
+ * and its followers with it. A later one that does not know its ports yet is for another
+ * program to keep. All others go on to their flow.
+ */
+CUBELET_INLINE int cubelet_track_fragment(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	const struct cubelet_addr pods = CUBELET_POD_NETWORK;
+	struct cubelet_headers *h = &pkt->hdr;
+	int followed;
+
+	if (h->fragment == CUBELET_FIRST) {
+		if (pkt->entered != CUBELET_UPLINK || h->icmp_error || cubelet_our_number(h) ||
+		    !cubelet_is_own(&h->tuple.dst))
+			return CUBELET_TRACKED_JUDGE;
+		if (!cubelet_addr_within(&h->tuple.src, &pods, CUBELET_POD_PREFIX))
+			cubelet_fragment_remember(h, 1);
+		return CUBELET_TRACKED_PASS;
+	}
+	followed = cubelet_fragment_follow(skb, h, 1);
+	if (followed == CUBELET_EARLY) {
+		cubelet_jump(skb, CUBELET_JUMP_FRAGMENT);
+		if (pkt->entered == CUBELET_UPLINK)
+			return CUBELET_TRACKED_PASS;
+		return cubelet_track_drop(pkt, CUBELET_REASON_JUMP);
+	}
+	return followed == CUBELET_NOT_OURS && pkt->entered == CUBELET_UPLINK
+		       ? CUBELET_TRACKED_PASS
+		       : CUBELET_TRACKED_JUDGE;
+}
+
 CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *s,
 				 struct cubelet_flow **flow)
 {
@@ -245,10 +276,10 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 	pkt->reason = cubelet_options_refused(skb, pkt);
 	if (pkt->reason)
 		return CUBELET_TRACKED_DROP;
-	if (pkt->hdr.fragment == CUBELET_LATER && cubelet_fragment_follow(&pkt->hdr)) {
-		if (pkt->entered == CUBELET_UPLINK)
-			return CUBELET_TRACKED_PASS; /* a datagram of the host's own */
-		return cubelet_track_drop(pkt, CUBELET_REASON_FRAGMENT);
+	if (pkt->hdr.fragment) {
+		tracked = cubelet_track_fragment(skb, pkt);
+		if (tracked != CUBELET_TRACKED_JUDGE)
+			return tracked;
 	}
 	if (pkt->hdr.icmp_error) {
 		cubelet_jump(skb, CUBELET_JUMP_RELATED);
@@ -260,6 +291,6 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 		*flow = cubelet_anyaddr(skb, s);
 	tracked = *flow ? cubelet_track_known(skb, s, flow) : cubelet_track_new(skb, pkt);
 	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP)
-		cubelet_fragment_remember(&pkt->hdr);
+		cubelet_fragment_remember(&pkt->hdr, 0);
 	return tracked;
 }
