@@ -21,6 +21,7 @@ from cubelet.control.planner import Planner
 from cubelet.control.problems import Problems
 from cubelet.datapath.applier import Applier, Delta, Epochs, Outcome
 from cubelet.datapath.flows import FlowSweeper
+from cubelet.datapath.fragments import FragmentSweeper
 from cubelet.datapath.programs import Datapath, Prepared
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
@@ -56,12 +57,13 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class InForce:
-    """A composition that runs, specialised; what fills its maps, and what sweeps its flows."""
+    """A composition that runs, specialised; what fills its maps, and what sweeps them."""
 
     composition: Composition
     applier: Applier
     epochs: Epochs
     sweeper: FlowSweeper
+    fragments: FragmentSweeper
 
 
 class Switchover:
@@ -200,7 +202,8 @@ class Switchover:
         self.close()
         live = core.settings.live_flows
         sweeper = FlowSweeper(prepared.maps, self._clock, live, core.family)
-        self.in_force = InForce(composition, applier, epochs, sweeper)
+        fragments = FragmentSweeper(prepared.maps, self._clock, core.family)
+        self.in_force = InForce(composition, applier, epochs, sweeper, fragments)
         if prepared.fresh:
             sweeper.recover(_RECOVERY)
         self.failed = failed

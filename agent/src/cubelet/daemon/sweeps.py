@@ -1,4 +1,4 @@
-"""Removes idle flows now and then."""
+"""Removes idle flows, and fragments that have waited too long, now and then."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ class Sweeps:
         """Seconds that the sweep took, without the wait for its turn."""
         began = time.monotonic()
         try:
-            sweeper = self._reconciler.switchover.sweeper
-            if sweeper is not None:
+            in_force = self._reconciler.switchover.in_force
+            if in_force is not None:
                 self._monitor.silence()
-                sweeper.sweep()
+                in_force.sweeper.sweep()
+                in_force.fragments.sweep()
         except Exception as error:  # a bug here must not end the agent
             log.error("a sweep failed", error=str(error))
             self._reconciler.problems["sweep"] = str(error)

@@ -290,7 +290,8 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 	if (!*flow)
 		*flow = cubelet_anyaddr(skb, s);
 	tracked = *flow ? cubelet_track_known(skb, s, flow) : cubelet_track_new(skb, pkt);
-	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP)
+	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP &&
+	    tracked != CUBELET_TRACKED_REJECT)
 		cubelet_fragment_remember(&pkt->hdr, 0);
 	return tracked;
 }
