@@ -22,7 +22,8 @@ from scapy.packet import Packet
 
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.testrun import skb_context
-from cubelet.composer.core import ExposedAddress, ExposedKey, KeptFragment
+from cubelet.composer.core import KeptFragment
+from cubelet.composer.exposed import ExposedAddress, ExposedKey
 from cubelet.datapath.drops import drop_rows
 from cubelet.testkit import Result
 
@@ -162,7 +163,7 @@ def test_in_any_order_to_exposed_addresses(rig: Rig, own: bool) -> None:
     rig.vip(address, port, B, 8080)
     if not own:
         key = ExposedKey(address=IPv4Address(address))
-        rig.dp.put("cubelet", "exposed", key, ExposedAddress(own=0))
+        rig.dp.put("cubelet", "exposed", key, ExposedAddress(own=0, every=1))
     sent, wanted = (long_udp(Ends(OUTSIDE, 4000, *to)) for to in ((address, port), (B, 8080)))
     in_any_order(rig, sent, wanted, "uplink", "b")
 
@@ -246,7 +247,7 @@ def test_one_that_expires_takes_its_followers_along(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("port", "source", "reason"),
-    [("c", A, "spoofed"), ("host", OUTSIDE, "spoofed"), ("uplink", A, "spoofed")],
+    [("c", A, "spoofed"), ("host", OUTSIDE, "spoofed"), ("uplink", A, "martian")],
 )
 def test_who_may_not_send_from_there_keeps_nothing(
     rig: Rig, port: str, source: str, reason: str

@@ -31,7 +31,7 @@ CUBELET_INLINE int cubelet_egress_ours(struct __sk_buff *skb, struct cubelet_scr
 	const struct cubelet_addr node = CUBELET_NODE_ADDRESS;
 	struct cubelet_headers *h = &s->pkt.hdr;
 
-	if (!h->ip || (h->fragment == CUBELET_LATER && cubelet_fragment_follow(h)))
+	if (!h->ip || (h->fragment == CUBELET_LATER && cubelet_fragment_follow(skb, h, 0)))
 		return 0;
 	if (h->icmp_error)
 		return cubelet_egress_related(skb, s);
@@ -66,6 +66,6 @@ int cubelet_egress(struct __sk_buff *skb)
 	    bpf_skb_store_bytes(skb, 0, &addresses, sizeof(addresses), 0))
 		return TC_ACT_UNSPEC;
 	if (h.fragment == CUBELET_FIRST) /* its followers may be here before it is tracked */
-		cubelet_fragment_remember(&h);
+		cubelet_fragment_remember(&h, 0);
 	return bpf_redirect(CUBELET_DATAPATH_IFINDEX, BPF_F_INGRESS);
 }

@@ -11,7 +11,7 @@
 
 enum cubelet_followed {
 	CUBELET_FOLLOWS, /* it has its first fragment's ports */
-	CUBELET_EARLY, /* its first fragment has not come */
+	CUBELET_AHEAD, /* its first fragment has not come */
 	CUBELET_NOT_OURS, /* of a datagram for the node's own stack */
 };
 
@@ -106,7 +106,7 @@ CUBELET_INLINE int cubelet_fragment_follow(struct __sk_buff *skb, struct cubelet
 	cubelet_fragment_identify(&key, h);
 	known = cubelet_fragment_known(&key);
 	if (!known)
-		return CUBELET_EARLY;
+		return CUBELET_AHEAD;
 	h->tuple.sport = known->sport;
 	h->tuple.dport = known->dport;
 	host = known->host;

@@ -244,7 +244,7 @@ CUBELET_INLINE int cubelet_track_fragment(struct __sk_buff *skb, struct cubelet_
 		return CUBELET_TRACKED_PASS;
 	}
 	followed = cubelet_fragment_follow(skb, h, 1);
-	if (followed == CUBELET_EARLY) {
+	if (followed == CUBELET_AHEAD) {
 		cubelet_jump(skb, CUBELET_JUMP_FRAGMENT);
 		if (pkt->entered == CUBELET_UPLINK)
 			return CUBELET_TRACKED_PASS;
