@@ -361,13 +361,17 @@ def test_a_port_that_cannot_be_served_is_named_and_stops_no_other(agent: Agent) 
     assert agent.run(gone=(gone,)) == {}
 
 
-def test_a_map_that_is_full_is_named_and_heals(agent: Agent) -> None:
+def test_what_does_not_fit_is_refused_alone_and_taken_in_when_there_is_room(agent: Agent) -> None:
     many = [service(f"s{n}", n) for n in range(1, 10)]
-    problems = agent.run(NODE, pod(agent, "a"), *many)
-    assert "tint0_ports" in problems["maps"]
+    assert agent.run(NODE, pod(agent, "a"), *many) == {}
+    [told] = agent.reconciler.complaints
+    assert (told.kind, told.key, told.reason) == ("Service", "default/s9", "NoRoom")
+    assert told.message.startswith("tint0: refused: it needs 1 entry of tint0_ports, where")
+    assert agent.ports == set(range(1, 9))
     assert "pod0" in agent.attached
     assert agent.run(gone=(many[0],)) == {}
     assert agent.ports == set(range(2, 10))
+    assert agent.reconciler.complaints == frozenset()
 
 
 def test_a_pass_that_breaks_off_is_made_good(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from ipaddress import IPv4Address, ip_address
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from cubelet.bpf.maps import BpfMap
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.layout import MapSpec, map_specs
-from cubelet.datapath.applier import Applier, Epochs
+from cubelet.datapath.applier import Applier, Delta, Epochs
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet_hooks.cube import Cube, Settings
 from cubelet_hooks.flows import EPOCH_BUCKETS, Index, epoch_bucket
@@ -247,6 +247,35 @@ def test_while_a_map_refuses_entries_the_old_content_stays_whole(bench: Bench) -
     assert bench.applier.sync(wanted).failures == {}
     assert bench.numbers("services") == {A: 2}
     assert len(bench.numbers("backends")) == SIZE
+
+
+def test_of_what_the_kernel_does_not_take_others_say_what_is_wanted_instead(bench: Bench) -> None:
+    """Whoever else wants something in the same maps has it, and nothing points at the refused."""
+    bench.applier.sync({"sampler0_services": {key(A): value(1)}})
+    backends = {key(f"10.1.1.{n}"): value(2) for n in range(SIZE + 1)}
+    asked = []
+
+    def refuse(keys: Mapping[str, Collection[bytes]], reason: str) -> Delta:
+        asked.append((keys, reason))
+        return {
+            "sampler0_backends": {key("10.1.1.0"): None, key("10.1.1.4"): None},
+            "sampler0_services": {key(A): value(3)},
+        }
+
+    wanted: Delta = {
+        "sampler0_backends": {**backends},
+        "sampler0_services": {key(A): value(2)},
+        "sampler0_slots": {slot(1): value(1)},
+    }
+    outcome = bench.applier.apply(wanted, refuse)
+    assert outcome.failures == {}
+    [(keys, reason)] = asked
+    assert keys == {"sampler0_backends": [key("10.1.1.4")]}
+    assert "write" in reason
+    assert set(bench.numbers("backends")) == {ip_address(f"10.1.1.{n}") for n in (1, 2, 3)}
+    assert bench.numbers("services") == {A: 3}
+    assert bench.numbers("slots") == {1: 1}
+    assert bench.applier.apply({}).written == 0
 
 
 def test_removing_what_is_gone_is_no_error(bench: Bench) -> None:

@@ -76,13 +76,23 @@ class _Rehearsal:
         self._specialise(change)
 
     def _plan(self, unit: Unit) -> None:
-        entries = self._twice("plan", lambda: list(self._cube.plan(unit, self._state)))
+        cube, view = self._cube, self._state
+        asked: dict[str, Callable[[], list[Entry | Complaint]]] = {
+            "plan": lambda: list(cube.plan(unit, view)),
+            "parts": lambda: [e for part in cube.parts(unit, view) for e in part.entries],
+            "refused": lambda: list(cube.refused(unit, view)),
+        }
         maps = {each.name: each for each in self._type.maps}
-        for each in entries:
-            problem = _wrong_with(each, maps, self._cube)
-            if problem:
-                message = f"the plan of {unit}: {problem}"
-                raise _FoundError(at(self._type, "plan", message, "give what the map declares"))
+        for name, ask in asked.items():
+            for each in self._twice(name, ask):
+                if problem := _wrong_with(each, maps, cube):
+                    message = f"the {name} of {unit}: {problem}"
+                    raise _FoundError(at(self._type, name, message, "give what the map declares"))
+        self._twice("namespace_of", lambda: cube.namespace_of(unit, view))
+        about = self._twice("object_of", lambda: cube.object_of(unit, view))
+        if about is not None and not (len(about) == 2 and all(about)):
+            message = f"object_of gives {about!r} for {unit}"
+            raise _FoundError(at(self._type, "object_of", message, "give kind and key, or None"))
 
     def _specialise(self, change: Change) -> None:
         """What is compiled in may depend on the kinds alone that the cube says it does."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
 
+from cubelet.control.admission import Admission, Refusal, Room, Wish, ordered
+from cubelet.control.wanted import Entries, Owned, Wanted
+from cubelet.control.wishes import Kept, collect, no_limit, wishes
 from cubelet.datapath.applier import Delta
-from cubelet_hooks.cube import Complaint, Cube, Rank, Unit
+from cubelet_hooks.cube import Complaint, Cube, Unit
 from cubelet_hooks.objects import Change
 from cubelet_hooks.view import View
 
@@ -18,23 +21,12 @@ log = structlog.get_logger()
 _MOST = 5
 """Complaints about one object."""
 
-Owned = tuple[str, Unit]
-"""An instance's unit."""
-
-Bid = tuple[Rank, str, Unit]
-"""What a unit's entry has to say for itself against others': the least one has the key.
-
-A unit's entries of one rank share it: of a large cluster's there are hundreds of thousands."""
-
-Entries = Mapping[tuple[str, bytes], tuple[Bid, bytes]]
-"""What a unit wants: by map and key."""
-
 
 class Planner:
-    """Merges the plans of all units into the wanted contents of the planned maps.
+    """Asks the cubes what their units want, and makes the wanted contents of the maps of it.
 
-    Two units may want the same key: the entry of the lower rank wins, and of equal ranks the unit
-    that sorts first, whichever came first.
+    What does not fit into the maps is refused unit by unit, see :mod:`.admission`; who has a key
+    that several want, see :mod:`.wanted`.
     """
 
     def __init__(self, cubes: Sequence[Cube]) -> None:
@@ -42,16 +34,18 @@ class Planner:
         self.failures: dict[Owned, str] = {}
         self.seconds: dict[str, float] = defaultdict(float)
         """How long each instance has taken since this was cleared."""
-        self._wanted: dict[str, dict[bytes, dict[Bid, bytes]]] = defaultdict(dict)
+        self._payer: dict[Owned, str] = {}
         self._unasked: list[tuple[Cube, Change]] = []
-        self._keys: dict[Owned, dict[tuple[str, bytes], Bid]] = {}
+        self._parts: dict[Owned, set[Owned]] = {}
         self._complaints: dict[Owned, frozenset[Complaint]] = {}
-        self._disputed: set[tuple[str, bytes]] = set()
-        self._maps = {
-            f"{cube.instance}_{declared.name}": (cube, declared)
-            for cube in cubes
-            for declared in cube.maps
-        }
+        self._wanted = Wanted(cubes)
+        self._admission = Admission(
+            {
+                f"{cube.instance}_{declared.name}": Room.of(cube, declared)
+                for cube in cubes
+                for declared in cube.maps
+            }
+        )
 
     def units(self, changes: Iterable[Change], view: View) -> set[Owned]:
         """Every unit that these changes may have altered, and those asked for in vain before."""
@@ -76,24 +70,124 @@ class Planner:
         return units
 
     def replan(self, units: Iterable[Owned], view: View) -> Delta:
-        """Plan the units again; what changed in the wanted contents.
+        """Plan the units again, and those that there is room for now; what changed in all.
 
         A unit whose plan raises keeps what it wanted before; ``failures`` says why.
         """
         delta: Delta = defaultdict(dict)
-        for owned in sorted(units):
-            try:
-                with self._timed(owned[0]):
-                    entries, complaints = self._plan(owned, view)
-            except Exception as error:  # a cube's bug must not stop the others
-                self._failed(owned, error)
-                continue
-            self.failures.pop(owned, None)
-            self._replace(owned, entries, delta)
-            self._complaints.pop(owned, None)
-            if complaints:
-                self._complaints[owned] = frozenset(complaints)
+        planned: set[Owned] = set()
+        pending = set(units)
+        while pending:
+            planned |= pending
+            asked = [wish for owned in sorted(pending) for wish in self._ask(owned, view, delta)]
+            for wish in ordered(asked, self._admission):
+                self._admit(wish, view, delta)
+            pending = {each.wish.main for each in self._admission.again()} - planned
         return dict(delta)
+
+    def _ask(self, owned: Owned, view: View, delta: Delta) -> Iterable[Wish]:
+        """What a unit and its parts want; lets go of parts that are no more."""
+        try:
+            with self._timed(owned[0]):
+                found = list(wishes(self.cubes[owned[0]], owned, view, self._admission))
+        except Exception as error:  # a cube's bug must not stop the others
+            self._failed(owned, error)
+            self._payer[owned] = self._namespace_of(owned, view)
+            return ()
+        if self.failures.pop(owned, None):
+            self._payer.pop(owned, None)
+        named = {each.owned for each in found} - {owned}
+        for gone in self._parts.pop(owned, set()) - named:
+            self._wanted.replace(gone, {}, delta)
+            self._complaints.pop(gone, None)
+            self._admission.release(gone)
+        if named:
+            self._parts[owned] = named
+        return [each for each in found if not isinstance(each, Kept)]
+
+    def _admit(self, wish: Wish, view: View, delta: Delta) -> None:
+        self._complaints.pop(wish.owned, None)
+        if wish.complaints:
+            self._complaints[wish.owned] = wish.complaints
+        if problem := self._admission.ask(wish):
+            self._refuse(wish, problem, view, delta)
+        else:
+            self._wanted.replace(wish.owned, wish.entries, delta)
+
+    def _refuse(
+        self, wish: Wish, reason: str, view: View, delta: Delta, final: bool = False
+    ) -> None:
+        """Have what the cube says stand in the unit's place."""
+        cube = self.cubes[wish.owned[0]]
+        entries: Entries = {}
+        try:
+            given = cube.refused(wish.owned[1], view) if wish.owned == wish.main else ()
+            stand_ins = collect(cube, wish.owned, given, no_limit)
+        except Exception as error:  # a cube's bug must not stop the others
+            self._admission.leave_open(wish, f"{reason}; and {error!r}")
+        else:
+            if self._admission.refuse(wish, reason, stand_ins.counts, final):
+                entries = stand_ins.entries
+        self._wanted.replace(wish.owned, entries, delta)
+
+    def refuse(self, keys: Mapping[str, Collection[bytes]], reason: str, view: View) -> Delta:
+        """The kernel does not take these entries, by map: refuse whose they are; what changed."""
+        delta: Delta = defaultdict(dict)
+        owners = self._wanted.owners(keys)
+        mains = {part: main for main, parts in self._parts.items() for part in parts & owners}
+        for owned in sorted(owners):
+            wish = self._known(owned, mains.get(owned, owned), view)
+            if self._admission.has(owned):
+                self._refuse(wish, reason, view, delta, final=True)
+            else:
+                self._admission.leave_open(wish, reason)
+                self._wanted.replace(owned, {}, delta)
+        return dict(delta)
+
+    def _known(self, owned: Owned, main: Owned, view: View) -> Wish:
+        """The wish of a unit that is known, or of its part, without asking what it wants."""
+        title = "" if owned == main else " ".join(owned[1])
+        try:
+            about = self.cubes[main[0]].object_of(main[1], view)
+        except Exception:  # then it is told as a text
+            about = None
+        return Wish(owned, main, self._namespace_of(main, view), title, about)
+
+    def _namespace_of(self, owned: Owned, view: View) -> str:
+        try:
+            return self.cubes[owned[0]].namespace_of(owned[1], view)
+        except Exception:  # then it may be anyone's
+            return ""
+
+    def forgiven(self) -> set[Owned]:
+        """The units whose entries the kernel refused, which it may take by now."""
+        return {each.wish.main for each in self._admission.refusals.values() if each.final}
+
+    def refusals(self) -> list[Refusal]:
+        """Who was not admitted, ordered."""
+        found = tuple(self._admission.refusals.values())  # other threads ask, too
+        return sorted(found, key=lambda each: each.wish.owned)
+
+    def unplanned(self, namespace: str | None = None) -> str:
+        """Which units of essential cubes could not be planned: of one namespace, or all (None).
+
+        Those that are no namespace's own are everyone's.
+        """
+        found = {o: e for o, e in tuple(self.failures.items()) if self.cubes[o[0]].essential}
+        return "; ".join(
+            f"{owned}: {error}"
+            for owned, error in found.items()
+            if namespace is None or self._payer.get(owned, "") in ("", namespace)
+        )
+
+    def left_open(self, namespace: str) -> str:
+        """Which essential cubes could not close what they refuse the namespace; '' for none."""
+        found = (each for each in self.refusals() if each.open)
+        return "; ".join(
+            str(each.told)
+            for each in found
+            if each.wish.namespace in ("", namespace) and self.cubes[each.wish.owned[0]].essential
+        )
 
     @contextmanager
     def _timed(self, instance: str) -> Iterator[None]:
@@ -105,113 +199,34 @@ class Planner:
 
     def contents(self) -> Mapping[str, Mapping[bytes, bytes]]:
         """The wanted contents of every planned map, empty ones too."""
-        return {
-            f"{cube.instance}_{declared.name}": {
-                key: self._winner(owners)
-                for key, owners in self._wanted[f"{cube.instance}_{declared.name}"].items()
-            }
-            for cube in self.cubes.values()
-            for declared in cube.maps
-            if declared.planned
-        }
+        return self._wanted.contents()
 
     def counts(self) -> Mapping[str, int]:
         """How many entries are wanted in every planned map, by C name."""
-        return {
-            name: len(self._wanted.get(name, {}))
-            for name, (_, declared) in self._maps.items()
-            if declared.planned
-        }
+        return self._wanted.counts()
 
     def complaints(self) -> frozenset[Complaint]:
-        """What the units' plans say is wrong with objects, and what others have the keys of.
+        """What is wrong with objects: as plans say, what others have the keys of, who was refused.
 
         Of each object the first few: who makes one may have it ask for any number of things.
+        What names no object is in :meth:`rejected`.
         """
-        told = {each for each in self._rejections() if isinstance(each, Complaint)}
+        told = {each for each in self._told() if isinstance(each, Complaint)}
         found: dict[tuple[str, str], list[Complaint]] = defaultdict(list)
         for each in sorted(told.union(*self._complaints.values()), key=str):
             found[each.kind, each.key].append(each)
         return frozenset(each for some in found.values() for each in some[:_MOST])
 
     def rejected(self) -> list[str]:
-        """What the cubes say, as text alone, of units whose entries others have the keys of."""
-        return sorted({each for each in self._rejections() if isinstance(each, str)})
+        """Which units others have the keys of, and who was refused, where no object is named."""
+        return sorted({each for each in self._told() if isinstance(each, str)})
 
-    def _rejections(self) -> Iterator[str | Complaint]:
-        for name, key in self._disputed:
-            cube, declared = self._maps[name]
-            wanted = self._wanted[name][key]
-            (_, _, holder), *others = sorted(wanted)
-            for bid in others:
-                if wanted[bid] == self._winner(wanted):
-                    continue
-                record = declared.key.unpack(key, cube.family)
-                if told := cube.rejected(record, holder, bid[2]):
-                    yield told
+    def _told(self) -> Iterator[str | Complaint]:
+        yield from self._wanted.rejections()
+        for each in self._admission.refusals.values():
+            yield each.told
 
     def _failed(self, owned: Owned, error: Exception) -> None:
         if self.failures.get(owned) != repr(error):
             log.error("a plan failed", cube=owned[0], unit=owned[1], error=repr(error))
         self.failures[owned] = repr(error)
-
-    def _plan(self, owned: Owned, view: View) -> tuple[Entries, list[Complaint]]:
-        """A unit may want a key more than once: the better rank counts, of equal ones the last."""
-        cube = self.cubes[owned[0]]
-        found: dict[tuple[str, bytes], tuple[Bid, bytes]] = {}
-        complaints: list[Complaint] = []
-        bids: dict[Rank, Bid] = {}
-        for entry in cube.plan(owned[1], view):
-            if isinstance(entry, Complaint):
-                complaints.append(entry)
-                continue
-            place = (f"{cube.instance}_{entry.map}", entry.key.pack(cube.family))
-            if (bid := bids.get(entry.rank)) is None:
-                bid = bids[entry.rank] = (_checked(entry.rank), *owned)
-            if place not in found or bid <= found[place][0]:
-                found[place] = bid, entry.value.pack(cube.family)
-        return found, complaints
-
-    def _replace(self, owned: Owned, entries: Entries, delta: Delta) -> None:
-        before = self._keys.pop(owned, {})
-        for (name, key), old in before.items():
-            bid = entries[name, key][0] if (name, key) in entries else None
-            if bid != old:
-                self._alter(name, key, old, None, delta)
-        for (name, key), (bid, value) in entries.items():
-            self._alter(name, key, bid, value, delta)
-        if entries:
-            self._keys[owned] = {place: bid for place, (bid, _) in entries.items()}
-
-    def _alter(self, name: str, key: bytes, bid: Bid, value: bytes | None, delta: Delta) -> None:
-        """Take in what a unit bids for a key, or that it does so no more (None)."""
-        bids = self._wanted[name].setdefault(key, {})
-        before = self._winner(bids) if bids else None
-        if value is None:
-            del bids[bid]
-        else:
-            bids[bid] = value
-        self._compare(name, key, bids)
-        after = self._winner(bids) if bids else None
-        if after is None:
-            del self._wanted[name][key]
-        if after != before:
-            delta.setdefault(name, {})[key] = after
-
-    def _compare(self, name: str, key: bytes, owners: Mapping[Bid, bytes]) -> None:
-        """Keep in mind whether the units that want the key agree on its value."""
-        if len(owners) > 1 and len(set(owners.values())) > 1:
-            self._disputed.add((name, key))
-        else:
-            self._disputed.discard((name, key))
-
-    @staticmethod
-    def _winner(owners: Mapping[Bid, bytes]) -> bytes:
-        return owners[min(owners)] if len(owners) > 1 else next(iter(owners.values()))
-
-
-def _checked(rank: Rank) -> Rank:
-    """Raises TypeError for what cannot be compared with every other rank."""
-    if not all(isinstance(each, int) for each in rank):
-        raise TypeError(f"the rank {rank!r} is no tuple of int")
-    return rank

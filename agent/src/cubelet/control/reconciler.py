@@ -54,7 +54,8 @@ class Reconciler:
         self.refused: str | None = None
         """Why the setup proposed last was not put in force: '' if it was, None before that."""
         self.rejected: list[str] = []
-        """What several objects ask for and one alone can have; trying again changes nothing."""
+        """What several units ask for and one alone can have, and what does not fit into maps, if no
+        object can be named; trying again changes nothing."""
         self._complaints: frozenset[Complaint] = frozenset()
 
     def propose(self, setup: Setup) -> None:
@@ -93,10 +94,14 @@ class Reconciler:
     def blocker(self, port: Port) -> str:
         """Why a pod's port must not be said to be served; '' if it is.
 
-        An essential cube's policy that could not be planned, written or composed counts too.
+        An essential cube's policy that could not be planned, written or composed counts too, but
+        not that of another namespace; nor one that does not fit, as long as it is closed.
         """
-        found = [self.problems.get(p, "") for p in ("pass", "maps", "plans", f"port {port.key}")]
+        found = [self.problems.get(p, "") for p in ("pass", "maps", f"port {port.key}")]
         found.append(self.problems.get(PLACE, "") if self.switchover.lacking else "")
+        if self._plan is not None:
+            found.append(self._plan.planner.unplanned(port.namespace))
+            found.append(self._plan.planner.left_open(port.namespace))
         return "; ".join(filter(None, found))
 
     def review_all(self) -> None:
@@ -139,6 +144,8 @@ class Reconciler:
             # another plan may want other contents of the same maps
             again = everything or self._plan is not before
             switched = self._follow(self._plan, taken, local, again and not switched) or switched
+            self.rejected = self._plan.planner.rejected()
+            self._complaints = self._plan.planner.complaints()
         if self._trying and self.switchover.in_force:
             self._trying, self.refused = False, ""
         if self._plan is not None and self.switchover.in_force and local is not None:
@@ -174,10 +181,10 @@ class Reconciler:
     ) -> bool:
         """Bring maps and composition up to what has changed; True if another one took over."""
         plan.planner.seconds.clear()
-        delta = plan.planner.replan(plan.planner.units(taken, self._state), self._state)
+        units = plan.planner.units(taken, self._state)
+        units |= plan.planner.forgiven() if everything else set()
+        delta = plan.planner.replan(units, self._state)
         self._find_faults(plan.planner, slow=True)
-        self.rejected = plan.planner.rejected()
-        self._complaints = plan.planner.complaints()
         if local is None:
             return False
         changed = None if everything else {change.kind for change in taken}
@@ -186,7 +193,7 @@ class Reconciler:
         if everything or (self.switchover.kept_unknown and self.switchover.complete):
             self.switchover.sync(plan)
         else:
-            self.switchover.apply(delta)
+            self.switchover.apply(plan, delta)
         return False
 
     def _serve(self, local: LocalNode, everything: bool, switched: bool, hurry: bool) -> None:
@@ -223,5 +230,4 @@ class Reconciler:
         for instance, seconds in planner.seconds.items() if slow else ():
             if seconds > _PLAN_LIMIT:
                 blame(cubes.values(), cubes[instance].kind, f"planning took {seconds:.1f} s")
-        own = {o: e for o, e in planner.failures.items() if cubes[o[0]].essential}
-        self.problems.note("plans", "; ".join(f"{owned}: {error}" for owned, error in own.items()))
+        self.problems.note("plans", planner.unplanned())

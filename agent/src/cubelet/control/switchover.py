@@ -19,7 +19,7 @@ from cubelet.config.setup import Setup
 from cubelet.control.lingering import Lingering
 from cubelet.control.planner import Planner
 from cubelet.control.problems import Problems
-from cubelet.datapath.applier import Applier, Delta, Epochs, Outcome
+from cubelet.datapath.applier import Applier, Delta, Epochs, Outcome, Refuse
 from cubelet.datapath.flows import FlowSweeper
 from cubelet.datapath.fragments import FragmentSweeper
 from cubelet.datapath.programs import Datapath, Prepared
@@ -233,10 +233,14 @@ class Switchover:
         if self.in_force is not None:
             self._note_maps(self._fill(plan, self.in_force.applier))
 
-    def apply(self, delta: Delta) -> None:
+    def apply(self, plan: Plan, delta: Delta) -> None:
         """Write what has changed in what is wanted."""
         if self.in_force is not None:
-            self._note_maps(self.in_force.applier.apply(delta))
+            self._note_maps(self.in_force.applier.apply(delta, self._refuse(plan)))
+
+    def _refuse(self, plan: Plan) -> Refuse:
+        """What the kernel does not take is the problem of those alone whose it is."""
+        return lambda keys, reason: plan.planner.refuse(keys, reason, self._state)
 
     def _note_maps(self, outcome: Outcome) -> None:
         """What the maps have refused is a problem of the place ``maps``."""
@@ -246,4 +250,5 @@ class Switchover:
         """What is unknown to a source in trouble, or to a cube that could not plan, is kept."""
         self.kept_unknown = not self.complete and (self.kept_unknown or not self.in_force)
         spared = {instance for instance, _ in plan.planner.failures}
-        return applier.sync(plan.planner.contents(), not self.kept_unknown, spared)
+        contents, refuse = plan.planner.contents(), self._refuse(plan)
+        return applier.sync(contents, not self.kept_unknown, spared, refuse)

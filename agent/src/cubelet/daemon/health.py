@@ -56,15 +56,15 @@ class Health:
         refused = [self._configuration.problem] if self._configuration.problem else []
         quarantined = self._discovery.quarantined().items()
         refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]
-        found = [*self._reconciler.problems.values(), *self._reconciler.rejected]
+        found = [*self._reconciler.problems.values(), *_some(self._reconciler.rejected, "units")]
         found += [self._memory.problem] if self._memory.problem else []
         sweeper = self._reconciler.switchover.sweeper
         if sweeper is not None and sweeper.last is not None and sweeper.last.warning:
             found.append(sweeper.last.warning)
-        found += _some(sorted(map(str, self._reconciler.complaints)))
+        found += _some(sorted(map(str, self._reconciler.complaints)), "objects")
         return [*map(str, self._feed.problems), *refused, *found]
 
 
-def _some(texts: list[str]) -> list[str]:
+def _some(texts: list[str], what: str) -> list[str]:
     more = len(texts) - _MOST
-    return [*texts[:_MOST], f"{more} more objects are complained about"] if more > 0 else texts
+    return [*texts[:_MOST], f"{more} more {what} are complained about"] if more > 0 else texts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cubelet.bpf.layout import ARRAYS
@@ -18,6 +18,11 @@ from cubelet_hooks.records import Address, Family
 Delta = dict[str, dict[bytes, bytes | None]]
 """Per map (C name) the keys whose wanted value changed; None: no longer wanted."""
 
+Refuse = Callable[[Mapping[str, Collection[bytes]], str], Delta]
+"""What is wanted instead when the kernel does not take these entries, by map, for a reason."""
+
+_ROUNDS = 8
+"""How often others may be wanted instead in one application: what is closed fits at the second."""
 _GLOBAL, _ADDRESSES = 0, 2
 """Words of the agent's global epoch, and of the first address's; the programs' own is between."""
 
@@ -78,6 +83,7 @@ class Applier:
         contents: Mapping[str, Mapping[bytes, bytes]],
         remove: bool = True,
         spared: Collection[str] = (),
+        refuse: Refuse | None = None,
     ) -> Outcome:
         """Compare with what the maps really hold, and write the difference.
 
@@ -94,7 +100,7 @@ class Applier:
                 changes |= dict.fromkeys(actual.keys() - wanted.keys())
             delta[spec.c_name] = changes
         self._retry = {}
-        return self.apply(delta)
+        return self.apply(delta, refuse)
 
     def _records(self, spec: MapSpec) -> Iterable[tuple[bytes, bytes]]:
         records = self._maps[spec.c_name].items()
@@ -102,8 +108,12 @@ class Applier:
             return ((key, value) for key, value in records if any(value))
         return records
 
-    def apply(self, delta: Delta) -> Outcome:
-        """Write a difference, and what earlier ones could not; then raise the epochs concerned."""
+    def apply(self, delta: Delta, refuse: Refuse | None = None) -> Outcome:
+        """Write a difference, and what earlier ones could not; then raise the epochs concerned.
+
+        Of entries that the kernel does not take ``refuse`` says what is wanted instead, so that
+        nobody else is kept waiting: else their maps wait, and all that come after them.
+        """
         merged = {
             spec.c_name: {**self._retry.get(spec.c_name, {}), **delta.get(spec.c_name, {})}
             for spec in self._specs
@@ -112,8 +122,7 @@ class Applier:
         outcome = Outcome()
         concerns = self._concerns(merged)
         try:
-            for spec in self._specs:
-                self._write(spec, merged[spec.c_name], outcome)
+            self._write_all(merged, concerns, outcome, refuse)
             if any(None in changes.values() for changes in merged.values()):
                 synchronize()
             for spec in reversed(self._specs):
@@ -128,7 +137,7 @@ class Applier:
             declared = spec.declared
             if declared is None or declared.concerns is None:
                 continue
-            for raw, value in delta[spec.c_name].items():
+            for raw, value in delta.get(spec.c_name, {}).items():
                 key = declared.key.unpack(raw, self._family)
                 for each in (value, self._maps[spec.c_name].lookup(raw)):
                     if each is not None:
@@ -136,15 +145,43 @@ class Applier:
                         found |= set() if concern is None else {concern}
         return found
 
+    def _write_all(
+        self,
+        merged: dict[str, dict[bytes, bytes | None]],
+        concerns: set[Address | Everything],
+        outcome: Outcome,
+        refuse: Refuse | None,
+    ) -> None:
+        """Write map after map, from the first one again when others are wanted instead."""
+        pending, rounds = list(self._specs), _ROUNDS if refuse else 0
+        while pending:
+            spec = pending.pop(0)
+            changes = merged[spec.c_name]
+            error = self._write(spec, changes, outcome)
+            if error is None:
+                continue
+            instead = {}
+            if refuse and rounds:
+                rounds -= 1
+                instead = refuse({spec.c_name: self._refused_keys(spec, changes)}, str(error))
+            if not instead:
+                outcome.failures[spec.c_name] = str(error)
+                self._keep_for_later(spec, changes)
+                continue
+            concerns |= self._concerns(instead)
+            for name, others in instead.items():
+                merged[name].update(others)
+            pending, outcome.written = list(self._specs), 0
+
     def _write(
         self, spec: MapSpec, changes: Mapping[bytes, bytes | None], outcome: Outcome
-    ) -> None:
+    ) -> BpfError | None:
         wanted = {key: value for key, value in changes.items() if value is not None}
         if not wanted:
-            return
+            return None
         if self._held(spec, outcome):
-            self._retry.setdefault(spec.c_name, {}).update(wanted)
-            return
+            self._keep_for_later(spec, changes)
+            return None
         table = self._maps[spec.c_name]
         try:
             try:
@@ -153,10 +190,27 @@ class Applier:
                 if not self._make_room(spec, changes):
                     raise
                 table.update_batch(wanted.items())
-            outcome.written += len(wanted)
         except BpfError as error:
-            outcome.failures[spec.c_name] = str(error)
-            self._retry.setdefault(spec.c_name, {}).update(wanted)
+            return error
+        outcome.written += len(wanted)
+        return None
+
+    def _keep_for_later(self, spec: MapSpec, changes: Mapping[bytes, bytes | None]) -> None:
+        wanted = {key: value for key, value in changes.items() if value is not None}
+        self._retry.setdefault(spec.c_name, {}).update(wanted)
+
+    def _refused_keys(
+        self, spec: MapSpec, changes: Mapping[bytes, bytes | None]
+    ) -> Collection[bytes]:
+        """Those that the kernel does not take even when they come alone."""
+        refused = []
+        for key, value in changes.items():
+            if value is not None:
+                try:
+                    self._maps[spec.c_name].update(key, value)
+                except BpfError:
+                    refused.append(key)
+        return refused
 
     def _make_room(self, spec: MapSpec, changes: Mapping[bytes, bytes | None]) -> bool:
         """Remove before writing, if that is what a full map needs to hold all that is wanted.

@@ -138,6 +138,12 @@ class Datapath(Contents):
         """What the cubes complain about, and who does not get what others have, as it is now."""
         return self._planner.complaints()
 
+    @property
+    def rejected(self) -> list[str]:
+        """What ``cubelet status`` would say of units that conflict or do not fit, where no
+        object can be named."""
+        return self._planner.rejected()
+
     def _known(self, wanted: Object) -> Object | None:
         return next((o for o in self.state if (o.kind, o.key) == (wanted.kind, wanted.key)), None)
 

@@ -6,7 +6,7 @@
 
 from cubelet_hooks.cube.base import ABI, Cube, Reason, Settings
 from cubelet_hooks.cube.places import PORT_CLASSES, UPLINK_EGRESS, Direction, Placed, Placement
-from cubelet_hooks.cube.plans import Complaint, Entry, Planned, Rank, Unit
+from cubelet_hooks.cube.plans import Complaint, Entry, Part, Planned, Rank, Unit
 from cubelet_hooks.cube.showing import Read, Row, Showing
 from cubelet_hooks.cube.telling import Telling
 
@@ -18,6 +18,7 @@ __all__ = [
     "Cube",
     "Direction",
     "Entry",
+    "Part",
     "Placed",
     "Placement",
     "Planned",

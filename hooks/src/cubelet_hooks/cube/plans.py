@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cubelet_hooks.cube.places import PORT_CLASSES
 from cubelet_hooks.maps import Map
-from cubelet_hooks.objects import Change
+from cubelet_hooks.objects import BUILT_IN, Change
 from cubelet_hooks.records import Record
 from cubelet_hooks.resources import Resource
 from cubelet_hooks.view import View
@@ -53,6 +54,29 @@ class Complaint:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.key}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Entries of a unit that are admitted to the maps, or refused, without the rest of it.
+
+    ``name`` tells the unit's parts apart, ``title`` is what people are told of, on the object
+    ``about`` (kind and key) if it is another one than the unit's. With ``fixed`` equal names stand
+    for equal entries: those of a name that is known already are not asked for again, so give a
+    generator.
+    """
+
+    name: str
+    entries: Iterable[Entry | Complaint]
+    fixed: bool = False
+    title: str = ""
+    about: tuple[str, str] | None = None
+
+
+_NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+"""RFC 1123 labels, which addresses and networks are not."""
+_TOLD = {kind.lower(): kind for kind in BUILT_IN} | {"port": "Pod", "localnode": "Node"}
+"""Kinds of objects of the cluster, by what a unit for one begins with."""
 
 
 class Planned:
@@ -132,13 +156,54 @@ class Planned:
         """The wanted entries of one unit; none when what it describes is gone. Pure.
 
         What an object asks for and does not get is a :class:`Complaint` beside them.
+
+        The agent admits them to the maps all together, or refuses them all. It is refused who wants
+        more than there is room for, or whose namespace would have more of a map than half of what
+        others leave free and than 512 entries: others' units stay as they are. A unit that was
+        refused is planned again when there is room. What comes after more entries than a map could
+        ever give is not looked at, so name an entry once, and complaints first.
         """
         return ()
+
+    def parts(self, unit: Unit, view: View) -> Iterable[Part]:
+        """What the unit wants beside its plan, each part admitted or refused by itself."""
+        return ()
+
+    def refused(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """The few entries that stand in place of a unit's plan that was refused: what closes it.
+
+        A cube that filters must give them if fewer entries mean that more is allowed: without an
+        entry its packets would pass. They need room as well, but no share; a pod of a namespace
+        whose stand-ins of an :attr:`essential` cube find none does not start. Nothing stands in
+        place of a part.
+        """
+        return ()
+
+    def namespace_of(self, unit: Unit, view: View) -> str:
+        """The namespace that the unit's entries are charged to; '' for none, which has no share.
+
+        By default that of the key ``namespace/name`` which the unit's name ends in.
+        """
+        namespace, slash, _ = unit[-1].partition("/")
+        return namespace if slash and _NAMESPACE.fullmatch(namespace) else ""
+
+    def object_of(self, unit: Unit, view: View) -> tuple[str, str] | None:
+        """Kind and key of the object that is told when the unit is refused; None for none.
+
+        By default that of a unit which begins with the name of a kind, in whatever letters, and
+        ends in a key: ``("service", "default/web")``. A ``Port`` is its pod. Where there is no
+        object ``cubelet status`` alone has it.
+        """
+        begin, key = unit[0].lower(), unit[-1]
+        own = (each.kind for each in self.watches if each.kind.lower() == begin)
+        kind = _TOLD.get(begin) or next(own, "")
+        return (kind, key) if kind and len(unit) > 1 else None
 
     def rejected(self, key: Record, holder: Unit, other: Unit) -> str | Complaint:
         """What is said when two units want different entries of one key, and ``holder`` has it.
 
         A text is a problem of ``cubelet status``, a complaint is told on the object too. Who has
-        the key is decided by the entries' ranks, see :class:`Entry`. Empty: nothing to say.
+        the key is decided by the entries' ranks, see :class:`Entry`. The name of a part is the last
+        of its unit's. Empty: nothing to say.
         """
         return ""

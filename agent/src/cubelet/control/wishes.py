@@ -1,0 +1,113 @@
+"""What a unit and its parts want, asked of the cube: no more of it than could ever be admitted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from cubelet.control.admission import Admission, Counts, Wish
+from cubelet.control.wanted import Bid, Entries, Owned
+from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Rank
+from cubelet_hooks.view import View
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A part that is known and stays as it is, admitted or refused."""
+
+    owned: Owned
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a plan gives: entries packed and counted, and complaints.
+
+    ``beyond`` is a map that is to have more than it may: then there are no entries, and what would
+    have come after is not known.
+    """
+
+    entries: Entries = field(default_factory=dict)
+    counts: Counts = ()
+    complaints: frozenset[Complaint] = frozenset()
+    beyond: str = ""
+
+
+def no_limit(_: str) -> int:
+    """More than any map has."""
+    return 1 << 32
+
+
+def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterator[Wish | Kept]:
+    """The unit's wish and one for each of its parts; raises what the cube raises."""
+    unit, namespace = owned[1], cube.namespace_of(owned[1], view)
+    about = cube.object_of(unit, view)
+
+    def wish(part: Owned, given: Iterable[Entry | Complaint], known: Part | None = None) -> Wish:
+        found = collect(cube, part, given, lambda name: admission.most(name, namespace))
+        title = (known.title or " ".join(part[1])) if known else ""
+        on = (known.about or about) if known else about
+        return Wish(
+            owned=part,
+            main=owned,
+            namespace=namespace,
+            title=title,
+            about=on,
+            entries=found.entries,
+            counts=found.counts,
+            complaints=found.complaints,
+            beyond=found.beyond,
+        )
+
+    yield wish(owned, cube.plan(unit, view))
+    for part in cube.parts(unit, view):
+        sub = (owned[0], (*unit, part.name))
+        if part.fixed and _is_known(sub, admission):
+            yield Kept(sub)
+        else:
+            yield wish(sub, part.entries, part)
+
+
+def _is_known(part: Owned, admission: Admission) -> bool:
+    """Whether it would only be asked for to be refused once more, or to be what it was."""
+    refusal = admission.refusals.get(part)
+    if refusal is not None:
+        return not refusal.final and bool(admission.problem(refusal.wish))
+    return admission.has(part)
+
+
+def collect(
+    cube: Cube, owned: Owned, given: Iterable[Entry | Complaint], most: Callable[[str], int]
+) -> Collected:
+    """What is given, up to the first entry of a map beyond ``most``.
+
+    A unit may want a key more than once: the better rank counts, of equal ones the last.
+    """
+    names = {declared.name: f"{cube.instance}_{declared.name}" for declared in cube.maps}
+    limits = {name: most(name) for name in names.values()}
+    found: dict[tuple[str, bytes], tuple[Bid, bytes]] = {}
+    complaints: list[Complaint] = []
+    counts: Counter[str] = Counter()
+    bids: dict[Rank, Bid] = {}
+    for entry in given:
+        if isinstance(entry, Complaint):
+            complaints.append(entry)
+            continue
+        place = (names[entry.map], entry.key.pack(cube.family))
+        if (bid := bids.get(entry.rank)) is None:
+            bid = bids[entry.rank] = (_checked(entry.rank), *owned)
+        if place not in found:
+            counts[place[0]] += 1
+            if counts[place[0]] > limits[place[0]]:
+                return Collected(complaints=frozenset(complaints), beyond=place[0])
+        elif bid > found[place][0]:
+            continue
+        found[place] = bid, entry.value.pack(cube.family)
+    return Collected(found, tuple(sorted(counts.items())), frozenset(complaints))
+
+
+def _checked(rank: Rank) -> Rank:
+    """Raises TypeError for what cannot be compared with every other rank."""
+    if not all(isinstance(each, int) for each in rank):
+        raise TypeError(f"the rank {rank!r} is no tuple of int")
+    return rank

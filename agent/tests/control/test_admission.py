@@ -1,0 +1,377 @@
+"""Who has room in maps that are too small for all: as counts, and as plans of a cube."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+
+from cubelet.control.admission import FLOOR, Admission, Room, Wish
+from cubelet.control.planner import Planner
+from cubelet.state.cluster import State
+from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Settings, Unit
+from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.objects import Change, ConfigMap
+from cubelet_hooks.records import U32, U64, Record
+from cubelet_hooks.view import View
+
+SIZE = 8 * FLOOR
+
+
+def wish(namespace: str, count: int, name: str = "a") -> Wish:
+    owned = ("cube0", (f"{namespace}/{name}",))
+    return Wish(owned, owned, namespace, name, counts=(("m", count),))
+
+
+def admission(size: int = SIZE) -> Admission:
+    return Admission({"m": Room(size, "max_entries")})
+
+
+def test_a_namespace_has_half_of_what_others_leave() -> None:
+    made = admission()
+    assert "needs 2,049 entries of m, where namespace x has room for 2,048 more" in made.ask(
+        wish("x", SIZE // 2 + 1)
+    )
+    assert made.ask(wish("x", SIZE // 2)) == ""
+    assert "has room for 0 more" in made.ask(wish("x", 1, "b"))
+    assert made.ask(wish("y", SIZE // 4 + 1))
+    assert made.ask(wish("y", SIZE // 4)) == ""
+    assert made.ask(wish("z", FLOOR)) == ""
+
+
+def test_who_was_admitted_stays_and_may_shrink_but_not_grow_beyond_the_share() -> None:
+    made = admission()
+    assert made.ask(wish("x", SIZE // 2)) == ""
+    assert made.ask(wish("y", SIZE // 4)) == ""
+    assert made.ask(wish("x", SIZE // 2)) == "", "others have come, but it does not grow"
+    assert made.ask(wish("x", SIZE // 2 - 1)) == ""
+    assert made.ask(wish("x", SIZE // 2))
+
+
+def test_what_is_no_namespaces_own_has_all_the_room() -> None:
+    made = admission()
+    assert made.ask(wish("", SIZE)) == ""
+    told = "needs 1 entry of m, where there is room for 0 more of 4,096; make it smaller, or raise"
+    assert told in made.ask(wish("", 1, "b"))
+
+
+def test_a_small_map_has_no_shares() -> None:
+    made = admission(FLOOR)
+    assert made.ask(wish("x", FLOOR)) == ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_never_more_than_fits_and_nobody_is_put_out(seed: int) -> None:
+    chance = random.Random(seed)
+    made, had = admission(), dict[tuple[str, str], int]()
+    for _ in range(400):
+        key = (chance.choice("vwxyz"), chance.choice("abc"))
+        if chance.random() < 0.2:
+            made.release(wish(*key[:1], 0, key[1]).owned)
+            had.pop(key, None)
+            continue
+        asked = chance.choice((1, FLOOR // 3, SIZE // 5, SIZE // 2))
+        known = wish(key[0], asked, key[1])
+        if made.ask(known):
+            made.refuse(known, "no", ())
+            assert asked > had.pop(key, 0)
+        else:
+            had[key] = asked
+        assert sum(had.values()) <= SIZE
+        assert sum(count for (owner, _), count in had.items() if owner == key[0]) <= SIZE // 2
+
+
+class Key(Record):
+    number: U64
+
+
+class Value(Record):
+    number: U32
+
+
+class Lister(Cube):
+    """Wants the numbers of each ConfigMap's key ``main``, and others as parts: a filter."""
+
+    kind = "lister"
+    essential = True
+    maps = (
+        Map("closed", MapType.HASH, Key, Value, 4),
+        Map("numbers", MapType.HASH, Key, Value, 2 * FLOOR),
+    )
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        return [("list", change.key)]
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
+        yield from _entries(view, unit, "main")
+
+    def parts(self, unit: Unit, view: View) -> Iterable[Part]:
+        for name, text in sorted(_lists(view, unit).items()):
+            if name != "main":
+                given = _entries(view, unit, name)
+                yield Part(f"{name} {text}", given, fixed=True, title=f"the part {name}")
+
+    def refused(self, unit: Unit, view: View) -> Iterable[Entry]:
+        yield Entry("closed", Key(hash(unit) & 0xFFFF), Value(1))
+
+
+asked: list[str] = []
+"""Which lists were asked for."""
+
+
+def _lists(view: View, unit: Unit) -> Mapping[str, str]:
+    assert isinstance(view, State)
+    found = view.config_maps.get(unit[1])
+    return found.data if found else {}
+
+
+def _entries(view: View, unit: Unit, name: str) -> Iterable[Entry]:
+    found = _lists(view, unit)
+    asked.append(name)
+    if name in found:
+        first, count = map(int, found[name].split("+"))
+        for number in range(first, first + count):
+            yield Entry("numbers", Key(number), Value(1))
+
+
+class Teller(Lister):
+    """Its units are named for their objects, and its parts may be for others' sake.
+
+    A list ``wrong`` is complained about, and ``ranked`` is another list of the plan, of rank 1.
+    """
+
+    def units(self, change: Change, view: View) -> Iterable[Unit]:
+        return [("configmap", change.key)]
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
+        if text := _lists(view, unit).get("wrong"):
+            yield Complaint("ConfigMap", unit[1], "Wrong", text)
+        yield from super().plan(unit, view)
+        for each in _entries(view, unit, "ranked"):
+            yield replace(each, value=Value(9), rank=(1,))
+
+    def parts(self, unit: Unit, view: View) -> Iterable[Part]:
+        for part in super().parts(unit, view):
+            name = part.name.partition(" ")[0]
+            if name not in ("wrong", "ranked"):
+                about = ("Pod", "x/p") if name == "pods" else None
+                yield replace(part, entries=chain([_complaint(name)], part.entries), about=about)
+
+
+def _complaint(part: str) -> Complaint:
+    return Complaint("Pod", "x/p", "Wrong", f"in the part {part}")
+
+
+class Bench:
+    def __init__(self, cube: type[Lister] = Lister) -> None:
+        self.state = State()
+        self.planner = Planner([cube("lister0", Settings())])
+        self.held: dict[str, dict[bytes, bytes]] = {"lister0_closed": {}, "lister0_numbers": {}}
+
+    def put(self, key: str, **lists: str) -> None:
+        namespace, _, name = key.partition("/")
+        self.take_in(Change.between(None, ConfigMap(namespace, name, data=lists)))
+
+    def remove(self, key: str) -> None:
+        self.take_in(Change.between(self.state.config_maps[key], None))
+
+    def take_in(self, *changes: Change) -> None:
+        taken = [c for c in map(self.state.apply, changes) if c]
+        units = self.planner.units(taken, self.state)
+        for name, found in self.planner.replan(units, self.state).items():
+            self.follow(name, found)
+        assert self.planner.contents() == self.held
+        assert self.planner.failures == {}
+
+    def follow(self, name: str, changes: dict[bytes, bytes | None]) -> None:
+        for key, value in changes.items():
+            if value is None:
+                self.held[name].pop(key, None)
+            else:
+                self.held[name][key] = value
+
+    @property
+    def numbers(self) -> int:
+        return len(self.held["lister0_numbers"])
+
+    @property
+    def closed(self) -> int:
+        return len(self.held["lister0_closed"])
+
+
+def test_a_unit_that_does_not_fit_is_refused_alone_closed_and_taken_in_by_itself() -> None:
+    bench = Bench()
+    bench.put("x/big", main="1+500")
+    bench.put("y/other", main="1000+500")
+    assert (bench.numbers, bench.closed, bench.planner.rejected()) == (1000, 0, [])
+    bench.put("z/late", main="2000+100")
+    assert (bench.numbers, bench.closed) == (1000, 1)
+    [told] = bench.planner.rejected()
+    assert told.startswith("lister0: list z/late: refused: it needs 100 entries of")
+    bench.put("z/small", main="3000+20")
+    assert bench.numbers == 1020
+    bench.remove("x/big")
+    assert (bench.numbers, bench.closed, bench.planner.rejected()) == (620, 0, [])
+
+
+def test_a_unit_that_grows_too_large_gives_back_what_it_had() -> None:
+    bench = Bench()
+    bench.put("x/big", main="1+500")
+    bench.put("x/big", main="1+600")
+    assert (bench.numbers, bench.closed) == (0, 1)
+    bench.put("x/big", main="1+400")
+    assert (bench.numbers, bench.closed, bench.planner.rejected()) == (400, 0, [])
+
+
+def test_the_smaller_come_first_whatever_the_order() -> None:
+    objects = [
+        ConfigMap(f"n{n}", "list", data={"main": f"{1000 * n}+{count}"})
+        for n, count in enumerate((500, 200, 500, 10))
+    ]
+    found = set()
+    for seed in range(5):
+        random.Random(seed).shuffle(objects)
+        bench = Bench()
+        bench.take_in(*(Change.between(None, each) for each in objects))
+        found.add((bench.numbers, tuple(bench.planner.rejected())))
+    assert len(found) == 1
+    assert found.pop()[0] == 710
+
+
+def test_a_part_is_refused_without_the_rest_and_not_asked_for_again() -> None:
+    bench = Bench()
+    bench.put("x/list", main="1+10", large="1000+5000", small="20000+10")
+    assert (bench.numbers, bench.closed) == (20, 0)
+    [told] = bench.planner.rejected()
+    assert "the part large: refused: it needs more than 512 entries of lister0_numbers" in told
+    asked.clear()
+    bench.put("x/list", main="2+10", large="1000+5000", small="20000+10")
+    assert asked == ["main"]
+    bench.put("x/list", main="2+10", large="1000+50", small="20000+10")
+    assert (bench.numbers, bench.planner.rejected()) == (70, [])
+    bench.remove("x/list")
+    assert bench.numbers == 0
+
+
+def test_no_more_is_asked_for_than_could_be_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def endless(view: View, unit: Unit, name: str) -> Iterable[Entry]:
+        while True:
+            made.append(1)
+            yield Entry("numbers", Key(len(made)), Value(1))
+
+    monkeypatch.setattr(f"{__name__}._entries", endless)
+    bench = Bench()
+    bench.put("x/list", main="")
+    assert len(made) == FLOOR + 1
+    assert (bench.numbers, bench.closed) == (0, 1)
+
+
+def test_what_the_kernel_refuses_is_the_units_alone() -> None:
+    bench = Bench()
+    bench.put("x/list", main="1+10")
+    bench.put("y/list", main="100+10")
+    refused = {"lister0_numbers": [Key(3).pack()]}
+    for name, found in bench.planner.refuse(refused, "out of memory", bench.state).items():
+        bench.follow(name, found)
+    assert (bench.numbers, bench.closed) == (10, 1)
+    assert bench.planner.contents() == bench.held
+    assert bench.planner.rejected() == ["lister0: list x/list: refused: out of memory"]
+    assert bench.planner.left_open("x") == ""
+    units = bench.planner.forgiven()
+    assert units == {("lister0", ("list", "x/list"))}
+    for name, found in bench.planner.replan(units, bench.state).items():
+        bench.follow(name, found)
+    assert (bench.numbers, bench.closed, bench.planner.rejected()) == (20, 0, [])
+
+
+def test_who_cannot_even_be_closed_is_told_and_blocks_their_own_namespace() -> None:
+    bench = Bench()
+    for n in range(5):
+        bench.put(f"n{n}/list", main=f"{10_000 * n}+1000")
+    assert bench.closed == 4
+    assert "refused and NOT closed" in bench.planner.left_open("n4")
+    assert bench.planner.left_open("n3") == bench.planner.left_open("other") == ""
+    bench.remove("n0/list")
+    assert (bench.closed, bench.planner.left_open("n4")) == (4, "")
+
+
+def test_who_is_refused_is_told_on_the_object_that_the_unit_is_named_for() -> None:
+    bench = Bench(Teller)
+    bench.put("x/big", main="1+500")
+    bench.put("y/other", main="1000+500")
+    assert bench.planner.complaints() == frozenset()
+    bench.put("z/late", main="2000+100", wrong="no")
+    text = (
+        "lister0: refused: it needs 100 entries of lister0_numbers, where namespace z has room for "
+        "24 more of 1,024; make it smaller"
+    )
+    assert bench.planner.complaints() == {
+        Complaint("ConfigMap", "z/late", "NoRoom", text),
+        Complaint("ConfigMap", "z/late", "Wrong", "no"),
+    }
+    assert bench.planner.rejected() == []
+    bench.remove("x/big")
+    assert bench.planner.complaints() == {Complaint("ConfigMap", "z/late", "Wrong", "no")}
+    bench.remove("z/late")
+    assert bench.planner.complaints() == frozenset()
+
+
+def test_what_is_complained_about_before_a_plan_is_too_large_is_told() -> None:
+    bench = Bench(Teller)
+    bench.put("x/list", main="1+5000", wrong="no")
+    assert {each.reason for each in bench.planner.complaints()} == {"NoRoom", "Wrong"}
+    assert (bench.numbers, bench.closed) == (0, 1)
+
+
+def test_parts_are_told_by_their_titles_on_their_own_objects() -> None:
+    bench = Bench(Teller)
+    bench.put("x/list", large="1+600", pods="1000+600", small="9000+5")
+    told = {(each.key, each.message.partition(": it")[0]) for each in bench.planner.complaints()}
+    assert told == {
+        ("x/list", "lister0: the part large: refused"),
+        ("x/p", "lister0: the part pods: refused"),
+        *(("x/p", f"in the part {name}") for name in ("large", "pods", "small")),
+    }
+    assert bench.planner.rejected() == []
+    bench.put("x/list", small="9000+5")
+    assert bench.planner.complaints() == {_complaint("small")}
+    bench.put("x/list", main="1+1")
+    assert bench.planner.complaints() == frozenset()
+
+
+def test_an_entry_of_two_ranks_is_counted_once_and_the_better_rank_has_the_key() -> None:
+    bench = Bench(Teller)
+    bench.put("x/list", ranked="1+512", main="1+512")
+    assert (bench.numbers, bench.closed) == (FLOOR, 0)
+    assert set(bench.held["lister0_numbers"].values()) == {Value(1).pack()}
+    bench.put("a/list", ranked="1+20")
+    assert set(bench.held["lister0_numbers"].values()) == {Value(1).pack()}
+    bench.put("x/list", main="100+1")
+    assert bench.numbers == 21
+    assert bench.held["lister0_numbers"][Key(1).pack()] == Value(9).pack()
+
+
+def test_what_the_kernel_refuses_of_several_who_want_it_is_each_ones() -> None:
+    bench = Bench(Teller)
+    bench.put("x/list", main="1+10", wrong="no")
+    bench.put("y/list", ranked="5+10", small="100+5")
+    refused = {"lister0_numbers": [Key(7).pack(), Key(102).pack()]}
+    for name, found in bench.planner.refuse(refused, "out of memory", bench.state).items():
+        bench.follow(name, found)
+    assert bench.planner.contents() == bench.held
+    assert (bench.numbers, bench.closed) == (0, 2)
+    assert {str(each) for each in bench.planner.complaints() if each.reason == "NoRoom"} == {
+        "ConfigMap x/list: lister0: refused: out of memory",
+        "ConfigMap y/list: lister0: refused: out of memory",
+        "ConfigMap y/list: lister0: configmap y/list small 100+5: refused: out of memory",
+    }
+    for name, found in bench.planner.replan(bench.planner.forgiven(), bench.state).items():
+        bench.follow(name, found)
+    assert bench.planner.contents() == bench.held
+    assert bench.numbers == 14 + 5
+    assert {each.reason for each in bench.planner.complaints()} == {"Wrong"}
