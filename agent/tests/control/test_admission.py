@@ -246,7 +246,7 @@ def test_a_part_is_refused_without_the_rest_and_not_asked_for_again() -> None:
     bench.put("x/list", main="1+10", large="1000+5000", small="20000+10")
     assert (bench.numbers, bench.closed) == (20, 0)
     [told] = bench.planner.rejected()
-    assert "the part large: refused: it needs more than 512 entries of lister0_numbers" in told
+    assert "the part large: refused: it needs more than the 512 entries of lister0_numbers" in told
     asked.clear()
     bench.put("x/list", main="2+10", large="1000+5000", small="20000+10")
     assert asked == ["main"]

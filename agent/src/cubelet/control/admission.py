@@ -34,6 +34,12 @@ class Room:
     size: int
     setting: str
 
+    @property
+    def remedy(self) -> str:
+        """What can be done about it."""
+        setting = f", or raise the setting {self.setting}" if self.setting else ""
+        return f"; make it smaller{setting}"
+
     @classmethod
     def of(cls, cube: Cube, declared: Map) -> Room:
         """A trie of kernels before 6.13 takes no new value for a key while it is full."""
@@ -161,8 +167,10 @@ class Admission:
     def problem(self, wish: Wish) -> str:
         """Why there is no room for the wish now, or ''."""
         if wish.beyond:
-            most = self.most(wish.beyond, wish.namespace)
-            return self._told(wish.beyond, wish.namespace, f"more than {most:,} entries", most)
+            most, room = self.most(wish.beyond, wish.namespace), self._rooms[wish.beyond]
+            whose = "one namespace" if wish.namespace else "anyone"
+            text = f"it needs more than the {most:,} entries of {wish.beyond} that {whose} can have"
+            return f"{text}, of {room.size:,}{room.remedy}"
         for (name, count), had in zip(wish.counts, self._had(wish), strict=True):
             if count <= had:
                 continue
@@ -197,8 +205,7 @@ class Admission:
         room = self._rooms[name]
         whose = f"namespace {namespace} has room for" if namespace else "there is room for"
         text = f"it needs {wanted} of {name}, where {whose} {may:,} more of {room.size:,}"
-        remedy = f", or raise the setting {room.setting}" if room.setting else ""
-        return f"{text}; make it smaller{remedy}"
+        return text + room.remedy
 
     def _book(self, owned: Owned, namespace: str, counts: Counts, stands_in: bool = False) -> None:
         before, after = self._booked.get(owned), _Booking(namespace, counts, stands_in)
