@@ -8,9 +8,17 @@ import msgspec
 import pytest
 
 from cubelet_hooks.objects import Endpoint, EndpointPort, EndpointSlice, ServicePort
-from cubelet_lbrp.endpoints import BackendSet, Here, candidates, select
+from cubelet_hooks.records import Family
+from cubelet_lbrp.endpoints import BackendSet, Candidate, Here, Served, select
 
 HTTP = ServicePort("http", "TCP", 80, "web")
+
+
+def candidates(
+    slices: list[EndpointSlice], port: ServicePort, family: Family
+) -> tuple[Candidate, ...]:
+    served = Served(slices, family)
+    return served.candidates(served.numbers(port))
 
 
 def endpoint(last: int, state: str = "ready", node: str = "n1") -> Endpoint:

@@ -161,7 +161,7 @@ class Planned:
         more than there is room for, or whose namespace would have more of a map than half of what
         others leave free and than 512 entries: others' units stay as they are. A unit that was
         refused is planned again when there is room. What comes after more entries than a map could
-        ever give is not looked at, so name an entry once, and complaints first.
+        ever give is not looked at, so name an entry once; that goes for complaints, too.
         """
         return ()
 

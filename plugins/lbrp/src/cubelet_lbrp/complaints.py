@@ -77,11 +77,8 @@ def of_contest(key: FrontendKey, holder: Unit, other: Unit) -> Complaint:
         f"port {key.port}/{name} of {key.address} is held by {_called(holder)}; "
         "remedy: ask for another port or address, or remove that one"
     )
-    return Complaint(_kind(other), other[-1], "PortTaken", text)
-
-
-def _kind(unit: Unit) -> str:
-    return Pod.kind if unit[0] == WORKLOAD else Service.kind
+    kind = Pod.kind if other[0] == WORKLOAD else Service.kind
+    return Complaint(kind, other[-1], "PortTaken", text)
 
 
 def _called(unit: Unit) -> str:

@@ -7,6 +7,7 @@ are switched to it by one write each, and the set they left is removed after.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import ClassVar
 
 from cubelet_hooks import cube
@@ -14,7 +15,16 @@ from cubelet_hooks.addresses import affected
 from cubelet_hooks.cube import Complaint, Cube, Entry, Read, Reason, Row, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Address, Change, EndpointSlice, LocalNode, Node, Port, Service
+from cubelet_hooks.objects import (
+    Address,
+    Change,
+    EndpointSlice,
+    LocalNode,
+    Node,
+    Pod,
+    Port,
+    Service,
+)
 from cubelet_hooks.records import Record
 from cubelet_hooks.view import View
 from cubelet_lbrp import complaints, hostports
@@ -25,6 +35,7 @@ from cubelet_lbrp.frontends import (
     hinted,
     keeps_clients,
     programmed,
+    refused,
     sticky,
     zone_of,
 )
@@ -165,9 +176,9 @@ class Lbrp(Cube):
             service = view.services.get(unit[1])
             if service is None or not programmed(service):
                 return ()
-            return (
-                *dict.fromkeys(entries(service, view, self.family)),
-                *complaints.of_service(service, view, self.family),
+            return chain(
+                entries(service, view, self.family),
+                complaints.of_service(service, view, self.family),
             )
         if unit[0] == hostports.WORKLOAD:
             port = hostports.port_of(unit, view)
@@ -180,6 +191,18 @@ class Lbrp(Cube):
             for address in (node.addresses if node else ())
             if address.version == self.family
         ]
+
+    def refused(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """A Service's addresses without its ports. Its old backends may be others' pods by now."""
+        service = view.services.get(unit[1]) if unit[0] == "service" else None
+        if service is None or not programmed(service):
+            return ()
+        return refused(service, view, self.family)
+
+    def object_of(self, unit: Unit, view: View) -> tuple[str, str] | None:
+        """The Service, the pod whose host ports they are, or the node."""
+        workload = unit[0] == hostports.WORKLOAD
+        return (Pod.kind, unit[-1]) if workload else super().object_of(unit, view)
 
     def rejected(self, key: Record, holder: Unit, other: Unit) -> str | Complaint:
         """Who holds an address's port that another Service or pod asks for as well."""

@@ -11,6 +11,7 @@ import enum
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from cubelet_hooks.addresses import unusable
 from cubelet_hooks.objects import Endpoint, EndpointSlice, ServicePort
@@ -56,7 +57,7 @@ class BackendSet:
     kept: tuple[Candidate, ...]
     elsewhere: bool = False
 
-    @property
+    @cached_property
     def id(self) -> int:
         """64 bits made of the addresses and ports alone: equal sets share their entries."""
         digest = hashlib.blake2b(digest_size=8)
@@ -66,25 +67,42 @@ class BackendSet:
         return int.from_bytes(digest.digest(), "big")
 
 
-def candidates(
-    slices: Iterable[EndpointSlice], port: ServicePort, family: Family
-) -> tuple[Candidate, ...]:
-    """All endpoints of a Service's port, ordered, each address and port once.
+Numbers = tuple[tuple[int, ...], ...]
+"""The port numbers that a Service's port leads to, slice by slice."""
 
-    While slices are rewritten an endpoint may be in two of them: its better condition counts. What
-    is no host's address is no backend, as for the API server: it could lead to the node itself.
-    """
-    found: dict[tuple[bytes, int], Candidate] = {}
-    for item in slices:
-        if item.address_type != f"IPv{family}":
-            continue
-        numbers = [p.port for p in item.ports if (p.name, p.protocol) == (port.name, port.protocol)]
-        for candidate in _of_slice(item, numbers):
-            place = (candidate.address.packed, candidate.port)
-            known = found.get(place)
-            if known is None or known.condition < candidate.condition:
-                found[place] = candidate
-    return tuple(candidate for _, candidate in sorted(found.items()))
+
+class Served:
+    """The endpoints in a Service's slices of one family; its ports are many or the slices are."""
+
+    def __init__(self, slices: Iterable[EndpointSlice], family: Family) -> None:
+        self._slices = [item for item in slices if item.address_type == f"IPv{family}"]
+        self._ports: list[dict[tuple[str, str], tuple[int, ...]]] = []
+        for item in self._slices:
+            ports: dict[tuple[str, str], tuple[int, ...]] = {}
+            for each in item.ports:
+                place = (each.name, each.protocol)
+                ports[place] = (*ports.get(place, ()), each.port)
+            self._ports.append(ports)
+
+    def numbers(self, port: ServicePort) -> Numbers:
+        """Equal for ports that lead to the same endpoints."""
+        place = (port.name, port.protocol)
+        return tuple(ports.get(place, ()) for ports in self._ports)
+
+    def candidates(self, numbers: Numbers) -> tuple[Candidate, ...]:
+        """All endpoints of a Service's port, ordered, each address and port once.
+
+        While slices are rewritten an endpoint may be in two of them: its better condition counts.
+        What is no host's address is no backend, as for the API server: it could lead to the node.
+        """
+        found: dict[tuple[bytes, int], Candidate] = {}
+        for item, own in zip(self._slices, numbers, strict=True):
+            for candidate in _of_slice(item, own):
+                place = (candidate.address.packed, candidate.port)
+                known = found.get(place)
+                if known is None or known.condition < candidate.condition:
+                    found[place] = candidate
+        return tuple(candidate for _, candidate in sorted(found.items()))
 
 
 def _of_slice(item: EndpointSlice, numbers: Iterable[int]) -> Iterable[Candidate]:
@@ -124,9 +142,10 @@ def select(
     chosen = tuple(c for c in scope if c.condition == best > Condition.PRESENT)
     if here is not None and node_name is None and best is Condition.READY:
         chosen = _near(chosen, here)
+    taken = {(c.address, c.port) for c in chosen}
     return BackendSet(
         chosen=chosen,
-        kept=tuple(c for c in found if c not in chosen),
+        kept=tuple(c for c in found if (c.address, c.port) not in taken),
         elsewhere=not chosen and any(c.condition > Condition.PRESENT for c in found),
     )
 

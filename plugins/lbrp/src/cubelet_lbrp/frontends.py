@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from cubelet_hooks.addresses import Holding, Standing, holding, reserved
 from cubelet_hooks.cube import Entry, Rank
 from cubelet_hooks.objects import Network, Node, Protocol, Service, ServicePort
 from cubelet_hooks.records import Address, Family
 from cubelet_hooks.view import View
-from cubelet_lbrp.endpoints import BackendSet, Here, candidates, select
+from cubelet_lbrp.endpoints import BackendSet, Here, Numbers, Served, select
 from cubelet_lbrp.records import (
     PROTOCOLS,
     Backend,
@@ -32,6 +33,7 @@ FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
 ZONE = "topology.kubernetes.io/zone"
 _VIRTUAL = Frontend(set_id=0, count=0, elsewhere=0)
+_STAND_INS = 64
 _NEWEST = 2**63
 """When an object was made of which nobody says when it was."""
 
@@ -85,23 +87,38 @@ def sticky(service: Service) -> bool:
 
 
 def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
-    """All entries of one Service; the same entry may come more than once."""
+    """All entries of one Service. Ports that lead to the same endpoints share their sets."""
     local = view.local
-    slices = view.slices_of(service.key)
-    holders = {address: holding(address, view) for address in service.exposed_ips}
+    served = Served(view.slices_of(service.key), family)
+    known: dict[Numbers, dict[bool, BackendSet]] = {}
+    written: set[int] = set()
+    yield from _virtual_addresses(service, view, family)
+    exposed = tuple(_exposed(service, view, family))
     for port in service.ports:
-        found = candidates(slices, port, family)
-        # An empty name is no node's: without a node of ours nothing is local.
-        sets = {
-            False: select(found, here=here_of(view)),
-            True: select(found, local.name if local else ""),
-        }
-        for place in _places(service, port, view, holders):
+        numbers = served.numbers(port)
+        if numbers not in known:
+            found = served.candidates(numbers)
+            # An empty name is no node's: without a node of ours nothing is local.
+            known[numbers] = {
+                False: select(found, here=here_of(view)),
+                True: select(found, local.name if local else ""),
+            }
+        for place in _places(service, port, exposed, view):
             if place.address.version == family:
-                yield frontend_entry(place, port.protocol, sets[place.local])
-                yield from backend_entries(sets[place.local])
-    yield from _virtual_addresses(service, holders, family)
+                backends = known[numbers][place.local]
+                yield frontend_entry(place, port.protocol, backends)
+                if backends.id not in written:
+                    written.add(backends.id)
+                    yield from backend_entries(backends)
     yield from _sources(service.source_ranges, family)
+
+
+def refused(service: Service, view: View, family: Family) -> Iterator[Entry]:
+    """What stands for a Service that is not served: whoever asks for it is told at once.
+
+    Of many addresses some: what stands for others is beyond shares, and must be little.
+    """
+    return islice(_virtual_addresses(service, view, family), _STAND_INS)
 
 
 def here_of(view: View) -> Here:
@@ -136,12 +153,12 @@ def asked_at(
         yield Precedence.CLUSTER_IP, address, port.port
     for address in own if port.node_port else ():
         yield Precedence.NODE_PORT, address, port.node_port
-    for asked_as, address, _ in _exposed(service):
+    for asked_as, address, _ in _asked_beyond(service):
         yield asked_as, address, port.port
 
 
 def _places(
-    service: Service, port: ServicePort, view: View, holders: Mapping[Address, Holding]
+    service: Service, port: ServicePort, exposed: Iterable[_Exposed], view: View
 ) -> Iterator[Place]:
     affinity = _affinity(service, port)
     own = view.local.addresses if view.local else ()
@@ -153,15 +170,13 @@ def _places(
         for address in own:
             rank = rank_of(Precedence.NODE_PORT, service)
             yield from _both_scopes(service, address, port.node_port, rank=rank, **affinity)
-    for asked_as, address, sources in _exposed(service):
-        held = holders[address]
-        free = held.standing is Standing.FREE
-        shared = held.standing is Standing.SHARED
-        if free or (shared and not reserved(address, port.protocol, port.port, view)):
+    for each in exposed:
+        free, address = each.held.standing is Standing.FREE, each.address
+        if free or not reserved(address, port.protocol, port.port, view):
             fields = {
-                "rank": rank_of(asked_as, service),
-                "sources": sources,
-                "shared": _shared(asked_as, held),
+                "rank": rank_of(each.asked_as, service),
+                "sources": each.sources,
+                "shared": _shared(each.asked_as, each.held),
             }
             yield from _both_scopes(service, address, port.port, **fields, **affinity)
 
@@ -173,8 +188,25 @@ def _shared(asked_as: Precedence, held: Holding) -> Shared:
     return Shared.YIELDS if asked_as is Precedence.EXTERNAL else Shared.CLIENTS
 
 
-def _exposed(service: Service) -> Iterator[tuple[Precedence, Address, tuple[Network, ...]]]:
-    """The addresses beyond the Service's own, each with who may ask there."""
+class _Exposed(NamedTuple):
+    """An address beyond the Service's own that it may have, and who may ask there."""
+
+    asked_as: Precedence
+    address: Address
+    sources: tuple[Network, ...]
+    held: Holding
+
+
+def _exposed(service: Service, view: View, family: Family) -> Iterator[_Exposed]:
+    for asked_as, address, sources in _asked_beyond(service):
+        held = holding(address, view)
+        if address.version == family and held.standing is not Standing.REFUSED:
+            yield _Exposed(asked_as, address, sources, held)
+
+
+def _asked_beyond(
+    service: Service,
+) -> Iterator[tuple[Precedence, Address, tuple[Network, ...]]]:
     for address in service.load_balancer_ips:
         yield Precedence.LOAD_BALANCER, address, service.source_ranges
     for address in service.external_ips:
@@ -244,14 +276,12 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _virtual_addresses(
-    service: Service, holders: Mapping[Address, Holding], family: Family
-) -> Iterator[Entry]:
+def _virtual_addresses(service: Service, view: View, family: Family) -> Iterator[Entry]:
     """Marks the addresses of which the Service has all ports, those too that nobody asks for."""
-    inside = [(address, Scope.INSIDE) for address in service.cluster_ips]
-    for address, held in holders.items():
-        if held.standing is Standing.FREE:
-            inside += [(address, Scope.INSIDE), (address, Scope.OUTSIDE)]
-    for address, scope in inside:
+    for address in service.cluster_ips:
         if address.version == family:
-            yield Entry("services", FrontendKey(address, 0, 0, scope), _VIRTUAL)
+            yield Entry("services", FrontendKey(address, 0, 0, Scope.INSIDE), _VIRTUAL)
+    for address in dict.fromkeys(service.exposed_ips):
+        if address.version == family and holding(address, view).standing is Standing.FREE:
+            for scope in Scope:
+                yield Entry("services", FrontendKey(address, 0, 0, scope), _VIRTUAL)
