@@ -129,6 +129,9 @@ class Admission:
 
     def ask(self, wish: Wish) -> str:
         """Give the unit room; why there is none, or ''."""
+        booking = self._booked.get(wish.owned)
+        if booking == _Booking(wish.namespace, wish.counts):
+            return ""
         problem = self.problem(wish)
         if not problem:
             self.refusals.pop(wish.owned, None)
@@ -148,6 +151,13 @@ class Admission:
         """The kernel does not even take what stands in its place."""
         self._book(wish.owned, wish.namespace, ())
         self.refusals[wish.owned] = Refusal(_counted(wish), reason, open=True, final=True)
+
+    def call(self, owned: Owned, title: str, about: tuple[str, str] | None) -> None:
+        """People know by another name, or from another object, who was refused."""
+        refusal = self.refusals.get(owned)
+        if refusal is not None:
+            wish = replace(refusal.wish, title=title or refusal.wish.title, about=about)
+            self.refusals[owned] = replace(refusal, wish=wish)
 
     def release(self, owned: Owned) -> None:
         """The unit is gone."""

@@ -11,7 +11,7 @@ import structlog
 
 from cubelet.control.admission import Admission, Refusal, Room, Wish, ordered
 from cubelet.control.wanted import Entries, Owned, Wanted
-from cubelet.control.wishes import Kept, collect, no_limit, wishes
+from cubelet.control.wishes import collect, no_limit, wishes
 from cubelet.datapath.applier import Delta
 from cubelet_hooks.cube import Complaint, Cube, Unit
 from cubelet_hooks.objects import Change
@@ -79,7 +79,13 @@ class Planner:
         pending = set(units)
         while pending:
             planned |= pending
-            asked = [wish for owned in sorted(pending) for wish in self._ask(owned, view, delta)]
+            asked: list[Wish] = []
+            for owned in sorted(pending):
+                for wish in self._ask(owned, view, delta):
+                    if wish.total <= 1:  # nearly all are, and come first
+                        self._admit(wish, view, delta)
+                    else:
+                        asked.append(wish)
             for wish in ordered(asked, self._admission):
                 self._admit(wish, view, delta)
             pending = {each.wish.main for each in self._admission.again()} - planned
@@ -103,7 +109,7 @@ class Planner:
             self._admission.release(gone)
         if named:
             self._parts[owned] = named
-        return [each for each in found if not isinstance(each, Kept)]
+        return [each for each in found if isinstance(each, Wish)]
 
     def _admit(self, wish: Wish, view: View, delta: Delta) -> None:
         self._complaints.pop(wish.owned, None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cubelet.control.admission import Admission, Counts, Wish
 from cubelet.control.wanted import Bid, Entries, Owned
@@ -63,6 +63,7 @@ def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterat
     for part in cube.parts(unit, view):
         sub = (owned[0], (*unit, part.name))
         if part.fixed and _is_known(sub, admission):
+            admission.call(sub, part.title, part.about or about)
             yield Kept(sub)
         else:
             yield wish(sub, part.entries, part)
@@ -83,27 +84,35 @@ def collect(
 
     A unit may want a key more than once: the better rank counts, of equal ones the last.
     """
-    names = {declared.name: f"{cube.instance}_{declared.name}" for declared in cube.maps}
-    limits = {name: most(name) for name in names.values()}
+    names, family = _c_names(cube), cube.family
     found: dict[tuple[str, bytes], tuple[Bid, bytes]] = {}
     complaints: list[Complaint] = []
-    counts: Counter[str] = Counter()
+    counts: dict[str, int] = {}
+    limits: dict[str, int] = {}
     bids: dict[Rank, Bid] = {}
     for entry in given:
         if isinstance(entry, Complaint):
             complaints.append(entry)
             continue
-        place = (names[entry.map], entry.key.pack(cube.family))
+        name = names[entry.map]
+        place = (name, entry.key.pack(family))
         if (bid := bids.get(entry.rank)) is None:
             bid = bids[entry.rank] = (_checked(entry.rank), *owned)
         if place not in found:
-            counts[place[0]] += 1
-            if counts[place[0]] > limits[place[0]]:
-                return Collected(complaints=frozenset(complaints), beyond=place[0])
+            count = counts[name] = counts.get(name, 0) + 1
+            if count == 1:
+                limits[name] = most(name)
+            if count > limits[name]:
+                return Collected(complaints=frozenset(complaints), beyond=name)
         elif bid > found[place][0]:
             continue
-        found[place] = bid, entry.value.pack(cube.family)
+        found[place] = bid, entry.value.pack(family)
     return Collected(found, tuple(sorted(counts.items())), frozenset(complaints))
+
+
+@lru_cache(maxsize=64)
+def _c_names(cube: Cube) -> dict[str, str]:
+    return {declared.name: f"{cube.instance}_{declared.name}" for declared in cube.maps}
 
 
 def _checked(rank: Rank) -> Rank:
