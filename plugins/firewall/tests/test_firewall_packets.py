@@ -251,3 +251,42 @@ def test_an_attached_pod_that_is_not_known_is_closed(leaving: Datapath) -> None:
     assert verdict(leaving.send(sent, pod="default/c"), sent) == "firewall/egress_denied"
     leaving.apply(known("c", "10.1.0.4", app="c"))
     assert verdict(leaving.send(sent, pod="default/c"), sent) == "sent"
+
+
+def test_what_does_not_fit_is_closed_and_others_pods_are_not(
+    cubelet_network: TestNetwork, mode: Mode
+) -> None:
+    """Of two policies in the same namespace the one that is too large is refused, alone."""
+    many = [{"ipBlock": {"cidr": f"192.0.2.{n}/32"}} for n in range(8)]
+    large = policy("large", "default", podSelector=SELECTS_A, egress=[{"to": many}])
+    small = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    made = Datapath(
+        cubelet_network,
+        stacks={"pod": [Firewall]},
+        settings={"outlet": {"leaves": "uplink"}, "firewall": {"max_blocks": 8}},
+        mode=mode,
+        objects=BASICS,
+    )
+    try:
+        made.apply(
+            large,
+            policy(
+                "small",
+                "default",
+                podSelector={"matchLabels": {"app": "b"}},
+                egress=[{"to": small}],
+            ),
+        )
+        [told] = made.rejected
+        assert (
+            "ipBlocks in the egress policies of default/a: refused: it needs more than the 7"
+            in told
+        )
+        mine, others = frame(syn(80), OUTSIDE), frame(syn(80), OUTSIDE, "10.1.0.3", pod_mac(1))
+        assert verdict(made.send(mine), mine) == "firewall/egress_denied"
+        assert verdict(made.send(others, pod="default/b"), others) == "sent"
+        made.apply(policy("large", "default", podSelector=SELECTS_A, egress=[{"to": many[-3:]}]))
+        assert made.rejected == []
+        assert verdict(made.send(mine), mine) == "sent"
+    finally:
+        made.close()

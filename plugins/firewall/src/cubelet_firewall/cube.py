@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import ClassVar
 
-from cubelet_firewall.changes import IDENTITY, changed_units
-from cubelet_firewall.plan import identity_entries, namespace_entries
+from cubelet_firewall.changes import IDENTITY, NAMESPACE, changed_units
+from cubelet_firewall.identities import owner
+from cubelet_firewall.plan import (
+    identity_entries,
+    isolated_entries,
+    policy_parts,
+)
 from cubelet_firewall.policies import isolates_local_pods
 from cubelet_firewall.portsets import EVERYTHING_NUMBER, NOTHING_NUMBER
 from cubelet_firewall.records import (
@@ -26,12 +32,15 @@ from cubelet_firewall.records import (
 )
 from cubelet_firewall.settings import Settings
 from cubelet_hooks import cube
-from cubelet_hooks.cube import Cube, Entry, Read, Reason, Unit
+from cubelet_hooks.cube import Cube, Entry, Part, Read, Reason, Unit
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.metrics import Metric, Sample
 from cubelet_hooks.objects import Change, LocalNode, NetworkPolicy, Pod, Port
 from cubelet_hooks.view import View
+
+_address = lru_cache(maxsize=4)(ip_address)
+"""Asked for several times in a row."""
 
 
 class Firewall(Cube):
@@ -95,15 +104,32 @@ class Firewall(Cube):
         return ("pod",) if isolates_local_pods(view) else ()
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """The namespaces of local pods, and the addresses of pods anywhere."""
+        """The namespaces of local pods, the addresses of pods anywhere."""
         return changed_units(change, view)
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """What the namespace's local pods may do, or who speaks from an address."""
-        if unit[0] != IDENTITY:
-            return namespace_entries(unit[1], view, self.family)
-        address = ip_address(unit[1])
+        """Which of the namespace's local pods are isolated, or who speaks from an address."""
+        if unit[0] == NAMESPACE:
+            return isolated_entries(unit[1], view, self.family, closed=False)
+        address = _address(unit[1])
         return identity_entries(address, view) if address.version == self.family else ()
+
+    def parts(self, unit: Unit, view: View) -> Iterable[Part]:
+        """What the namespace's local pods may do; what is refused of it is not allowed."""
+        return policy_parts(unit[1], view, self.family) if unit[0] == NAMESPACE else ()
+
+    def refused(self, unit: Unit, view: View) -> Iterable[Entry]:
+        """Isolates the pods all the same, and allows them nothing."""
+        if unit[0] != NAMESPACE:
+            return ()
+        return isolated_entries(unit[1], view, self.family, closed=True)
+
+    def namespace_of(self, unit: Unit, view: View) -> str:
+        """Whose policies they are, or whose pod."""
+        if unit[0] != IDENTITY:
+            return unit[1] if unit[0] == NAMESPACE else ""
+        pod = owner(_address(unit[1]), view) if view.policies else None
+        return pod.namespace if pod is not None else ""
 
     def collect(self, read: Read, view: View) -> Iterable[Sample]:
         """How many pods may not be reached, or not reach, whom they want: what is in force."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from operator import attrgetter
 
 from cubelet_firewall import records
 from cubelet_firewall.blocks import blocks
 from cubelet_firewall.identities import identity, is_peer, owner, pod_number, space_number
-from cubelet_firewall.policies import Applied, applied
-from cubelet_firewall.portsets import NOTHING, PortSet, set_entries, set_number
+from cubelet_firewall.peers import Meant
+from cubelet_firewall.policies import Applied, numbered, selection
+from cubelet_firewall.portsets import (
+    NOTHING,
+    NOTHING_NUMBER,
+    PortSet,
+    set_entries,
+    set_number,
+    union,
+)
 from cubelet_firewall.records import (
     BlockKey,
     Direction,
@@ -20,11 +27,14 @@ from cubelet_firewall.records import (
     Policy,
     bits_to,
 )
-from cubelet_firewall.rules import Rule, Space, space_of
-from cubelet_hooks.cube import Entry
-from cubelet_hooks.objects import Address
+from cubelet_firewall.rules import Space, space_of
+from cubelet_hooks.cube import Entry, Part
+from cubelet_hooks.objects import Address, Port
 from cubelet_hooks.records import Family, Record
 from cubelet_hooks.view import View
+
+_CLOSED = Policy(NOTHING_NUMBER, 0, 0)
+"""Of a number that no contents have: nothing is allowed."""
 
 
 def identity_entries(address: Address, view: View) -> Iterator[Entry]:
@@ -35,35 +45,75 @@ def identity_entries(address: Address, view: View) -> Iterator[Entry]:
         yield Entry("identities", IdentityKey(address), found)
 
 
-def namespace_entries(home: str, view: View, family: Family) -> Iterator[Entry]:
-    """What isolates the namespace's local pods, and all that is allowed to them."""
+def isolated_entries(home: str, view: View, family: Family, closed: bool) -> Iterator[Entry]:
+    """Which local pods of a namespace policies isolate; ``closed`` if nothing is to be allowed."""
+    for port, policy in _applied(home, view):
+        value = Policy(policy.number, policy.has_peers, policy.has_blocks(family))
+        for address in port.addresses:
+            if address.version == family:
+                key = IsolatedKey(address, policy.direction)
+                yield Entry("isolated", key, _CLOSED if closed else value)
+
+
+def policy_parts(home: str, view: View, family: Family) -> Iterator[Part]:
+    """What is allowed to the namespace's local pods: networks and pods, each once for all pods."""
     found: dict[int, Applied] = {}
-    for port in view.ports.values():
-        for direction in Direction if port.namespace == home else ():
-            policy = applied(view.pods.get(port.key), home, direction, view)
-            if policy is None:
-                continue
-            found[policy.number] = policy
-            value = Policy(policy.number, policy.has_peers, policy.has_blocks(family))
-            for address in port.addresses:
-                if address.version == family:
-                    yield Entry("isolated", IsolatedKey(address, direction), value)
-    for policy in found.values():
-        yield from _block_entries(policy, family)
+    pods: dict[int, list[str]] = {}
+    for port, policy in _applied(home, view):
+        found[policy.number] = policy
+        pods.setdefault(policy.number, []).append(port.name)
+    for number, policy in found.items():
+        whose = f"the {policy.direction.name.lower()} policies of {home}/{_some(pods[number])}"
+        yield Part(
+            f"blocks {number:x}",
+            _block_entries(policy, family),
+            fixed=True,
+            title=f"ipBlocks in {whose}",
+        )
         if policy.has_peers:
-            yield from _peer_entries(policy, view, family)
+            title = f"selectors in {whose}"
+            yield Part(f"peers {number:x}", _peer_entries(policy, view, family), title=title)
 
 
-def _allow(map: str, key: Record, ports: PortSet, family: Family) -> Iterator[Entry]:
-    yield Entry(map, key, records.PortSet(set_number(ports)))
-    yield from set_entries(ports, family)
+def _applied(home: str, view: View) -> Iterator[tuple[Port, Applied]]:
+    """The namespace's local pods, each with what applies to it in a direction."""
+    policies = selection(home, view)
+    for port in view.ports.values():
+        if port.namespace == home:
+            for direction in Direction:
+                policy = policies.applied(view.pods.get(port.key), direction)
+                if policy is not None:
+                    yield port, policy
+
+
+def _some(names: list[str]) -> str:
+    others = len(names) - 1
+    return f"{min(names)} and {others} more" if others else names[0]
+
+
+class _Sets:
+    """Entries that allow sets of ports: each set is written once."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._numbers: dict[PortSet, records.PortSet] = {}
+        self._last: tuple[PortSet, records.PortSet] = (NOTHING, records.PortSet(NOTHING_NUMBER))
+
+    def allow(self, map: str, key: Record, ports: PortSet) -> Iterator[Entry]:
+        if ports is not self._last[0]:
+            value = self._numbers.get(ports)
+            if value is None:
+                value = self._numbers[ports] = records.PortSet(set_number(ports))
+                yield from set_entries(ports, self._family)
+            self._last = (ports, value)
+        yield Entry(map, key, self._last[1])
 
 
 def _block_entries(policy: Applied, family: Family) -> Iterator[Entry]:
-    fixed = bits_to(BlockKey, "policy", family)
+    fixed, number, sets = bits_to(BlockKey, "policy", family), policy.number, _Sets(family)
     for network, ports in blocks(policy.rules, family):
-        key = BlockKey(fixed + network.prefixlen, policy.number, network.network_address)
-        yield from _allow("blocks", key, ports, family)
+        key = BlockKey(fixed + network.prefixlen, number, network.network_address)
+        yield from sets.allow("blocks", key, ports)
 
 
 def _peer_entries(policy: Applied, view: View, family: Family) -> Iterator[Entry]:
@@ -71,44 +121,42 @@ def _peer_entries(policy: Applied, view: View, family: Family) -> Iterator[Entry
     policy_bits, space_bits, pod_bits = (
         bits_to(PeerKey, last, family) for last in ("policy", "namespace", "pod")
     )
-    for_all = policy.ports(Rule.covers_all)
+    peers, sets = policy.peers, _Sets(family)
+    for_all = union(rule.ports for rule in peers.everywhere.whole)
     if for_all != NOTHING:
-        yield from _allow("peers", PeerKey(policy_bits, policy.number, 0, 0), for_all, family)
-    for space in _spaces(policy.rules, view):
-        for_space = policy.ports(partial(Rule.covers_space, space=space))
+        yield from sets.allow("peers", PeerKey(policy_bits, policy.number, 0, 0), for_all)
+    for space in _spaces(policy, view):
+        meant = peers.within(space)
+        for_space = union([for_all, *(rule.ports for rule in meant.whole)])
         number = space_number(space)
         if for_space != for_all:
             key = PeerKey(space_bits, policy.number, number, 0)
-            yield from _allow("peers", key, for_space, family)
-        for pod, ports in _singled_out(policy, space, view).items():
-            if ports != for_space:
-                key = PeerKey(pod_bits, policy.number, number, pod)
-                yield from _allow("peers", key, ports, family)
+            yield from sets.allow("peers", key, for_space)
+        for pod, ports in _singled_out(meant, for_space, space, view):
+            key = PeerKey(pod_bits, policy.number, number, pod)
+            yield from sets.allow("peers", key, ports)
 
 
-def _spaces(rules: Iterable[Rule], view: View) -> Iterable[Space]:
-    """The namespaces that a rule tells apart, those too that only have pods."""
-    found: dict[str, Space] = {}
-    anywhere: list[Rule] = []
-    for rule in rules:
-        names = rule.spaces()
-        found |= {name: space_of(name, view) for name in names or ()}
-        if names is None:
-            anywhere.append(rule)
-    if anywhere:
-        known = {*view.namespaces, *map(attrgetter("namespace"), view.pods.values())}
-        for space in (space_of(name, view) for name in known - found.keys()):
-            if any(rule.tells_spaces_apart(space) for rule in anywhere):
-                found[space.name] = space
-    return found.values()
+def _spaces(policy: Applied, view: View) -> Iterable[Space]:
+    """The namespaces that rules may tell apart, those too that only have pods."""
+    names = policy.peers.spaces()
+    if names is None:
+        names = {*view.namespaces, *map(attrgetter("namespace"), view.pods.values())}
+    return (space_of(name, view) for name in names)
 
 
-def _singled_out(policy: Applied, space: Space, view: View) -> dict[int, PortSet]:
+def _singled_out(
+    meant: Meant, for_space: PortSet, space: Space, view: View
+) -> Iterator[tuple[int, PortSet]]:
     """What is allowed to those pods of the namespace that a rule tells apart, by identity."""
-    rules = [rule for rule in policy.rules if rule.tells_pods_apart(space)]
-    found: dict[int, PortSet] = {}
-    for pod in view.pods_in(space.name) if rules else ():
-        if is_peer(pod) and any(rule.covers_pod(space, pod.labels) for rule in rules):
-            covers = partial(Rule.covers_pod, space=space, labels=pod.labels)
-            found[pod_number(pod)] = policy.ports(covers, pod.ports)
-    return found
+    known: set[int] = set()
+    for pod in view.pods_in(space.name) if meant.single else ():
+        rules = list(meant.of(pod.labels)) if is_peer(pod) else []
+        number = pod_number(pod) if rules else 0
+        if not rules or number in known:
+            continue
+        known.add(number)
+        own = (numbered(rule.named, pod.ports) for rule in rules if rule.named)
+        ports = union([for_space, *(rule.ports for rule in rules), *own])
+        if ports != for_space:
+            yield number, ports

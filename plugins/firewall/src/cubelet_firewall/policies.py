@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from cubelet_firewall.matching import Selectors
 from cubelet_firewall.numbers import canonical, number
+from cubelet_firewall.peers import Peers
 from cubelet_firewall.portsets import EVERYTHING, LAST_PORT, PROTOCOLS, Ports, PortSet, union
 from cubelet_firewall.records import Direction
 from cubelet_firewall.rules import PortName, Rule
@@ -15,6 +17,24 @@ from cubelet_hooks.records import Family
 from cubelet_hooks.view import View
 
 _Declared = Iterable[ContainerPort]
+_REMEMBERED = 256
+"""Namespaces, and in each sets of labels, for which the policies are not asked again."""
+
+
+class Policies:
+    """Policies as a key: the same objects, not equal ones, which takes long to find out."""
+
+    __slots__ = ("_ids", "policies")
+
+    def __init__(self, policies: tuple[NetworkPolicy, ...]) -> None:
+        self.policies = policies
+        self._ids = tuple(map(id, policies))
+
+    def __hash__(self) -> int:
+        return hash(self._ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policies) and self._ids == other._ids
 
 
 @dataclass(frozen=True)
@@ -30,52 +50,99 @@ class Applied:
         rules = sorted({canonical(rule).decode() for rule in self.rules})
         return number("policy", (self.direction, rules))
 
-    @property
+    @cached_property
     def has_peers(self) -> bool:
         """Whether some of what is allowed is so to pods alone."""
         return any(
             rule.named or any(peer.cidr is None for peer in rule.peers) for rule in self.rules
         )
 
+    @cached_property
+    def _families(self) -> frozenset[int]:
+        peers = (peer for rule in self.rules for peer in rule.peers)
+        return frozenset(peer.cidr.version for peer in peers if peer.cidr is not None)
+
     def has_blocks(self, family: Family) -> bool:
         """Whether some of what is allowed is so to networks of the family alone."""
-        return any(
-            peer.cidr is not None and peer.cidr.version == family
-            for rule in self.rules
-            for peer in rule.peers
+        return family in self._families
+
+    @cached_property
+    def peers(self) -> Peers:
+        """The pods that are named."""
+        return Peers(self.rules)
+
+
+class Selection:
+    """A namespace's policies: which of them select a pod, and what they allow it together."""
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies.policies
+        pairs = [(policy.pod_selector, at) for at, policy in enumerate(policies.policies)]
+        self._selectors = Selectors(pairs)
+        self._selected: dict[frozenset[tuple[str, str]], tuple[int, ...]] = {}
+        self._equal: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._applied: dict[object, Applied | None] = {}
+
+    def selects(self, pod: Pod | None) -> bool:
+        """Whether any does, or may select one that is not known yet (None)."""
+        return bool(self._policies if pod is None else self._selecting(pod))
+
+    def applied(self, pod: Pod | None, direction: Direction) -> Applied | None:
+        """What applies to a pod; None if nothing isolates it.
+
+        Of a pod that is attached but not known yet (None) the labels are not known either: if any
+        policy might select it, nothing is allowed until they are.
+        """
+        if pod is None:
+            some = any(rules_of(policy, direction) is not None for policy in self._policies)
+            return Applied(direction, ()) if some else None
+        declared = pod.ports if direction is Direction.INGRESS else ()
+        selecting = self._selecting(pod)
+        key = (direction, selecting, tuple(p for p in declared if p.name))
+        if key not in self._applied:
+            if len(self._applied) >= _REMEMBERED:
+                self._applied.clear()
+            self._applied[key] = self._together(selecting, direction, declared)
+        return self._applied[key]
+
+    def _selecting(self, pod: Pod) -> tuple[int, ...]:
+        labels = frozenset(pod.labels.items())
+        found = self._selected.get(labels)
+        if found is None:
+            if len(self._selected) >= _REMEMBERED:
+                self._selected.clear()
+                self._equal.clear()
+            found = tuple(sorted(self._selectors.matching(pod.labels)))
+            found = self._selected[labels] = self._equal.setdefault(found, found)
+        return found
+
+    def _together(
+        self, selecting: Iterable[int], direction: Direction, declared: _Declared
+    ) -> Applied | None:
+        policies = [self._policies[at] for at in selecting]
+        isolating = [p for p in policies if rules_of(p, direction) is not None]
+        if not isolating:
+            return None
+        rules = (
+            read_rule(rule, policy.namespace, direction, declared)
+            for policy in isolating
+            for rule in rules_of(policy, direction) or ()
         )
-
-    def ports(self, covers: Callable[[Rule], bool], declared: _Declared = ()) -> PortSet:
-        """What the rules that cover a peer allow; ``declared`` are the ports it has names for."""
-        allowing = [rule for rule in self.rules if covers(rule)]
-        return union(
-            [rule.ports for rule in allowing]
-            + [numbered(rule.named, declared) for rule in allowing if rule.named]
-        )
+        return Applied(direction, tuple(rule for rule in rules if rule.ports or rule.named))
 
 
-def applied(pod: Pod | None, home: str, direction: Direction, view: View) -> Applied | None:
-    """What applies to a pod of the namespace ``home``; None if nothing isolates it.
+_read: dict[str, tuple[Policies, Selection]] = {}
 
-    Of a pod that is attached but not known yet (None) the labels are not known either: if any
-    policy might select it, nothing is allowed until they are.
-    """
-    selecting = [
-        policy
-        for policy in view.policies_in(home)
-        if rules_of(policy, direction) is not None
-        and (pod is None or policy.pod_selector.matches(pod.labels))
-    ]
-    if not selecting:
-        return None
-    if pod is None:
-        return Applied(direction, ())
-    rules = (
-        read_rule(rule, home, direction, pod.ports)
-        for policy in selecting
-        for rule in rules_of(policy, direction) or ()
-    )
-    return Applied(direction, tuple(rule for rule in rules if rule.ports or rule.named))
+
+def selection(namespace: str, view: View) -> Selection:
+    """The namespace's policies, read once as long as they stay the same."""
+    policies = Policies(tuple(view.policies_in(namespace)))
+    known = _read.get(namespace)
+    if known is None or known[0] != policies:
+        if len(_read) >= _REMEMBERED:
+            _read.clear()
+        known = _read[namespace] = (policies, Selection(policies))
+    return known[1]
 
 
 def isolates_local_pods(view: View) -> bool:
@@ -88,11 +155,8 @@ def isolates_local_pods(view: View) -> bool:
     for pod in view.pods_on(view.local.name) if view.local else ():
         if not pod.host_network and not pod.finished:
             local[pod.key] = (pod.namespace, pod)
-    return any(
-        pod is None or policy.pod_selector.matches(pod.labels)
-        for namespace, pod in local.values()
-        for policy in view.policies_in(namespace)
-    )
+    found = {namespace: selection(namespace, view) for namespace, _ in local.values()}
+    return any(found[namespace].selects(pod) for namespace, pod in local.values())
 
 
 def rules_of(policy: NetworkPolicy, direction: Direction) -> tuple[PolicyRule, ...] | None:

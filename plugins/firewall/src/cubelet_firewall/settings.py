@@ -19,8 +19,9 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
     there from the start, 16 bytes for each entry allowed. So ``identities`` takes 4 MiB, and with
     150,000 pods 16 MiB.
 
-    What a full map refuses is denied, except that a pod which finds no place in ``isolated`` is
-    open: have two entries there for each pod the node can run.
+    What does not fit is denied. One namespace has half of what others leave free, and 512 entries
+    of each map. Have two entries in ``isolated`` for each pod that the node can run: a pod that
+    finds no place there is not started.
     """
 
     max_isolated: _Count = 1024
