@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.probe import probe
 
-from .world import World
+from .manifests import pod, policy
+from .world import Space, World
 
 PROJECT = Path(__file__).parents[2]
 DATA = PROJECT / "plugins" / "firewall" / "tests" / "data" / "policy-cases.json.gz"
@@ -110,3 +112,21 @@ def test_case(pods: World, policy_cases: dict[str, dict[str, Any]], description:
             if row.verdict == "denied"
         }
         assert refused == denied, sorted(refused ^ denied)[:10]
+
+
+def test_the_host_of_another_node_is_meant_by_its_nodes_address(world: World, space: Space) -> None:
+    """By the one of node2, that of its network, and no other."""
+    space.apply(pod("web", ("TCP", 80), nodeName="node1"))
+    node1, node2 = (str(world.node(name).address) for name in ("node1", "node2"))
+    network = str(ip_network(f"{node2}/24", strict=False))
+
+    def seen(*blocks: dict[str, Any]) -> str:
+        rules = [{"from": [{"ipBlock": each} for each in blocks]}] if blocks else []
+        space.apply(policy("p", "web", ingress=rules))
+        return space.who(world.at_node("node2"), space.ip("web"), 80, timeout=0.5)
+
+    assert seen({"cidr": f"{node2}/32"}) == "web"
+    assert seen() != "web"
+    assert seen({"cidr": network}) == "web"
+    assert seen({"cidr": network, "except": [f"{node2}/32"]}) != "web"
+    assert seen({"cidr": f"{node1}/32"}) != "web"

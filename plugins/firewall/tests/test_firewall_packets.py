@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, cast
 
 import pytest
@@ -17,7 +17,7 @@ from cubelet.testkit import Datapath, Result
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 from cubelet_firewall.cube import Firewall
-from cubelet_hooks.objects import ContainerPort, Namespace, Pod
+from cubelet_hooks.objects import ContainerPort, Namespace, NetworkPolicy, Node, Pod
 
 from .node import policy
 
@@ -251,6 +251,72 @@ def test_an_attached_pod_that_is_not_known_is_closed(leaving: Datapath) -> None:
     assert verdict(leaving.send(sent, pod="default/c"), sent) == "firewall/egress_denied"
     leaving.apply(known("c", "10.1.0.4", app="c"))
     assert verdict(leaving.send(sent, pod="default/c"), sent) == "sent"
+
+
+def from_host(dst: str = D) -> Packet:
+    """What the host of node2 sends to a pod here: from the first of its pods' addresses."""
+    return frame(syn(80), dst, "10.1.9.1", mac="02:00:00:00:aa:aa")
+
+
+def node2(*addresses: str) -> Node:
+    found = tuple(map(ip_address, addresses))
+    return Node("node2", addresses=found, pod_cidrs=(ip_network("10.1.9.0/24"),))
+
+
+def allowing(block: dict[str, Any]) -> NetworkPolicy:
+    rules = [{"from": [{"ipBlock": block}]}]
+    return policy("p", "default", podSelector=SELECTS_D, ingress=rules)
+
+
+DENIED = "firewall/ingress_denied"
+
+
+@pytest.mark.parametrize(
+    ("block", "addresses", "wanted"),
+    [
+        ({"cidr": "172.18.0.3/32"}, ["172.18.0.3"], "sent"),
+        ({"cidr": "172.18.0.0/24"}, ["172.18.0.3"], "sent"),
+        ({"cidr": "172.18.0.0/24", "except": ["172.18.0.3/32"]}, ["172.18.0.3"], DENIED),
+        ({"cidr": "172.18.0.4/32"}, ["172.18.0.3"], DENIED),
+        ({"cidr": "172.18.0.3/32"}, [], DENIED),
+        ({"cidr": "203.0.113.3/32"}, ["172.18.0.3", "203.0.113.3"], "sent"),
+        ({"cidr": "10.1.9.1/32"}, ["172.18.0.3"], "sent"),
+    ],
+)
+def test_a_host_is_meant_by_its_nodes_addresses(
+    arriving: Datapath, block: dict[str, Any], addresses: list[str], wanted: str
+) -> None:
+    arriving.apply(node2(*addresses), allowing(block))
+    assert verdict(arriving.send(from_host(), "overlay"), from_host()) == wanted
+
+
+def test_only_the_overlay_brings_another_nodes_host(arriving: Datapath) -> None:
+    arriving.apply(node2("172.18.0.3"), allowing({"cidr": "172.18.0.3/32"}))
+    assert verdict(arriving.send(from_host(), "uplink"), from_host()) == DENIED
+    pod = frame(syn(80), D, FRIEND, mac="02:00:00:00:aa:aa")
+    assert verdict(arriving.send(pod, "overlay"), pod) == DENIED
+
+
+def test_a_hosts_flow_ends_with_its_permission(arriving: Datapath) -> None:
+    arriving.apply(node2("172.18.0.3"), allowing({"cidr": "172.18.0.3/32"}))
+    sent = frame(udp(53), D, "10.1.9.1", mac="02:00:00:00:aa:aa")
+    assert verdict(arriving.send(sent, "overlay"), sent) == "sent"
+    arriving.apply(node2("172.18.0.9"))
+    assert verdict(arriving.send(sent, "overlay"), sent) == DENIED
+    arriving.apply(node2("172.18.0.3"))
+    assert verdict(arriving.send(sent, "overlay"), sent) == "sent"
+    arriving.delete(node2("172.18.0.3"))
+    assert verdict(arriving.send(sent, "overlay"), sent) == DENIED
+
+
+def test_egress_to_a_hosts_address_among_its_pods_is_meant_by_that_one(leaving: Datapath) -> None:
+    allowed = [{"to": [{"ipBlock": {"cidr": "172.18.0.3/32"}}]}]
+    leaving.apply(
+        node2("172.18.0.3"), policy("p", "default", podSelector=SELECTS_A, egress=allowed)
+    )
+    to_host, among_pods = frame(syn(80), "172.18.0.3"), frame(syn(80), "10.1.9.1")
+    assert verdict(leaving.send(to_host), to_host) == "sent"
+    assert verdict(leaving.send(among_pods), among_pods) == "firewall/egress_denied"
 
 
 def test_what_does_not_fit_is_closed_and_others_pods_are_not(

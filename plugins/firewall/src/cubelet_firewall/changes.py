@@ -17,6 +17,7 @@ from cubelet_hooks.objects import (
     LocalNode,
     Namespace,
     NetworkPolicy,
+    Node,
     Pod,
     Port,
 )
@@ -24,10 +25,12 @@ from cubelet_hooks.view import View
 
 NAMESPACE = "namespace"
 IDENTITY = "identity"
+NODE = "node"
 
 
 def changed_units(change: Change, view: View) -> Iterator[Unit]:
-    """``("namespace", name)`` for the policies of its local pods, ``("identity", address)``."""
+    """``("namespace", name)`` for the policies of its local pods, ``("identity", address)`` and
+    ``("node", name)`` for a host."""
     match change.old if change.new is None else change.new:
         case Pod():
             yield from _of_pod(change, view)
@@ -41,6 +44,8 @@ def changed_units(change: Change, view: View) -> Iterator[Unit]:
             yield NAMESPACE, port.namespace
             for each in (change.old, change.new):
                 yield from _identities(each.addresses if isinstance(each, Port) else ())
+        case Node():
+            yield NODE, change.key
         case LocalNode():
             for port in view.ports.values():
                 yield from _identities(port.addresses)

@@ -8,9 +8,10 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import ClassVar
 
-from cubelet_firewall.changes import IDENTITY, NAMESPACE, changed_units
+from cubelet_firewall.changes import IDENTITY, NAMESPACE, NODE, changed_units
 from cubelet_firewall.identities import owner
 from cubelet_firewall.plan import (
+    host_entries,
     identity_entries,
     isolated_entries,
     policy_parts,
@@ -18,8 +19,11 @@ from cubelet_firewall.plan import (
 from cubelet_firewall.policies import isolates_local_pods
 from cubelet_firewall.portsets import EVERYTHING_NUMBER, NOTHING_NUMBER
 from cubelet_firewall.records import (
+    HOST_ADDRESSES,
     BlockKey,
     Direction,
+    Host,
+    HostKey,
     Identity,
     IdentityKey,
     IsolatedKey,
@@ -78,6 +82,14 @@ class Firewall(Cube):
             concerns=lambda key, value: key.address,
         ),
         Map(
+            "hosts",
+            MapType.HASH,
+            HostKey,
+            Host,
+            "max_hosts",
+            concerns=lambda key, value: key.address,
+        ),
+        Map(
             "isolated",
             MapType.HASH,
             IsolatedKey,
@@ -97,6 +109,7 @@ class Firewall(Cube):
             "PORT_BITS": bits_to(PortKey, "port", self.family),
             "PEER_BITS": bits_to(PeerKey, "pod", self.family),
             "BLOCK_BITS": bits_to(BlockKey, "network", self.family),
+            "HOST_ADDRESSES": HOST_ADDRESSES,
         }
 
     def needed_on(self, view: View) -> Collection[str]:
@@ -104,13 +117,16 @@ class Firewall(Cube):
         return ("pod",) if isolates_local_pods(view) else ()
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """The namespaces of local pods, the addresses of pods anywhere."""
+        """The namespaces of local pods, the addresses of pods anywhere, and nodes."""
         return changed_units(change, view)
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
         """Which of the namespace's local pods are isolated, or who speaks from an address."""
         if unit[0] == NAMESPACE:
             return isolated_entries(unit[1], view, self.family, closed=False)
+        if unit[0] == NODE:
+            node = view.nodes.get(unit[1])
+            return host_entries(node, self.family) if node else ()
         address = _address(unit[1])
         return identity_entries(address, view) if address.version == self.family else ()
 

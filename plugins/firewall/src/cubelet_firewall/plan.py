@@ -19,8 +19,11 @@ from cubelet_firewall.portsets import (
     union,
 )
 from cubelet_firewall.records import (
+    HOST_ADDRESSES,
     BlockKey,
     Direction,
+    Host,
+    HostKey,
     IdentityKey,
     IsolatedKey,
     PeerKey,
@@ -29,7 +32,7 @@ from cubelet_firewall.records import (
 )
 from cubelet_firewall.rules import Space, space_of
 from cubelet_hooks.cube import Entry, Part
-from cubelet_hooks.objects import Address, Port
+from cubelet_hooks.objects import Address, Node, Port
 from cubelet_hooks.records import Family, Record
 from cubelet_hooks.view import View
 
@@ -43,6 +46,15 @@ def identity_entries(address: Address, view: View) -> Iterator[Entry]:
     if pod is not None:
         found = identity(pod, space_of(pod.namespace, view))
         yield Entry("identities", IdentityKey(address), found)
+
+
+def host_entries(node: Node, family: Family) -> Iterator[Entry]:
+    """The addresses of the host that other nodes see as its first address among its pods."""
+    addresses = [each for each in node.addresses if each.version == family][:HOST_ADDRESSES]
+    for cidr in node.pod_cidrs:
+        if cidr.version == family and cidr.num_addresses > 1:
+            for index, address in enumerate(addresses):
+                yield Entry("hosts", HostKey(cidr[1], index), Host(address))
 
 
 def isolated_entries(home: str, view: View, family: Family, closed: bool) -> Iterator[Entry]:

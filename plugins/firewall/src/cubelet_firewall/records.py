@@ -45,6 +45,23 @@ class Identity(Record):
     pod: U64
 
 
+HOST_ADDRESSES = 4
+"""As many of a host's addresses count."""
+
+
+class HostKey(Record):
+    """The address that a node's host has among its pods, and the number of one it has outside."""
+
+    address: Addr
+    index: U8
+
+
+class Host(Record):
+    """An address of a node's host."""
+
+    address: Addr
+
+
 class PeerKey(Record):
     """Pods as a policy sees them: one identity, a whole namespace, or (policy alone) all."""
 

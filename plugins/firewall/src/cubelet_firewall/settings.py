@@ -32,5 +32,7 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Identities and namespaces that the local pods' policies tell apart."""
     max_blocks: _Count = 65_536
     """CIDRs and exceptions of the local pods' policies."""
+    max_hosts: _Count = 16_384
+    """Nodes times their addresses."""
     max_ports: _Count = 65_536
     """Ports, or parts of port ranges, of different sets of ports."""

@@ -14,6 +14,8 @@
  *                    {0xa1} -> 0xf0, for all other addresses
  *   firewall_ports   {0xf8, TCP, 80}, {0xf8, TCP, 1024/6}, {0xf8, UDP}
  *
+ *   firewall_hosts   {10.1.2.1, 0} -> 172.18.0.3, for that node's host
+ *
  * An answer includes those of the shorter prefixes, so one lookup in each gives
  * all. Numbers are hashes of what they stand for: another policy is another
  * number, written before the pod is switched to it.
@@ -60,6 +62,30 @@ CUBELET_INLINE int firewall_allows_address(const struct cubelet_pkt *pkt, __u64 
 	return firewall_in_set(pkt, cubelet_lookup(firewall_blocks, &key));
 }
 
+/*
+ * The host of another node comes by the overlay, with the first address of its
+ * node's pods: nobody else may send from there. Rules mean it by its own ones.
+ */
+CUBELET_INLINE int firewall_allows_host(const struct cubelet_pkt *pkt, __u64 policy,
+					const struct cubelet_addr *peer)
+{
+	struct firewall_host_key key = {};
+	struct firewall_host *host;
+	int number;
+
+	key.address = *peer;
+#pragma unroll
+	for (number = 0; number < FIREWALL_HOST_ADDRESSES; number++) {
+		key.index = number;
+		host = cubelet_lookup(firewall_hosts, &key);
+		if (!host)
+			return 0;
+		if (firewall_allows_address(pkt, policy, &host->address))
+			return 1;
+	}
+	return 0;
+}
+
 CUBELET_INLINE struct firewall_policy *firewall_policy_of(const struct cubelet_addr *pod,
 							  __u8 direction)
 {
@@ -90,7 +116,11 @@ CUBELET_INLINE int firewall_allows(const struct cubelet_pkt *pkt, const struct c
 		if (identity && !policy->blocks)
 			return 0;
 	}
-	return firewall_allows_address(pkt, policy->policy, peer);
+	if (firewall_allows_address(pkt, policy->policy, peer))
+		return 1;
+	return direction == FIREWALL_INGRESS && policy->blocks &&
+	       pkt->in.port_class == CUBELET_OVERLAY &&
+	       firewall_allows_host(pkt, policy->policy, peer);
 }
 
 /* Egress: where the packet really goes, a Service's backend. */
