@@ -14,8 +14,9 @@ from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Settings, Unit
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Change, ConfigMap
+from cubelet_hooks.objects import Change, Custom
 from cubelet_hooks.records import U32, U64, Record
+from cubelet_hooks.resources import Resource
 from cubelet_hooks.view import View
 
 SIZE = 8 * FLOOR
@@ -93,7 +94,7 @@ class Value(Record):
 
 
 class Lister(Cube):
-    """Wants the numbers of each ConfigMap's key ``main``, and others as parts: a filter."""
+    """Wants the numbers of each List's key ``main``, and others as parts: a filter."""
 
     kind = "lister"
     essential = True
@@ -123,9 +124,8 @@ asked: list[str] = []
 
 
 def _lists(view: View, unit: Unit) -> Mapping[str, str]:
-    assert isinstance(view, State)
-    found = view.config_maps.get(unit[1])
-    return found.data if found else {}
+    found = view.custom("List").get(unit[1])
+    return found.spec if found else {}
 
 
 def _entries(view: View, unit: Unit, name: str) -> Iterable[Entry]:
@@ -138,17 +138,16 @@ def _entries(view: View, unit: Unit, name: str) -> Iterable[Entry]:
 
 
 class Teller(Lister):
-    """Its units are named for their objects, and its parts may be for others' sake.
+    """Its units are named for objects of a kind that it watches, and its parts may be for others.
 
     A list ``wrong`` is complained about, and ``ranked`` is another list of the plan, of rank 1.
     """
 
-    def units(self, change: Change, view: View) -> Iterable[Unit]:
-        return [("configmap", change.key)]
+    watches = (Resource("List", "example.com/v1", "lists"),)
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
         if text := _lists(view, unit).get("wrong"):
-            yield Complaint("ConfigMap", unit[1], "Wrong", text)
+            yield Complaint("List", unit[1], "Wrong", text)
         yield from super().plan(unit, view)
         for each in _entries(view, unit, "ranked"):
             yield replace(each, value=Value(9), rank=(1,))
@@ -173,10 +172,10 @@ class Bench:
 
     def put(self, key: str, **lists: str) -> None:
         namespace, _, name = key.partition("/")
-        self.take_in(Change.between(None, ConfigMap(namespace, name, data=lists)))
+        self.take_in(Change.between(None, Custom("List", namespace, name, spec=lists)))
 
     def remove(self, key: str) -> None:
-        self.take_in(Change.between(self.state.config_maps[key], None))
+        self.take_in(Change.between(self.state.custom("List")[key], None))
 
     def take_in(self, *changes: Change) -> None:
         taken = [c for c in map(self.state.apply, changes) if c]
@@ -228,7 +227,7 @@ def test_a_unit_that_grows_too_large_gives_back_what_it_had() -> None:
 
 def test_the_smaller_come_first_whatever_the_order() -> None:
     objects = [
-        ConfigMap(f"n{n}", "list", data={"main": f"{1000 * n}+{count}"})
+        Custom("List", f"n{n}", "list", spec={"main": f"{1000 * n}+{count}"})
         for n, count in enumerate((500, 200, 500, 10))
     ]
     found = set()
@@ -311,12 +310,12 @@ def test_who_is_refused_is_told_on_the_object_that_the_unit_is_named_for() -> No
         "24 more of 1,024; make it smaller"
     )
     assert bench.planner.complaints() == {
-        Complaint("ConfigMap", "z/late", "NoRoom", text),
-        Complaint("ConfigMap", "z/late", "Wrong", "no"),
+        Complaint("List", "z/late", "NoRoom", text),
+        Complaint("List", "z/late", "Wrong", "no"),
     }
     assert bench.planner.rejected() == []
     bench.remove("x/big")
-    assert bench.planner.complaints() == {Complaint("ConfigMap", "z/late", "Wrong", "no")}
+    assert bench.planner.complaints() == {Complaint("List", "z/late", "Wrong", "no")}
     bench.remove("z/late")
     assert bench.planner.complaints() == frozenset()
 
@@ -366,9 +365,9 @@ def test_what_the_kernel_refuses_of_several_who_want_it_is_each_ones() -> None:
     assert bench.planner.contents() == bench.held
     assert (bench.numbers, bench.closed) == (0, 2)
     assert {str(each) for each in bench.planner.complaints() if each.reason == "NoRoom"} == {
-        "ConfigMap x/list: lister0: refused: out of memory",
-        "ConfigMap y/list: lister0: refused: out of memory",
-        "ConfigMap y/list: lister0: configmap y/list small 100+5: refused: out of memory",
+        "List x/list: lister0: refused: out of memory",
+        "List y/list: lister0: refused: out of memory",
+        "List y/list: lister0: list y/list small 100+5: refused: out of memory",
     }
     for name, found in bench.planner.replan(bench.planner.forgiven(), bench.state).items():
         bench.follow(name, found)
