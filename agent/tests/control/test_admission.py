@@ -14,12 +14,25 @@ from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Settings, Unit
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Change, Custom
+from cubelet_hooks.objects import Change, Custom, Port
 from cubelet_hooks.records import U32, U64, Record
 from cubelet_hooks.resources import Resource
 from cubelet_hooks.view import View
 
 SIZE = 8 * FLOOR
+PORT = Port(
+    namespace="x",
+    name="pod",
+    container_id="c",
+    ifname="eth0",
+    netns="",
+    host_ifname="cbl0",
+    ifindex=9,
+    mac="02:00:00:00:00:07",
+    host_mac="06:00:00:00:00:07",
+    addresses=(),
+    mtu=1450,
+)
 
 
 def wish(namespace: str, count: int, name: str = "a") -> Wish:
@@ -216,6 +229,17 @@ def test_a_unit_that_does_not_fit_is_refused_alone_closed_and_taken_in_by_itself
     assert (bench.numbers, bench.closed, bench.planner.rejected()) == (620, 0, [])
 
 
+def test_what_is_given_back_in_the_same_pass_is_there_for_others() -> None:
+    bench = Bench()
+    for namespace, count in (("x", 500), ("y", 500), ("z", 24)):
+        bench.put(f"{namespace}/list", main=f"{1000 * ord(namespace)}+{count}")
+    assert bench.numbers == 1024
+    lists = {"v": "1+1", "x": "200000+400"}
+    changes = [Custom("List", name, "list", spec={"main": each}) for name, each in lists.items()]
+    bench.take_in(*(Change.between(None, each) for each in changes))
+    assert (bench.numbers, bench.planner.rejected()) == (925, [])
+
+
 def test_a_unit_that_grows_too_large_gives_back_what_it_had() -> None:
     bench = Bench()
     bench.put("x/big", main="1+500")
@@ -280,7 +304,7 @@ def test_what_the_kernel_refuses_is_the_units_alone() -> None:
     assert (bench.numbers, bench.closed) == (10, 1)
     assert bench.planner.contents() == bench.held
     assert bench.planner.rejected() == ["lister0: list x/list: refused: out of memory"]
-    assert bench.planner.left_open("x") == ""
+    assert bench.planner.holds_up("x", "x/pod") == ""
     units = bench.planner.forgiven()
     assert units == {("lister0", ("list", "x/list"))}
     for name, found in bench.planner.replan(units, bench.state).items():
@@ -293,10 +317,10 @@ def test_who_cannot_even_be_closed_is_told_and_blocks_their_own_namespace() -> N
     for n in range(5):
         bench.put(f"n{n}/list", main=f"{10_000 * n}+1000")
     assert bench.closed == 4
-    assert "refused and NOT closed" in bench.planner.left_open("n4")
-    assert bench.planner.left_open("n3") == bench.planner.left_open("other") == ""
+    assert "refused and NOT closed" in bench.planner.holds_up("n4", "n4/pod")
+    assert bench.planner.holds_up("n3", "n3/pod") == bench.planner.holds_up("o", "o/pod") == ""
     bench.remove("n0/list")
-    assert (bench.closed, bench.planner.left_open("n4")) == (4, "")
+    assert (bench.closed, bench.planner.holds_up("n4", "n4/pod")) == (4, "")
 
 
 def test_who_is_refused_is_told_on_the_object_that_the_unit_is_named_for() -> None:
@@ -374,3 +398,33 @@ def test_what_the_kernel_refuses_of_several_who_want_it_is_each_ones() -> None:
     assert bench.planner.contents() == bench.held
     assert bench.numbers == 14 + 5
     assert {each.reason for each in bench.planner.complaints()} == {"Wrong"}
+
+
+def test_a_pod_does_not_start_without_what_is_wanted_for_itself() -> None:
+    """But it does without what another object of the same name wants."""
+    bench = Bench()
+    bench.put("x/pod", main="1+1000")
+    bench.put("x/list", main="1+1000")
+    assert bench.planner.holds_up("x", "x/pod") == ""
+    bench.take_in(Change.between(None, PORT))
+    assert "list x/pod: refused" in bench.planner.holds_up("x", "x/pod")
+    bench.take_in(Change.between(PORT, None))
+    assert bench.planner.holds_up("x", "x/pod") == ""
+
+
+def test_of_many_refused_some_are_named() -> None:
+    bench = Bench()
+    bench.put("y/list", main="0+1000")
+    for n in range(30):
+        bench.put(f"x/l{n}", main="0+1000")
+    told = bench.planner.rejected()
+    assert len(told) == 12
+    assert "lister0: 20 more of namespace x: refused" in told
+
+
+def test_of_many_refused_objects_some_are_told() -> None:
+    bench = Bench(Teller)
+    for n in range(30):
+        bench.put(f"x/l{n}", main="0+1000")
+    assert len(bench.planner.complaints()) == 10
+    assert bench.planner.rejected() == ["lister0: 20 more of namespace x: refused"]

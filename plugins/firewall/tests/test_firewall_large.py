@@ -42,7 +42,7 @@ def large(count: int, name: str = "large", labels: dict[str, str] | None = None)
 
 
 def told(node: Node) -> str:
-    return "\n".join(node.planner.rejected())
+    return "\n".join((*node.planner.rejected(), *map(str, node.planner.complaints())))
 
 
 def test_what_does_not_fit_closes_the_pods_it_is_for_and_no_others() -> None:
@@ -90,10 +90,23 @@ def test_peers_that_do_not_fit_are_denied_and_networks_are_not() -> None:
 def test_pods_that_find_no_place_among_the_isolated_are_held_up_alone() -> None:
     node = small(max_isolated=8)
     node.put(policy(egress=[]))
-    assert "refused and NOT closed" in node.planner.left_open("x")
-    assert node.planner.left_open("y") == ""
+    assert "refused and NOT closed" in node.planner.holds_up("x", "x/p2")
+    assert node.planner.holds_up("y", "y/v") == ""
     node.put(policy(namespace="y", egress=[]))
     assert not node.egress(VICTIM, OUTSIDE)
+
+
+def test_pods_beyond_their_namespaces_share_of_isolated_ones_are_closed() -> None:
+    node = small(max_isolated=1030)
+    many = [pod(f"m{n}", f"10.1.{4 + (n >> 7)}.{n & 127}", "m") for n in range(300)]
+    node.put(*(each for one in many for each in (one, port(one))))
+    allowed = [{"to": [{"ipBlock": {"cidr": f"{OUTSIDE}/32"}}]}]
+    node.put(policy(namespace="m", egress=allowed, ingress=[]))
+    assert "Namespace m: firewall0: refused: it needs more than the 515 entries" in told(node)
+    assert node.planner.holds_up("m", "m/m0") == ""
+    assert not any(node.egress(each, OUTSIDE) or node.ingress(each, VICTIM) for each in many)
+    node.put(policy(namespace="y", egress=allowed))
+    assert (node.egress(VICTIM, OUTSIDE), node.egress(VICTIM, "192.0.2.8")) == (True, False)
 
 
 def test_the_share_is_a_namespaces_not_a_policys() -> None:

@@ -22,6 +22,8 @@ Counts = tuple[tuple[str, int], ...]
 
 FLOOR = 512
 """Entries that a namespace may have without regard to shares: two each for the pods of a node."""
+_TOLD = 10
+"""As many of a namespace's refused units are named."""
 _INTERNED = 4096
 _REASON = "NoRoom"
 """Of complaints, and so of Events."""
@@ -173,6 +175,19 @@ class Admission:
         for each in sorted(waiting, key=lambda each: (each.wish.total, each.wish.owned)):
             if each.open or not self.problem(each.wish):
                 yield each
+
+    def told(self) -> Iterator[str | Complaint]:
+        """What people are told: of who has many refused, some."""
+        told: dict[tuple[str, str], int] = defaultdict(int)
+        for each in sorted(self.refusals.values(), key=lambda each: each.wish.owned):
+            key = (each.wish.owned[0], each.wish.namespace)
+            told[key] += 1
+            if told[key] <= _TOLD:
+                yield each.told
+        for (instance, namespace), count in told.items():
+            if count > _TOLD:
+                whose = f"of namespace {namespace}" if namespace else "of no namespace"
+                yield f"{instance}: {count - _TOLD} more {whose}: refused"
 
     def problem(self, wish: Wish) -> str:
         """Why there is no room for the wish now, or ''."""

@@ -14,7 +14,7 @@ from cubelet.control.wanted import Entries, Owned, Wanted
 from cubelet.control.wishes import collect, no_limit, wishes
 from cubelet.datapath.applier import Delta
 from cubelet_hooks.cube import Complaint, Cube, Unit
-from cubelet_hooks.objects import Change
+from cubelet_hooks.objects import Change, Port
 from cubelet_hooks.view import View
 
 log = structlog.get_logger()
@@ -35,6 +35,7 @@ class Planner:
         self.seconds: dict[str, float] = defaultdict(float)
         """How long each instance has taken since this was cleared."""
         self._payer: dict[Owned, str] = {}
+        self._of_port: dict[str, frozenset[Owned]] = {}
         self._unasked: list[tuple[Cube, Change]] = []
         self._parts: dict[Owned, set[Owned]] = {}
         self._complaints: dict[Owned, frozenset[Complaint]] = {}
@@ -51,11 +52,21 @@ class Planner:
         """Every unit that these changes may have altered, and those asked for in vain before."""
         asked = [(cube, change) for change in changes for cube in self.cubes.values()]
         again, self._unasked = self._unasked, []
-        return {
-            (cube.instance, unit)
-            for cube, change in (*again, *asked)
-            for unit in self._units(cube, change, view)
-        }
+        found: set[Owned] = set()
+        for cube, change in (*again, *asked):
+            units = [(cube.instance, unit) for unit in self._units(cube, change, view)]
+            found.update(units)
+            if change.kind == Port.kind:
+                self._note_port(change, units)
+        return found
+
+    def _note_port(self, change: Change, units: Iterable[Owned]) -> None:
+        """Remember which units are those of a pod's attachment alone."""
+        if change.new is None:
+            self._of_port.pop(change.key, None)
+            return
+        own = {owned for owned in units if owned[1][-1] == change.key}
+        self._of_port[change.key] = self._of_port.get(change.key, frozenset()) | own
 
     def _units(self, cube: Cube, change: Change, view: View) -> Iterable[Unit]:
         owned = (cube.instance, ("units", change.kind, change.key))
@@ -75,21 +86,24 @@ class Planner:
         A unit whose plan raises keeps what it wanted before; ``failures`` says why.
         """
         delta: Delta = defaultdict(dict)
-        planned: set[Owned] = set()
+        retried: set[Owned] = set()
         pending = set(units)
         while pending:
-            planned |= pending
-            asked: list[Wish] = []
-            for owned in sorted(pending):
-                for wish in self._ask(owned, view, delta):
-                    if wish.total <= 1:  # nearly all are, and come first
-                        self._admit(wish, view, delta)
-                    else:
-                        asked.append(wish)
-            for wish in ordered(asked, self._admission):
-                self._admit(wish, view, delta)
-            pending = {each.wish.main for each in self._admission.again()} - planned
+            self._replan(pending, view, delta)
+            pending = {each.wish.main for each in self._admission.again()} - retried
+            retried |= pending
         return dict(delta)
+
+    def _replan(self, units: Iterable[Owned], view: View, delta: Delta) -> None:
+        asked: list[Wish] = []
+        for owned in sorted(units):
+            for wish in self._ask(owned, view, delta):
+                if wish.total <= 1:  # nearly all are, and come first
+                    self._admit(wish, view, delta)
+                else:
+                    asked.append(wish)
+        for wish in ordered(asked, self._admission):
+            self._admit(wish, view, delta)
 
     def _ask(self, owned: Owned, view: View, delta: Delta) -> Iterable[Wish]:
         """What a unit and its parts want; lets go of parts that are no more."""
@@ -186,13 +200,17 @@ class Planner:
             if namespace is None or self._payer.get(owned, "") in ("", namespace)
         )
 
-    def left_open(self, namespace: str) -> str:
-        """Which essential cubes could not close what they refuse the namespace; '' for none."""
-        found = (each for each in self.refusals() if each.open)
+    def holds_up(self, namespace: str, pod: str) -> str:
+        """What an essential cube refused that a pod cannot start without; '' for nothing.
+
+        That is what could not be closed in its namespace, and what is wanted for the pod itself.
+        """
+        own = self._of_port.get(pod, frozenset())
         return "; ".join(
             str(each.told)
-            for each in found
-            if each.wish.namespace in ("", namespace) and self.cubes[each.wish.owned[0]].essential
+            for each in self.refusals()
+            if self.cubes[each.wish.owned[0]].essential
+            and (each.wish.main in own or (each.open and each.wish.namespace in ("", namespace)))
         )
 
     @contextmanager
@@ -229,8 +247,7 @@ class Planner:
 
     def _told(self) -> Iterator[str | Complaint]:
         yield from self._wanted.rejections()
-        for each in self._admission.refusals.values():
-            yield each.told
+        yield from self._admission.told()
 
     def _failed(self, owned: Owned, error: Exception) -> None:
         if self.failures.get(owned) != repr(error):

@@ -101,7 +101,7 @@ class Reconciler:
         found.append(self.problems.get(PLACE, "") if self.switchover.lacking else "")
         if self._plan is not None:
             found.append(self._plan.planner.unplanned(port.namespace))
-            found.append(self._plan.planner.left_open(port.namespace))
+            found.append(self._plan.planner.holds_up(port.namespace, port.key))
         return "; ".join(filter(None, found))
 
     def review_all(self) -> None:
@@ -182,7 +182,8 @@ class Reconciler:
         """Bring maps and composition up to what has changed; True if another one took over."""
         plan.planner.seconds.clear()
         units = plan.planner.units(taken, self._state)
-        units |= plan.planner.forgiven() if everything else set()
+        if everything or self.switchover.kept_unknown:
+            units |= plan.planner.forgiven()
         delta = plan.planner.replan(units, self._state)
         self._find_faults(plan.planner, slow=True)
         if local is None:
