@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,6 +19,7 @@ from pyroute2 import IPRoute
 from cubelet.bpf.fs import BPFFS
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.syscalls import BpfError
 from cubelet.bpf.tcx import TcxLink
 from cubelet.composer.compiler import CompileError
 from cubelet.composer.core import Core, CoreSettings
@@ -372,6 +374,51 @@ def test_what_does_not_fit_is_refused_alone_and_taken_in_when_there_is_room(agen
     assert agent.run(gone=(many[0],)) == {}
     assert agent.ports == set(range(2, 10))
     assert agent.reconciler.complaints == frozenset()
+
+
+def test_a_pod_waits_for_its_own_namespaces_plans_alone(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tint.Tint, "essential", True)
+    poison = msgspec.structs.replace(service("poison", 1), namespace="tenant")
+    one, strange = pod(agent, "a"), msgspec.structs.replace(pod(agent, "b"), namespace="tenant")
+    problems = agent.run(NODE, one, poison)
+    assert "poison" in problems["plans"]
+    assert agent.reconciler.blocker(one) == ""
+    assert "poison" in agent.reconciler.blocker(strange)
+
+
+def test_what_the_kernel_refuses_is_one_units_and_tried_again(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no memory for what one Service wants, say."""
+    update, refused = BpfMap.update, tint.Key(2).pack()
+
+    def short_of_memory(table: BpfMap, key: bytes, value: bytes) -> None:
+        if key == refused and table.name.startswith("tint0_ports"):
+            raise BpfError(errno.ENOMEM, "write", "a record", "no memory")
+        update(table, key, value)
+
+    def one_by_one(table: BpfMap, records: Iterable[tuple[bytes, bytes]]) -> None:
+        for key, value in records:
+            table.update(key, value)
+
+    monkeypatch.setattr(tint.Tint, "essential", True)
+    with monkeypatch.context() as patched:
+        patched.setattr(BpfMap, "update", short_of_memory)
+        patched.setattr(BpfMap, "update_batch", one_by_one)
+        agent.run(NODE, service("s1", 1))
+        for _ in range(2):
+            wanted = [service(f"s{n}", n) for n in (2, 3)]
+            assert agent.run(pod(agent, "a"), *wanted) == {}
+            [told] = agent.reconciler.rejected
+            assert "service default/s2: refused: " in told
+            assert "no memory" in told
+            assert agent.ports == {1, 3}
+            assert agent.reconciler.blocker(pod(agent, "a")) == ""
+    agent.reconciler.review_all()
+    assert agent.run() == {}
+    assert (agent.ports, agent.reconciler.rejected) == ({1, 2, 3}, [])
 
 
 def test_a_pass_that_breaks_off_is_made_good(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
