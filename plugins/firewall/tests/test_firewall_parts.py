@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 import pytest
 
 from cubelet_firewall.blocks import blocks
+from cubelet_firewall.matching import Selectors
 from cubelet_firewall.portsets import (
     EVERYTHING,
     NOTHING,
@@ -18,7 +19,8 @@ from cubelet_firewall.portsets import (
     union,
 )
 from cubelet_firewall.rules import Rule
-from cubelet_hooks.objects import Network, PolicyPeer
+from cubelet_hooks.objects import LabelSelector, Network, PolicyPeer, Requirement
+from cubelet_hooks.selectors import Operator
 
 TCP, UDP = 6, 17
 
@@ -105,3 +107,43 @@ def test_blocks_of_the_other_family_are_left_out() -> None:
         (IPv6Network("fd00::/8"), EVERYTHING),
         (IPv6Network("fd01::/16"), NOTHING),
     ]
+
+
+_OPERATORS: list[tuple[Operator, int]] = [
+    *(("In", 2), ("In", 1), ("NotIn", 2), ("Exists", 0), ("DoesNotExist", 0))
+]
+"""Each with as many values."""
+
+
+def _selector(chance: random.Random) -> LabelSelector:
+    def values(number: int) -> tuple[str, ...]:
+        return tuple(chance.choice("xyz") for _ in range(number))
+
+    labels = {key: chance.choice("xyz") for key in chance.sample("abc", chance.randrange(3))}
+    return LabelSelector(
+        labels,
+        tuple(
+            Requirement(chance.choice("abc"), operator, values(count))
+            for operator, count in chance.sample(_OPERATORS, chance.choice((0, 0, 1, 2)))
+        ),
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_selectors_are_found_as_each_would_say_itself(seed: int) -> None:
+    chance = random.Random(seed)
+    given = [(_selector(chance), number) for number in range(60)]
+    selectors = Selectors(given)
+    for _ in range(60):
+        labels = {key: chance.choice("wxyz") for key in chance.sample("abcd", chance.randrange(4))}
+        found = sorted(selectors.matching(labels))
+        assert found == [number for selector, number in given if selector.matches(labels)]
+
+
+def test_a_selector_of_many_values_is_found_by_one() -> None:
+    """Else each pod of the cluster would be compared with all of them."""
+    many = tuple(f"v{n}" for n in range(60_000))
+    requirements = (Requirement("a", "In", many), Requirement("b", "NotIn", many))
+    selectors = Selectors([(LabelSelector({}, requirements), "found")])
+    for n in range(60_000):
+        assert list(selectors.matching({"a": f"v{n}"})) == ["found"]
