@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import msgspec
+import pytest
 
 from cubelet.control.planner import Planner
 from cubelet.testkit import local_node, view
@@ -17,17 +18,20 @@ from cubelet_hooks.objects import (
     EndpointPort,
     EndpointSlice,
     HostPort,
+    Network,
     Object,
     Port,
     Service,
     ServicePort,
 )
+from cubelet_lbrp import frontends
 from cubelet_lbrp.cube import Lbrp, Settings
 from cubelet_lbrp.records import Frontend, FrontendKey
 
 PORTS = 18_000
 """As many as fit into an object that etcd takes."""
 VIP = ip_address("10.96.0.9")
+UNIT = ("service", "default/web")
 
 
 def service(name: str = "web", ports: int = PORTS, address: str = str(VIP)) -> Service:
@@ -59,9 +63,6 @@ def test_ports_that_lead_to_the_same_endpoints_share_a_set() -> None:
     seen = view(local_node(), service(), *slices(250, 80, 81))
     made = Counter(entry.map for entry in Lbrp("lbrp0", Settings()).plan(UNIT, seen))
     assert made == {"services": PORTS + 1, "backends": 500, "members": 500}
-
-
-UNIT = ("service", "default/web")
 
 
 def test_a_service_that_does_not_fit_answers_nowhere_and_the_next_one_does() -> None:
@@ -131,3 +132,21 @@ def test_a_services_addresses_times_its_ports_are_not_looked_through() -> None:
         assert {each.reason for each in planner.complaints()} == {reason}
         assert planner.counts()["lbrp0_services"] == (PORTS + 1 if addresses is taken else 64)
         assert seconds < 10
+
+
+def test_the_number_of_source_ranges_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    number_of = frontends._number_of
+
+    def counted(networks: tuple[Network, ...]) -> int:
+        made.append(networks)
+        return number_of(networks)
+
+    monkeypatch.setattr(frontends, "_number_of", counted)
+    ranges = tuple(ip_network(f"198.51.{n}.0/24") for n in range(200))
+    asked = msgspec.structs.replace(
+        service(ports=100), load_balancer_ips=(ip_address("203.0.113.9"),), source_ranges=ranges
+    )
+    planned = list(Lbrp("lbrp0", Settings()).plan(UNIT, view(local_node(), asked)))
+    assert sum(entry.map == "sources" for entry in planned) == 200
+    assert len(made) == 2

@@ -50,8 +50,8 @@ class Place:
     """Who has the port, if others ask for it too."""
     shared: Shared = Shared.NOBODY
     """Which sockets of the node's may have the number, too."""
-    sources: tuple[Network, ...] = ()
-    """Whose clients are served; none: everyone's."""
+    ranges: int = 0
+    """The number of the networks whose clients are served; 0: everyone's are."""
     sticky: int = 0
     """Seconds for which a client keeps its backend; 0: each flow has its own."""
     group: int = 0
@@ -153,8 +153,9 @@ def asked_at(
         yield Precedence.CLUSTER_IP, address, port.port
     for address in own if port.node_port else ():
         yield Precedence.NODE_PORT, address, port.node_port
-    for asked_as, address, _ in _asked_beyond(service):
-        yield asked_as, address, port.port
+    for asked_as, addresses, _ in _asked_beyond(service):
+        for address in addresses:
+            yield asked_as, address, port.port
 
 
 def _places(
@@ -175,7 +176,7 @@ def _places(
         if free or not reserved(address, port.protocol, port.port, view):
             fields = {
                 "rank": rank_of(each.asked_as, service),
-                "sources": each.sources,
+                "ranges": each.ranges,
                 "shared": _shared(each.asked_as, each.held),
             }
             yield from _both_scopes(service, address, port.port, **fields, **affinity)
@@ -189,28 +190,27 @@ def _shared(asked_as: Precedence, held: Holding) -> Shared:
 
 
 class _Exposed(NamedTuple):
-    """An address beyond the Service's own that it may have, and who may ask there."""
+    """An address beyond the Service's own that it may have, and ``ranges`` as :class:`Place` has."""
 
     asked_as: Precedence
     address: Address
-    sources: tuple[Network, ...]
+    ranges: int
     held: Holding
 
 
 def _exposed(service: Service, view: View, family: Family) -> Iterator[_Exposed]:
-    for asked_as, address, sources in _asked_beyond(service):
-        held = holding(address, view)
-        if address.version == family and held.standing is not Standing.REFUSED:
-            yield _Exposed(asked_as, address, sources, held)
+    for asked_as, addresses, ranges in _asked_beyond(service):
+        for address in addresses:
+            held = holding(address, view)
+            if address.version == family and held.standing is not Standing.REFUSED:
+                yield _Exposed(asked_as, address, ranges, held)
 
 
-def _asked_beyond(
-    service: Service,
-) -> Iterator[tuple[Precedence, Address, tuple[Network, ...]]]:
-    for address in service.load_balancer_ips:
-        yield Precedence.LOAD_BALANCER, address, service.source_ranges
-    for address in service.external_ips:
-        yield Precedence.EXTERNAL, address, ()
+def _asked_beyond(service: Service) -> tuple[tuple[Precedence, tuple[Address, ...], int], ...]:
+    return (
+        (Precedence.LOAD_BALANCER, service.load_balancer_ips, _number_of(service.source_ranges)),
+        (Precedence.EXTERNAL, service.external_ips, 0),
+    )
 
 
 def _both_scopes(service: Service, address: Address, number: int, **fields: Any) -> Iterator[Place]:
@@ -235,7 +235,7 @@ def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> En
         len(backends.chosen),
         int(backends.elsewhere),
         place.shared,
-        _number_of(place.sources),
+        place.ranges,
         place.group,
         place.sticky,
         int(place.local and place.scope is Scope.OUTSIDE),
