@@ -92,7 +92,7 @@ def test_a_service_that_fits_no_map_is_its_owners_alone(
     many = [("TCP", port, PORT) for port in range(1, 18_001)]
     for number in range(3):
         tenant.apply(service(f"large{number}", "t", *many))
-    refused = [each for each in told(world).splitlines() if "service tenant/large" in each]
+    refused = [each for each in told(world).splitlines() if "Service tenant/large" in each]
     assert len(refused) == 2, told(world)
     client = space.at("client")
     served = [tenant.who(client, tenant.vip(f"large{n}"), 17_000) for n in range(3)]
@@ -104,4 +104,4 @@ def test_a_service_that_fits_no_map_is_its_owners_alone(
     assert space.who(space.at("late"), space.vip("web"), 80) == "web"
 
     tenant.delete("Service", *(f"large{n}" for n in range(3) if served[n] == "t"))
-    eventually(lambda: told(world).count("service tenant/large") == 1, 10)
+    eventually(lambda: told(world).count("Service tenant/large") == 1, 10)

@@ -55,6 +55,7 @@ def test_what_does_not_fit_closes_the_pods_it_is_for_and_no_others() -> None:
     assert node.ingress(one, two), "the policy is of the other direction"
     assert node.egress(HERE[2], OUTSIDE), "no policy selects it"
     assert "ipBlocks in the egress policies of x/p2: refused" in told(node)
+    assert {(each.kind, each.key) for each in node.planner.complaints()} == {("Pod", "x/p2")}
     open_to = [{"from": [{"ipBlock": {"cidr": f"{OUTSIDE}/32"}}]}]
     node.put(policy("victim", "y", ingress=open_to))
     assert (node.ingress(VICTIM, OUTSIDE), node.ingress(VICTIM, one)) == (True, False)

@@ -55,8 +55,8 @@ class Wish:
     """What a unit, or a part of the unit ``main``, wants to have in maps.
 
     ``title`` is what people know it by, '' for a unit as a whole, and ``about`` the kind and key of
-    the object that it is wanted for. ``beyond`` is a map of which it wants more than anyone can
-    have: how much more is not known.
+    the object that is told of it, if that is known. ``beyond`` is a map of which it wants more
+    than anyone can have: how much more is not known.
     """
 
     owned: Owned
@@ -158,7 +158,8 @@ class Admission:
         """People know by another name, or from another object, who was refused."""
         refusal = self.refusals.get(owned)
         if refusal is not None:
-            wish = replace(refusal.wish, title=title or refusal.wish.title, about=about)
+            old = refusal.wish
+            wish = replace(old, title=title or old.title, about=about or old.about)
             self.refusals[owned] = replace(refusal, wish=wish)
 
     def release(self, owned: Owned) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 
@@ -139,6 +140,7 @@ class Planner:
     ) -> None:
         """Have what the cube says stand in the unit's place."""
         cube = self.cubes[wish.owned[0]]
+        wish = replace(wish, about=wish.about or self._object_of(wish.main, view))
         entries: Entries = {}
         try:
             given = cube.refused(wish.owned[1], view) if wish.owned == wish.main else ()
@@ -167,11 +169,14 @@ class Planner:
     def _known(self, owned: Owned, main: Owned, view: View) -> Wish:
         """The wish of a unit that is known, or of its part, without asking what it wants."""
         title = "" if owned == main else " ".join(owned[1])
+        namespace, about = self._namespace_of(main, view), self._object_of(main, view)
+        return Wish(owned, main, namespace, title, about)
+
+    def _object_of(self, owned: Owned, view: View) -> tuple[str, str] | None:
         try:
-            about = self.cubes[main[0]].object_of(main[1], view)
+            return self.cubes[owned[0]].object_of(owned[1], view)
         except Exception:  # then it is told as a text
-            about = None
-        return Wish(owned, main, self._namespace_of(main, view), title, about)
+            return None
 
     def _namespace_of(self, owned: Owned, view: View) -> str:
         try:

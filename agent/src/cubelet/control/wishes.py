@@ -41,18 +41,16 @@ def no_limit(_: str) -> int:
 def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterator[Wish | Kept]:
     """The unit's wish and one for each of its parts; raises what the cube raises."""
     unit, namespace = owned[1], cube.namespace_of(owned[1], view)
-    about = cube.object_of(unit, view)
 
     def wish(part: Owned, given: Iterable[Entry | Complaint], known: Part | None = None) -> Wish:
         found = collect(cube, part, given, lambda name: admission.most(name, namespace))
         title = (known.title or " ".join(part[1])) if known else ""
-        on = (known.about or about) if known else about
         return Wish(
             owned=part,
             main=owned,
             namespace=namespace,
             title=title,
-            about=on,
+            about=known.about if known else None,
             entries=found.entries,
             counts=found.counts,
             complaints=found.complaints,
@@ -63,7 +61,7 @@ def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterat
     for part in cube.parts(unit, view):
         sub = (owned[0], (*unit, part.name))
         if part.fixed and _is_known(sub, admission):
-            admission.call(sub, part.title, part.about or about)
+            admission.call(sub, part.title, part.about)
             yield Kept(sub)
         else:
             yield wish(sub, part.entries, part)

@@ -147,6 +147,13 @@ class Firewall(Cube):
         pod = owner(_address(unit[1]), view) if view.policies else None
         return pod.namespace if pod is not None else ""
 
+    def object_of(self, unit: Unit, view: View) -> tuple[str, str] | None:
+        """The pod that speaks from an address, or the namespace or node."""
+        if unit[0] != IDENTITY:
+            return super().object_of(unit, view)
+        pod = owner(ip_address(unit[1]), view)
+        return (Pod.kind, pod.key) if pod is not None else None
+
     def collect(self, read: Read, view: View) -> Iterable[Sample]:
         """How many pods may not be reached, or not reach, whom they want: what is in force."""
         isolated = Counter(key.direction for key in read("isolated"))

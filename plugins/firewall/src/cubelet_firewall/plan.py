@@ -32,7 +32,7 @@ from cubelet_firewall.records import (
 )
 from cubelet_firewall.rules import Space, space_of
 from cubelet_hooks.cube import Entry, Part
-from cubelet_hooks.objects import Address, Node, Port
+from cubelet_hooks.objects import Address, Node, Pod, Port
 from cubelet_hooks.records import Family, Record
 from cubelet_hooks.view import View
 
@@ -76,15 +76,21 @@ def policy_parts(home: str, view: View, family: Family) -> Iterator[Part]:
         pods.setdefault(policy.number, []).append(port.name)
     for number, policy in found.items():
         whose = f"the {policy.direction.name.lower()} policies of {home}/{_some(pods[number])}"
+        about = (Pod.kind, f"{home}/{min(pods[number])}")
         yield Part(
             f"blocks {number:x}",
             _block_entries(policy, family),
             fixed=True,
             title=f"ipBlocks in {whose}",
+            about=about,
         )
         if policy.has_peers:
-            title = f"selectors in {whose}"
-            yield Part(f"peers {number:x}", _peer_entries(policy, view, family), title=title)
+            yield Part(
+                f"peers {number:x}",
+                _peer_entries(policy, view, family),
+                title=f"selectors in {whose}",
+                about=about,
+            )
 
 
 def _applied(home: str, view: View) -> Iterator[tuple[Port, Applied]]:

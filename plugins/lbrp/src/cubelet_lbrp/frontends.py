@@ -33,7 +33,7 @@ FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
 ZONE = "topology.kubernetes.io/zone"
 _VIRTUAL = Frontend(set_id=0, count=0, elsewhere=0)
-_STAND_INS = 64
+_STAND_INS = 8
 _NEWEST = 2**63
 """When an object was made of which nobody says when it was."""
 
@@ -190,7 +190,7 @@ def _shared(asked_as: Precedence, held: Holding) -> Shared:
 
 
 class _Exposed(NamedTuple):
-    """An address beyond the Service's own that it may have, and ``ranges`` as :class:`Place` has."""
+    """An address beyond the Service's own that it may have; ``ranges`` as in :class:`Place`."""
 
     asked_as: Precedence
     address: Address
