@@ -190,7 +190,7 @@ def _shared(asked_as: Precedence, held: Holding) -> Shared:
 
 
 class _Exposed(NamedTuple):
-    """An address beyond the Service's own that it may have; ``ranges`` as in :class:`Place`."""
+    """An address beyond the Service's own that it may have; ``ranges`` is :class:`Place`'s."""
 
     asked_as: Precedence
     address: Address
