@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scapy.layers.inet import IP, fragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from cubelet.bpf.testrun import skb_context
+from cubelet.testkit import Result
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC
 
-from .rig import GATEWAY, NODE, OUTSIDE, B, Rig
-from .shapes import Ends, echo, tcp, udp
+from .rig import GATEWAY, NODE, OUTSIDE, A, B, Rig, kept, same
+from .shapes import Ends, Peer, Shape, Talk, echo, hopped, tcp, udp
 
 LOOPBACK = 1
+LOCALHOST = "127.0.0.1"
 NOBODY = "00:00:00:00:00:00"
 NODE_PORT, OWN_PORT = 30001, 8080
 
@@ -46,7 +50,8 @@ def taken(rig: Rig, packet: Packet) -> bool:
         (NODE, 29999, False),
         (NODE, 32768, False),
         (NODE, OWN_PORT, False),
-        ("127.0.0.1", NODE_PORT, False),
+        ("127.0.0.1", NODE_PORT, True),
+        ("127.0.0.1", OWN_PORT, False),
         (GATEWAY, NODE_PORT, False),
         (B, NODE_PORT, False),
     ],
@@ -76,7 +81,60 @@ def test_malformed_frames_are_left_alone(fused: Rig) -> None:
         assert looped(fused, whole[:length]) == (0xFFFFFFFF, whole[:length])
 
 
-@pytest.mark.parametrize("src", ["127.0.0.1", OUTSIDE, B])
-def test_what_comes_from_no_address_of_the_nodes_is_left_alone(fused: Rig, src: str) -> None:
+@pytest.mark.parametrize(
+    ("src", "dst"), [(LOCALHOST, NODE), (OUTSIDE, NODE), (B, NODE), (OUTSIDE, LOCALHOST)]
+)
+def test_what_comes_from_no_address_of_the_nodes_is_left_alone(
+    fused: Rig, src: str, dst: str
+) -> None:
     """A proxy's, a container bridge's: they may not enter by the host's port."""
-    assert not taken(fused, tcp(Ends(src, 1, NODE, NODE_PORT, "S")))
+    assert not taken(fused, tcp(Ends(src, 1, dst, NODE_PORT, "S")))
+
+
+CLIENT, SERVICE, SERVER = (
+    Peer("host", LOCALHOST, 1000),
+    Peer("", LOCALHOST, NODE_PORT),
+    Peer("b", B, 8080),
+)
+
+
+def by_loopback(result: Result, wanted: Packet) -> None:
+    """It is handed to the loopback device, as one of its own frames."""
+    hop = result.hop
+    assert hop is not None
+    assert (result.verdict, hop.ifindex, result.packet[Ether].dst) == ("redirect", LOOPBACK, NOBODY)
+    same(result.packet[IP], wanted)
+
+
+def asked(rig: Rig, shape: Shape) -> Talk:
+    """The node asks its port at 127.0.0.1, and the pod sees the gateway."""
+    rig.vip(LOCALHOST, NODE_PORT, B, SERVER.number)
+    rig.masquerade(LOCALHOST, "pod", GATEWAY)
+    talk = Talk(shape, CLIENT, SERVER, SERVICE, CLIENT)
+    sent = rig.send(talk.first, "host")
+    assert sent.packet[IP].src == GATEWAY
+    return replace(talk, seen=Peer("", GATEWAY, sent.packet[IP].payload.sport))
+
+
+@pytest.mark.parametrize("shape", [tcp, udp])
+def test_answers_from_127_0_0_1_go_by_the_loopback_device(rig: Rig, shape: Shape) -> None:
+    talk = asked(rig, shape)
+    for flags in ("SA", "A", "PA"):
+        sent = shape(SERVER.to(talk.seen, flags, back=True))
+        by_loopback(rig.send(sent, "b"), hopped(shape(SERVICE.to(CLIENT, flags, back=True))))
+        talk.forward(rig)
+
+
+def test_errors_to_127_0_0_1_go_by_the_loopback_device(rig: Rig) -> None:
+    asked(rig, tcp)
+    expired = tcp(CLIENT.to(SERVICE))
+    expired[IP].ttl = 1
+    result = rig.send(expired, "host")
+    assert (result.reason, result.packet[Ether].dst) == ("core/ttl", NOBODY)
+    assert (result.packet[IP].src, result.packet[IP].dst) == (GATEWAY, LOCALHOST)
+
+
+@pytest.mark.parametrize("port", ["host", "b"])
+def test_127_0_0_1_as_a_source_is_good_for_nothing_else(rig: Rig, port: str) -> None:
+    result = rig.send(tcp(Ends(LOCALHOST, 1000, A, 8080, "S")), port)
+    kept(result, "core/spoofed")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cubelet.net import former
 from cubelet.net.node import ensure, teardown
 from cubelet.net.routes import sync_routes
 
@@ -19,6 +20,9 @@ from .shown import (
     ip,
     setting,
 )
+
+LOOPBACK = {f"sysctl net/{key} = 0" for key in former.LOOPBACK}
+"""What is always put back: no other program turns these on."""
 
 
 @pytest.mark.usefixtures("bare_node")
@@ -71,7 +75,7 @@ class TestTeardown:
     def test_forwarding_that_was_on_stays_on(self) -> None:
         setting("ip_forward", "1")
         ensure(SETTINGS)
-        assert not any(done.startswith("sysctl") for done in teardown())
+        assert {done for done in teardown() if done.startswith("sysctl")} == LOOPBACK
         assert setting("ip_forward") == "1"
 
     def test_what_is_gone_is_not_put_back(self) -> None:
@@ -79,12 +83,21 @@ class TestTeardown:
         setting("conf/eth0/forwarding", "0")
         ensure(SETTINGS)
         ip("link", "del", "eth0")
-        assert not any(done.startswith("sysctl") for done in teardown())
+        assert {done for done in teardown() if done.startswith("sysctl")} == LOOPBACK
+
+    def test_the_loopback_devices_settings_are_as_they_were(self) -> None:
+        setting("conf/lo/accept_local", "1")
+        ensure(SETTINGS)
+        assert {setting(f"conf/lo/{name}") for name in ("accept_local", "route_localnet")} == {"1"}
+        ensure(replace(SETTINGS, gateway="gw"))
+        teardown()
+        assert setting("conf/lo/accept_local") == "1"
+        assert setting("conf/lo/route_localnet") == "0"
 
     def test_says_what_it_removed(self) -> None:
         setting("ip_forward", "1")
         sync_routes([PODS], ensure(SETTINGS))
         route, ports, *removed = teardown()
         assert (route, ports) == ("route 10.244.0.0/16", "reserved ports 20000-20999")
-        assert set(removed) == {f"device {name}" for name in OWN_DEVICES}
+        assert set(removed) == LOOPBACK | {f"device {name}" for name in OWN_DEVICES}
         assert teardown() == ()

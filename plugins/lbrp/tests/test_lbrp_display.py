@@ -86,6 +86,7 @@ def test_every_way_to_a_service_has_its_name_and_its_backends() -> None:
         ("198.51.100.7", 80, "OUTSIDE"): own,
         ("192.0.2.1", 30080, "INSIDE"): both,
         ("192.0.2.1", 30080, "OUTSIDE"): own,
+        ("127.0.0.1", 30080, "NODE"): both,
     }
 
 
@@ -128,4 +129,7 @@ def test_a_host_port_is_shown_as_its_pods() -> None:
     assert [
         (row["namespace"], row["name"], str(row["address"]), row["port"], row["backends"])
         for row in shown(LOCAL, port)
-    ] == [("shop", "pod/edge", "192.0.2.1", 443, ["10.1.1.5:8443"])] * 2
+    ] == [
+        ("shop", "pod/edge", address, 443, ["10.1.1.5:8443"])
+        for address in ("192.0.2.1", "192.0.2.1", "127.0.0.1")
+    ]

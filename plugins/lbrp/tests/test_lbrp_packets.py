@@ -46,6 +46,8 @@ from .frames import (
     syn,
 )
 
+OPEN = {("10.1.7.4", 8080), ("10.1.0.3", 8080)}
+"""The endpoints of Service ``open`` at its target port."""
 WEB = ["10.1.7.1", "10.1.7.2", "10.1.7.3"]
 OBJECTS: tuple[Object, ...] = (
     service("web", "10.96.0.1"),
@@ -350,6 +352,21 @@ def test_a_host_port_leads_to_its_pod_and_the_client_keeps_its_address(
     other = frame(syn(1031, 8443), NODE, src, enters)
     untouched = path.send(other, enters=enters)
     assert untouched.packet[IP].dst == NODE
+    path.apply(with_host_ports(path, "b"))
+
+
+@pytest.mark.parametrize("host_ip", [None, "127.0.0.1"])
+def test_127_0_0_1_is_asked_by_the_node_alone(path: Datapath, host_ip: str | None) -> None:
+    address = ip_address(host_ip) if host_ip else None
+    path.apply(with_host_ports(path, "b", HostPort(447, 8447, host_ip=address)))
+    for number, targets in ((447, {("10.1.0.3", 8447)}), (30080, OPEN)):
+        asked = frame(syn(1035, number), "127.0.0.1", "127.0.0.1", "host")
+        assert backend(path.send(asked, enters="host")) in targets
+        for enters, src in (("pod", POD), ("uplink", OUTSIDER)):
+            other = frame(syn(1035, number), "127.0.0.1", src, enters)
+            assert path.send(other, enters=enters).packet[IP].dst == "127.0.0.1"
+    other = frame(syn(1035, 448), "127.0.0.1", "127.0.0.1", "host")
+    assert path.send(other, enters="host").packet[IP].dst == "127.0.0.1"
     path.apply(with_host_ports(path, "b"))
 
 

@@ -53,6 +53,8 @@ EARLY = "cubelet_early"
 """The program for the uplink's driver, where there are cubes for it."""
 LOCAL = "local"
 """The entry on the loopback device, where the node's own addresses have ports that are served."""
+LOOPBACK_IFINDEX = 1
+"""Of the loopback device in every network namespace, as in the kernel."""
 EGRESS = "egress"
 """The entry on the uplink's egress, where flows from there keep their clients' addresses."""
 
@@ -195,6 +197,7 @@ def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bo
         "GATEWAY_IFINDEX": local.gateway_ifindex,
         "DATAPATH_IFINDEX": local.datapath_ifindex,
         "OVERLAY_IFINDEX": local.overlay_ifindex,
+        "LOOPBACK_IFINDEX": LOOPBACK_IFINDEX,
         "UPLINK_IFINDEX": local.uplink_ifindex,
         "UPLINK_MTU": local.uplink_mtu,
         "OVERLAY_MTU": local.overlay_mtu,

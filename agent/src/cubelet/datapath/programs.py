@@ -26,12 +26,11 @@ from cubelet.composer.compiler import Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
 from cubelet.composer.loader import Programs, load_programs
-from cubelet.composer.source import EGRESS, LOCAL, write_source
+from cubelet.composer.source import EGRESS, LOCAL, LOOPBACK_IFINDEX, write_source
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet_hooks.objects import LocalNode, Port
 
 log = structlog.get_logger()
-_LOOPBACK = 1  # its ifindex in every network namespace (LOOPBACK_IFINDEX)
 _OUTWARD = (LOCAL, EGRESS)
 """Entries on what a device sends; a composition may have none of them."""
 
@@ -271,7 +270,7 @@ class Datapath:
         self.attach("host", local.datapath_ifindex, "host")
         self.attach("overlay", local.overlay_ifindex, "overlay")
         self.attach("uplink", local.uplink_ifindex, "uplink")
-        for name, ifindex in ((LOCAL, _LOOPBACK), (EGRESS, local.uplink_ifindex)):
+        for name, ifindex in ((LOCAL, LOOPBACK_IFINDEX), (EGRESS, local.uplink_ifindex)):
             if self.programs is not None and name in self.programs.entries:
                 self.attach(name, ifindex, name)
             elif not tcx_supported():  # what an earlier run left has no pin that would tell of it

@@ -24,10 +24,14 @@ _FORWARD = "ipv4/ip_forward"
 # The kernel changes it along with `ip_forward`: a router takes no redirects.
 _REDIRECTS = "ipv4/conf/all/accept_redirects"
 
+LOOPBACK = ("ipv4/conf/lo/accept_local", "ipv4/conf/lo/route_localnet")
+"""What lets the loopback device take answers to 127.0.0.1 that the datapath hands it. Nobody else
+can send by that device; others' packets to and from 127.0.0.0/8 are dropped as before."""
+
 
 def note(ipr: IPRoute, datapath: Link, before: Values, uplink: str) -> None:
-    """Add to the values noted `before` what turning forwarding on will change. Raises NetError."""
-    values = {**_forwarding(uplink), **before}
+    """Add to the values noted `before` what is about to be changed. Raises NetError."""
+    values = {**_forwarding(uplink), **_loopback(), **before}
     if not values:
         return
     alias = devices.DATAPATH + _NOTE + " ".join(f"{key}={old}" for key, old in values.items())
@@ -54,6 +58,10 @@ def put_back(values: Values) -> tuple[str, ...]:
         if sysctl.exists(key):
             sysctl.write(key, values[key])
     return tuple(f"net/{key} = {values[key]}" for key in changed)
+
+
+def _loopback() -> Values:
+    return {key: "0" for key in LOOPBACK if sysctl.read(key) == "0"}
 
 
 def _forwarding(uplink: str) -> Values:

@@ -178,6 +178,8 @@ def _write_sysctls(own: _Own, uplink: str) -> None:
     # What enters by the gateway has sources routed elsewhere: clients, and the node itself.
     sysctl.write(f"ipv4/conf/{gateway}/rp_filter", "0")
     sysctl.write(f"ipv4/conf/{gateway}/accept_local", "1")
+    for key in former.LOOPBACK:
+        sysctl.write(key, "1")
     # The kernel applies the stricter of this one and the device's.
     if sysctl.read("ipv4/conf/all/rp_filter") == "1":
         log.warning(

@@ -145,6 +145,7 @@ class Lbrp(Cube):
         return {
             "INSIDE": Scope.INSIDE,
             "OUTSIDE": Scope.OUTSIDE,
+            "NODE": Scope.NODE,
             "YIELDS": Shared.YIELDS,
             "AFFINITY": int(any(sticky(service) for service in view.services.values())),
             "SOURCE_BITS": SourceKey.bits(self.family, 32 if self.family == 4 else 128),

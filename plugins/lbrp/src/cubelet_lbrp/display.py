@@ -8,7 +8,7 @@ from cubelet_hooks.cube import Rank, Read, Row
 from cubelet_hooks.objects import Address, Port
 from cubelet_hooks.view import View
 from cubelet_lbrp.frontends import asked_at, programmed, rank_of
-from cubelet_lbrp.hostports import claims
+from cubelet_lbrp.hostports import claims, own_addresses
 from cubelet_lbrp.records import PROTOCOLS, Backend, BackendKey, Frontend, FrontendKey, Scope
 
 Asked = tuple[Address, int, int]
@@ -44,7 +44,7 @@ def service_rows(read: Read, view: View) -> Iterator[Row]:
 
 def _owners(view: View) -> dict[Asked, str]:
     """The keys of Services, and of pods marked as such, by where they are asked for."""
-    nodes = view.local.addresses if view.local else ()
+    nodes = own_addresses(view.local)
     owners: dict[Asked, str] = {}
     for pod in sorted(view.ports.values(), key=lambda each: each.ifindex):
         for address, protocol, number in claims(pod, nodes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ from cubelet_lbrp.records import (
 
 FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
+LOOPBACK = ip_address("127.0.0.1")
+"""Where the node alone asks for its own ports."""
 ZONE = "topology.kubernetes.io/zone"
 _VIRTUAL = Frontend(set_id=0, count=0, elsewhere=0)
 _STAND_INS = 8
@@ -168,8 +171,9 @@ def _places(
         rank = rank_of(Precedence.CLUSTER_IP, service)
         yield Place(address, port.port, Scope.INSIDE, local, rank, **affinity)
     if port.node_port:
+        rank = rank_of(Precedence.NODE_PORT, service)
+        yield Place(LOOPBACK, port.node_port, Scope.NODE, False, rank, **affinity)
         for address in own:
-            rank = rank_of(Precedence.NODE_PORT, service)
             yield from _both_scopes(service, address, port.node_port, rank=rank, **affinity)
     for each in exposed:
         free, address = each.held.standing is Standing.FREE, each.address

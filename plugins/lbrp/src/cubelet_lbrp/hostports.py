@@ -14,11 +14,13 @@ from cubelet_hooks.objects import Address, HostPort, LocalNode, Port, Protocol
 from cubelet_hooks.records import Family
 from cubelet_hooks.view import View
 from cubelet_lbrp.endpoints import BackendSet, Candidate, Condition
-from cubelet_lbrp.frontends import Place, backend_entries, frontend_entry
+from cubelet_lbrp.frontends import LOOPBACK, Place, backend_entries, frontend_entry
 from cubelet_lbrp.records import Precedence, Scope, Shared
 
 WORKLOAD = "workload"
 """Begins the units of pods."""
+_SCOPES = {False: (Scope.INSIDE, Scope.OUTSIDE), True: (Scope.NODE,)}
+"""Who may ask: at 127.0.0.1 the node alone."""
 Claim = tuple[Address, Protocol, int]
 """An address of the node and a port of a protocol, which one pod at most can have."""
 
@@ -42,20 +44,25 @@ def port_of(unit: Unit, view: View) -> Port | None:
 def entries(port: Port, local: LocalNode, family: Family) -> Iterator[Entry]:
     """The frontends and backends of a pod's host ports; nothing without an address of the family.
 
-    They are asked for from outside and from within alike.
+    They are asked for from outside and from within alike; at 127.0.0.1 by the node alone.
     """
     address = next((each for each in port.addresses if each.version == family), None)
     if address is None:
         return
-    for (asked, protocol, number), wanted in claims(port, local.addresses).items():
+    for (asked, protocol, number), wanted in claims(port, own_addresses(local)).items():
         if asked.version == family:
             candidate = Candidate(address, wanted.container_port, Condition.READY, local.name)
             backends = BackendSet(chosen=(candidate,), kept=())
-            for scope in Scope:
+            for scope in _SCOPES[asked.is_loopback]:
                 rank = (Precedence.HOST_PORT, 0)
                 place = Place(asked, number, scope, False, rank, Shared.CLIENTS)
                 yield frontend_entry(place, protocol, backends)
             yield from backend_entries(backends)
+
+
+def own_addresses(local: LocalNode | None) -> tuple[Address, ...]:
+    """The addresses by which the node's ports can be asked for."""
+    return (*local.addresses, LOOPBACK) if local else ()
 
 
 def claims(port: Port, own: Iterable[Address]) -> dict[Claim, HostPort]:

@@ -16,12 +16,14 @@ PROTOCOLS: dict[Protocol, int] = {
 
 
 class Scope(enum.IntEnum):
-    """Whose packets a frontend is for; C knows ``LBRP_INSIDE`` and ``LBRP_OUTSIDE``."""
+    """Whose packets a frontend is for; C knows ``LBRP_INSIDE`` and so on."""
 
     INSIDE = 0
     """Those of pods and of the node."""
     OUTSIDE = 1
     """Those that enter by the uplink: externalTrafficPolicy applies to them alone."""
+    NODE = 2
+    """Those of the node alone, to 127.0.0.1."""
 
 
 class Shared(enum.IntEnum):

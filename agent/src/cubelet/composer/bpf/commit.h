@@ -365,6 +365,12 @@ CUBELET_INLINE int cubelet_send_back(struct __sk_buff *skb, struct cubelet_pkt *
 		back.ifindex = pkt->ifindex;
 		back.remote = cubelet_tunnel_remote(skb);
 		result = cubelet_transmit(skb, &back);
+	} else if (pkt->entered == CUBELET_HOST && cubelet_addr_loopback(&pkt->hdr.tuple.dst)) {
+		const __u8 macs[2 * ETH_ALEN] = {};
+
+		if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+			return TC_ACT_SHOT;
+		result = bpf_redirect(CUBELET_LOOPBACK_IFINDEX, BPF_F_INGRESS);
 	} else {
 		result = bpf_redirect(pkt->ifindex, 0);
 	}

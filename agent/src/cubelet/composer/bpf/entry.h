@@ -53,6 +53,10 @@ CUBELET_INLINE void cubelet_track_entry(struct __sk_buff *skb, struct cubelet_pk
 	case CUBELET_HOST:
 		in->ifindex = CUBELET_GATEWAY_IFINDEX;
 		__builtin_memcpy(in->dst_mac, (__u8[6])CUBELET_GATEWAY_MAC, ETH_ALEN);
+		if (cubelet_addr_loopback(&pkt->hdr.tuple.dst)) { /* see local.bpf.c */
+			in->ifindex = CUBELET_LOOPBACK_IFINDEX;
+			__builtin_memset(in->dst_mac, 0, ETH_ALEN);
+		}
 		break;
 	case CUBELET_OVERLAY:
 		in->mtu = CUBELET_OVERLAY_MTU;
@@ -118,6 +122,12 @@ CUBELET_INLINE int cubelet_is_own(const struct cubelet_addr *address)
 	return exposed && exposed->own;
 }
 
+/* Between loopback addresses: none but the node's own stack sends or takes such packets. */
+CUBELET_INLINE int cubelet_to_itself(const struct cubelet_tuple *t)
+{
+	return cubelet_addr_loopback(&t->src) && cubelet_addr_loopback(&t->dst);
+}
+
 #define CUBELET_OPTION_LSRR 131
 #define CUBELET_OPTION_SSRR 137
 
@@ -181,7 +191,8 @@ CUBELET_INLINE __u16 cubelet_track_source(struct cubelet_pkt *pkt)
 		pkt->own_mac = cubelet_same_mac(port->mac, pkt->in.dst_mac);
 		return 0;
 	}
-	if (pkt->entered == CUBELET_HOST && !cubelet_is_own(&pkt->hdr.tuple.src))
+	if (pkt->entered == CUBELET_HOST && !cubelet_is_own(&pkt->hdr.tuple.src) &&
+	    !cubelet_to_itself(&pkt->hdr.tuple))
 		return CUBELET_REASON_SPOOFED; /* only forwarded by the host, so not the node's */
 	return cubelet_foreign_source(&pkt->in, &pkt->hdr.tuple.src);
 }

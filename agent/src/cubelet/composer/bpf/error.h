@@ -17,7 +17,7 @@ CUBELET_INLINE int cubelet_error_allowed(const struct cubelet_pkt *pkt)
 
 	if (h->icmp_error || h->fragment == CUBELET_LATER || first >= 224)
 		return 0;
-	if (source >= 224 || source == 127 || !source)
+	if (source >= 224 || (source == 127 && first != 127) || !source)
 		return 0;
 	return pkt->error_type || !(h->tcp_flags & CUBELET_TCP_RST);
 }

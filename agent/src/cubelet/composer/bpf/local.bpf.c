@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * On the loopback device, outward. What the node sends to its own address never
- * leaves its stack by itself: to a port that Services or pods have there it goes
- * into the datapath, as all does that the node sends to Services.
+ * On the loopback device, outward. What the node sends to its own address or to 127.0.0.1
+ * never leaves its stack by itself: to a port that Services or pods have there it goes
+ * into the datapath, as all does that the node sends to Services. A flow that asked 127.0.0.1
+ * enters and is answered by the loopback device: no other takes packets of such addresses.
  */
 CUBELET_INLINE int cubelet_served_here(struct __sk_buff *skb, struct cubelet_headers *h)
 {
@@ -18,13 +19,13 @@ CUBELET_INLINE int cubelet_served_here(struct __sk_buff *skb, struct cubelet_hea
 	if ((port < CUBELET_NODE_PORT_FIRST || port > CUBELET_NODE_PORT_LAST) &&
 	    !cubelet_host_port(h->tuple.protocol, port))
 		return 0;
-	if (!cubelet_addr_equal(&h->tuple.dst, &node)) {
+	if (!cubelet_addr_equal(&h->tuple.dst, &node) && !cubelet_addr_loopback(&h->tuple.dst)) {
 		exposed = cubelet_lookup(cubelet_exposed, &h->tuple.dst);
 		if (!exposed || !exposed->own)
 			return 0;
 	}
 	/* only the node's own addresses may enter there: policy trusts the host's port */
-	if (!cubelet_is_own(&h->tuple.src))
+	if (!cubelet_is_own(&h->tuple.src) && !cubelet_to_itself(&h->tuple))
 		return 0;
 	/* a client of the node's may have been given the number */
 	return !cubelet_node_connected(skb, &h->tuple);

@@ -59,6 +59,16 @@ CUBELET_INLINE int cubelet_addr_within(const struct cubelet_addr *a,
 	return 1;
 }
 
+/* 127.0.0.0/8 or ::1: an address that a host has for itself alone. */
+CUBELET_INLINE int cubelet_addr_loopback(const struct cubelet_addr *a)
+{
+#if CUBELET_FAMILY == 4
+	return (a->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+#else
+	return !(a->w[0] | a->w[1] | a->w[2]) && a->w[3] == bpf_htonl(1);
+#endif
+}
+
 /* Mixes an address into 32 bits; the basis of epochs and of flow hashes. */
 CUBELET_INLINE __u32 cubelet_addr_fold(const struct cubelet_addr *a)
 {

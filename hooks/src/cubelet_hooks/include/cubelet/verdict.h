@@ -62,6 +62,12 @@ CUBELET_INLINE int cubelet_to_stack(struct cubelet_pkt *pkt)
 {
 	if (pkt->in.port_class == CUBELET_UPLINK && !cubelet_dst_translated(pkt))
 		return CUBELET_STACK;
+	if (cubelet_addr_loopback(&pkt->cur.dst)) { /* which no other device takes */
+		__builtin_memset(pkt->out.dst_mac, 0, 6);
+		__builtin_memset(pkt->out.src_mac, 0, 6);
+		pkt->out.mtu = 0xffff;
+		return cubelet_forward(pkt, CUBELET_HOST, CUBELET_LOOPBACK_IFINDEX);
+	}
 	__builtin_memcpy(pkt->out.dst_mac, (__u8[6])CUBELET_GATEWAY_MAC, 6);
 	__builtin_memcpy(pkt->out.src_mac, (__u8[6])CUBELET_ROUTER_MAC, 6);
 	pkt->out.mtu = CUBELET_UPLINK_MTU;

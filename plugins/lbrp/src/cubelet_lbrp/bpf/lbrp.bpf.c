@@ -23,7 +23,12 @@ CUBELET_INLINE struct lbrp_frontend_key lbrp_key(const struct cubelet_pkt *pkt, 
 	key.address = pkt->orig.dst;
 	key.port = port;
 	key.protocol = protocol;
-	key.scope = pkt->in.port_class == CUBELET_UPLINK ? LBRP_OUTSIDE : LBRP_INSIDE;
+	if (pkt->in.port_class == CUBELET_UPLINK)
+		key.scope = LBRP_OUTSIDE;
+	else if (pkt->in.port_class == CUBELET_HOST && cubelet_addr_loopback(&key.address))
+		key.scope = LBRP_NODE;
+	else
+		key.scope = LBRP_INSIDE;
 	return key;
 }
 
@@ -193,6 +198,9 @@ CUBELET_INLINE int lbrp_balance(struct cubelet_pkt *pkt, const struct lbrp_front
 		cubelet_keep_src(pkt);
 	if (!frontend->count && frontend->elsewhere)
 		return cubelet_drop(pkt, LBRP_REASON_NO_LOCAL_ENDPOINTS);
+	/* the node's stack refuses what asks 127.0.0.1, as it does any of its ports */
+	if (!frontend->count && cubelet_addr_loopback(&pkt->orig.dst))
+		return cubelet_next(pkt);
 	if (!frontend->count)
 		return cubelet_refuse(pkt, LBRP_REASON_NO_ENDPOINTS);
 	if (lbrp_sticky(frontend) && lbrp_recall(pkt, frontend, &remembered))

@@ -37,10 +37,20 @@ CUBELET_INLINE void nat_masquerade(struct cubelet_pkt *pkt, const struct cubelet
 }
 
 /*
- * Replies to a client on the uplink, or to the node itself, come back here of
- * their own accord only if nothing was translated, and never because an exempt
- * network knows the way to pods.
- *
+ * Does it go by the uplink as it is? Replies to a client on the uplink, or to the
+ * node itself, come back here of their own accord only if nothing was translated,
+ * and never because an exempt network knows the way to pods. None come to 127.0.0.1.
+ */
+CUBELET_INLINE int nat_keeps_src(const struct cubelet_pkt *pkt, const struct cubelet_addr *node)
+{
+	if (cubelet_addr_loopback(&pkt->cur.src))
+		return 0;
+	if (pkt->in.port_class == CUBELET_UPLINK || cubelet_addr_equal(&pkt->cur.src, node))
+		return !cubelet_dst_translated(pkt);
+	return nat_exempted(pkt);
+}
+
+/*
  * What the node itself sends by the uplink is not seen here. Translated ports are kept
  * out of its hands; without one, replies to a pod and to the node could not be told apart,
  * and a pod that sends GRE, ESP or SCTP to the node's peer would have the node's answers.
@@ -49,12 +59,8 @@ CUBELET_INLINE int nat_by_uplink(struct cubelet_pkt *pkt)
 {
 	struct cubelet_addr node = CUBELET_NODE_ADDRESS;
 
-	if (pkt->in.port_class == CUBELET_UPLINK || cubelet_addr_equal(&pkt->cur.src, &node)) {
-		if (!cubelet_dst_translated(pkt))
-			return cubelet_next(pkt);
-	} else if (nat_exempted(pkt)) {
+	if (nat_keeps_src(pkt, &node))
 		return cubelet_next(pkt);
-	}
 	if (!pkt->hdr.ports)
 		return cubelet_drop(pkt, NAT_REASON_NO_PORTS);
 	nat_masquerade(pkt, &node);
@@ -88,11 +94,16 @@ CUBELET_INLINE void nat_to_host(struct cubelet_pkt *pkt)
 		nat_masquerade(pkt, &hairpin);
 }
 
-/* A pod that is its own backend drops what claims to come from itself. */
+/*
+ * A pod that is its own backend drops what claims to come from itself, and any
+ * what claims to come from 127.0.0.1, by which the node asks its own ports.
+ */
 CUBELET_INLINE void nat_to_pod(struct cubelet_pkt *pkt)
 {
-	struct cubelet_addr hairpin = CUBELET_HAIRPIN_ADDRESS;
+	struct cubelet_addr hairpin = CUBELET_HAIRPIN_ADDRESS, gateway = CUBELET_GATEWAY_ADDRESS;
 
+	if (cubelet_addr_loopback(&pkt->cur.src))
+		nat_masquerade(pkt, &gateway);
 	if (pkt->in.port_class == CUBELET_POD && pkt->in.ifindex == pkt->out.ifindex)
 		cubelet_set_src(pkt, &hairpin, pkt->cur.sport);
 }

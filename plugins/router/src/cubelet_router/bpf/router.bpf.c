@@ -219,6 +219,10 @@ static __always_inline int router_inward(struct __sk_buff *skb, struct cubelet_p
 	foreign = pkt->in.port_class == CUBELET_UPLINK && router_untranslated(pkt);
 	if (foreign && (!route || route->kind != ROUTER_SEGMENT))
 		return cubelet_to_stack(pkt);
+	/* to a port of the node's own after all; none but the node's stack can have asked it */
+	if (pkt->in.port_class == CUBELET_HOST && router_untranslated(pkt) &&
+	    cubelet_addr_loopback(&pkt->cur.dst))
+		return cubelet_to_stack(pkt);
 	refused = router_refused(&pkt->cur.dst);
 	if (refused)
 		return cubelet_drop(pkt, refused);
