@@ -153,6 +153,12 @@ def test_by_a_node_port(host: Space, place: str, node: str, protocol: str) -> No
 
 
 @PROTOCOLS
+def test_by_a_node_port_of_127_0_0_1(host: Space, protocol: str) -> None:
+    node = host.world.at_node("node1")
+    assert host.who(node, "127.0.0.1", host.node_port("s", protocol), protocol) == "server"
+
+
+@PROTOCOLS
 @pytest.mark.parametrize("place", ["pod", "pod of another node", "other node", "outside"])
 def test_without_a_service(host: Space, place: str, protocol: str) -> None:
     address = host.world.node("node1").address

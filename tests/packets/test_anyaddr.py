@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_address
+
+import msgspec
 import pytest
 from scapy.layers.inet import IP, fragment
 from scapy.packet import Packet
+
+from cubelet.composer.composition import Mode
+from cubelet.testkit.network import TestNetwork
 
 from .rig import GATEWAY, NODE, OUTSIDE, VIP, A, B, Rig, arrives
 from .shapes import SHAPES, Ends, Peer, Shape, Talk, hopped, tcp, udp
@@ -97,3 +104,22 @@ def test_a_flow_that_the_node_opened_is_no_ones_answer(rig: Rig) -> None:
     for source in (NODE, GATEWAY):
         sent = elsewhere(udp, source)
         arrives(rig.send(sent, "host"), "a", hopped(sent))
+
+
+@pytest.mark.parametrize("mode", ["fused", "tailcall"])
+def test_a_node_of_many_addresses(cubelet_network: TestNetwork, mode: Mode) -> None:
+    """The gateway's and seven of its own are tried; the programs pass the verifier."""
+    own = tuple(ip_address(f"172.18.0.{n}") for n in range(2, 14))
+    local = msgspec.structs.replace(cubelet_network.local, addresses=own)
+    rig = Rig(replace(cubelet_network, local=local), mode, {})
+    try:
+        for address, served in (("172.18.0.8", True), ("172.18.0.9", False)):
+            rig.path(address, "stack")
+            server = Peer("host", address, SERVER.number)
+            Talk(udp, CLIENT, server, server, CLIENT).forward(rig)
+            result = rig.send(elsewhere(udp), "host")
+            assert result.packet[IP].src == (address if served else GATEWAY)
+            rig.forget(udp(CLIENT.to(server)))
+            rig.forget(udp(server.to(CLIENT)))
+    finally:
+        rig.close()
