@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -109,10 +110,14 @@ def test_flows_spread_over_the_backends(path: Datapath) -> None:
     assert all(60 < count < 140 for count in seen.values()), seen
 
 
-def test_a_flow_whose_record_is_lost_finds_its_backend_again(path: Datapath) -> None:
-    first = backend(path.send(frame(syn(1003, 80), "10.96.0.1")))
-    path.lose_records()
-    assert backend(path.send(frame(data(1003, 80), "10.96.0.1"))) == first
+def test_a_flow_whose_record_is_lost_finds_its_backend_again(
+    cubelet_network: network.TestNetwork,
+) -> None:
+    path = Datapath(cubelet_network, stacks={"pod": [Lbrp]}, objects=OBJECTS)
+    with closing(path):
+        first = backend(path.send(frame(syn(1003, 80), "10.96.0.1")))
+        path.lose_records()
+        assert backend(path.send(frame(data(1003, 80), "10.96.0.1"))) == first
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,6 @@ from cubelet_lbrp.records import (
     BackendKey,
     Frontend,
     FrontendKey,
-    Member,
     MemberKey,
     NodeKey,
     Present,
@@ -110,7 +109,7 @@ class Lbrp(Cube):
     )
     maps: ClassVar[tuple[Map, ...]] = (
         Map("backends", MapType.HASH, BackendKey, Backend, "max_backends"),
-        Map("members", MapType.HASH, MemberKey, Member, "max_backends"),
+        Map("members", MapType.HASH, MemberKey, Present, "max_backends"),
         Map("sources", MapType.LPM_TRIE, SourceKey, Present, "max_source_ranges"),
         Map(
             "nodes",

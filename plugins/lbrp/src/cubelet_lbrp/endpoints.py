@@ -2,7 +2,7 @@
 
 Ready endpoints take new connections, of them those that hints keep for this node or its zone
 (KEP-2433, KEP-3015). Where a scope has none that is ready, those that still serve while they
-terminate do (KEP-1669). All others that the slices name only keep the connections they have.
+terminate do (KEP-1669). Open connections ask for no endpoint: they last as long as their pods do.
 """
 
 from __future__ import annotations
@@ -48,21 +48,19 @@ class Here:
 
 @dataclass(frozen=True)
 class BackendSet:
-    """The backends of one scope: ``chosen`` for new connections, ``kept`` for old ones.
+    """The backends of one scope: those ``chosen`` for new connections.
 
     ``elsewhere`` says that none was chosen though the cluster has some.
     """
 
     chosen: tuple[Candidate, ...]
-    kept: tuple[Candidate, ...]
     elsewhere: bool = False
 
     @cached_property
     def id(self) -> int:
         """64 bits made of the addresses and ports alone: equal sets share their entries."""
         digest = hashlib.blake2b(digest_size=8)
-        digest.update(len(self.chosen).to_bytes(4, "big"))
-        for candidate in self.chosen + self.kept:
+        for candidate in self.chosen:
             digest.update(candidate.address.packed + candidate.port.to_bytes(2, "big"))
         return int.from_bytes(digest.digest(), "big")
 
@@ -134,18 +132,15 @@ def select(
 ) -> BackendSet:
     """The backends of the whole cluster or, under a Local policy, of the node ``node_name``.
 
-    Of the cluster's ready ones hints decide which are for ``here``, if it is given. Connections
-    are kept by any endpoint there is: a policy that turns Local breaks none.
+    Of the cluster's ready ones hints decide which are for ``here``, if it is given.
     """
     scope = [c for c in found if node_name is None or c.node_name == node_name]
     best = max((c.condition for c in scope), default=Condition.PRESENT)
     chosen = tuple(c for c in scope if c.condition == best > Condition.PRESENT)
     if here is not None and node_name is None and best is Condition.READY:
         chosen = _near(chosen, here)
-    taken = {(c.address, c.port) for c in chosen}
     return BackendSet(
         chosen=chosen,
-        kept=tuple(c for c in found if (c.address, c.port) not in taken),
         elsewhere=not chosen and any(c.condition > Condition.PRESENT for c in found),
     )
 

@@ -21,7 +21,6 @@ from cubelet_lbrp.records import (
     BackendKey,
     Frontend,
     FrontendKey,
-    Member,
     MemberKey,
     Precedence,
     Present,
@@ -254,9 +253,7 @@ def backend_entries(backends: BackendSet) -> Iterator[Entry]:
         backend = Backend(found.address, found.port)
         yield Entry("backends", BackendKey(set_id, index), backend)
     for found in backends.chosen:
-        yield Entry("members", MemberKey(set_id, found.address, found.port), Member(chosen=1))
-    for found in backends.kept:
-        yield Entry("members", MemberKey(set_id, found.address, found.port), Member(chosen=0))
+        yield Entry("members", MemberKey(set_id, found.address, found.port), Present(1))
 
 
 def _sources(networks: tuple[Network, ...], family: Family) -> Iterator[Entry]:

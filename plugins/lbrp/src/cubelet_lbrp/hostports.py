@@ -52,7 +52,7 @@ def entries(port: Port, local: LocalNode, family: Family) -> Iterator[Entry]:
     for (asked, protocol, number), wanted in claims(port, own_addresses(local)).items():
         if asked.version == family:
             candidate = Candidate(address, wanted.container_port, Condition.READY, local.name)
-            backends = BackendSet(chosen=(candidate,), kept=())
+            backends = BackendSet(chosen=(candidate,))
             for scope in _SCOPES[asked.is_loopback]:
                 rank = (Precedence.HOST_PORT, 0)
                 place = Place(asked, number, scope, False, rank, Shared.CLIENTS)

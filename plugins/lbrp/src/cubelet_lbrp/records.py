@@ -100,12 +100,6 @@ class MemberKey(Record):
     port: Be16
 
 
-class Member(Record):
-    """``chosen`` 1: takes new connections; 0: only keeps those it has."""
-
-    chosen: U8
-
-
 class SourceKey(Record):
     """A network of those that may ask; ``prefixlen`` counts the bits from ``ranges`` on, too."""
 

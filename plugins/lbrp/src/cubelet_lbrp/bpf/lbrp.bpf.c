@@ -5,7 +5,7 @@
  * lbrp_services says who serves an address and port: {10.96.0.10, 53, UDP,
  * inside} -> {set 0x5e7, 2 backends}. lbrp_backends lists the set by number,
  * {0x5e7, 1} -> 10.244.1.4:5353; lbrp_members finds it by address, {0x5e7,
- * 10.244.1.4, 5353} -> chosen, and has those too that only keep connections.
+ * 10.244.1.4, 5353} -> present.
  * Port 0 of protocol 0 marks a virtual address; lbrp_nodes are real ones.
  * lbrp_sources has the networks that may ask: {0x7a9, 192.0.2.0/24} -> present.
  * lbrp_affinities has a client's last backend: {0x3c1, 10.244.1.9} -> 10.244.1.4:5353.
@@ -127,8 +127,8 @@ lbrp_choose(const struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend,
 	return cubelet_lookup(lbrp_backends, &key);
 }
 
-CUBELET_INLINE struct lbrp_member *lbrp_member(const struct lbrp_frontend *frontend,
-					       const struct cubelet_addr *address, __be16 port)
+CUBELET_INLINE struct lbrp_present *lbrp_member(const struct lbrp_frontend *frontend,
+						const struct cubelet_addr *address, __be16 port)
 {
 	struct lbrp_member_key key = {};
 
@@ -158,7 +158,6 @@ CUBELET_INLINE int lbrp_recall(struct cubelet_pkt *pkt, const struct lbrp_fronte
 	struct lbrp_affinity_key key = lbrp_remembered(pkt, frontend);
 	struct lbrp_affinity *found, last;
 	__u32 now = bpf_jiffies64();
-	struct lbrp_member *member;
 
 	found = cubelet_lookup(lbrp_affinities, &key);
 	if (!found)
@@ -168,8 +167,7 @@ CUBELET_INLINE int lbrp_recall(struct cubelet_pkt *pkt, const struct lbrp_fronte
 	/* signed: another CPU may be a tick ahead */
 	if ((__s32)(now - last.seen) > (__s32)(frontend->sticky * CUBELET_HZ))
 		return 0;
-	member = lbrp_member(frontend, &last.address, last.port);
-	if (!member || !member->chosen)
+	if (!lbrp_member(frontend, &last.address, last.port))
 		return 0;
 	found->seen = now;
 	cubelet_set_dst(pkt, &last.address, last.port);
@@ -226,7 +224,7 @@ CUBELET_INLINE int lbrp_balance(struct cubelet_pkt *pkt, const struct lbrp_front
  */
 CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_frontend *frontend)
 {
-	struct lbrp_member *member;
+	struct lbrp_present *member;
 
 	if (cubelet_connected(pkt))
 		return cubelet_next(pkt);
@@ -238,7 +236,7 @@ CUBELET_INLINE int lbrp_recheck(struct cubelet_pkt *pkt, const struct lbrp_front
 		if (frontend)
 			member = lbrp_member(frontend, &pkt->cur.dst, pkt->cur.dport);
 	}
-	if (member && member->chosen)
+	if (member)
 		return cubelet_next(pkt);
 	return cubelet_restart(pkt, LBRP_REASON_BACKEND_GONE);
 }
