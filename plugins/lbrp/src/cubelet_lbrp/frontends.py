@@ -284,5 +284,5 @@ def _virtual_addresses(service: Service, view: View, family: Family) -> Iterator
             yield Entry("services", FrontendKey(address, 0, 0, Scope.INSIDE), _VIRTUAL)
     for address in dict.fromkeys(service.exposed_ips):
         if address.version == family and holding(address, view).standing is Standing.FREE:
-            for scope in Scope:
+            for scope in (Scope.INSIDE, Scope.OUTSIDE):
                 yield Entry("services", FrontendKey(address, 0, 0, scope), _VIRTUAL)
