@@ -411,14 +411,15 @@ def test_what_the_kernel_refuses_is_one_units_and_tried_again(
         for _ in range(2):
             wanted = [service(f"s{n}", n) for n in (2, 3)]
             assert agent.run(pod(agent, "a"), *wanted) == {}
-            [told] = agent.reconciler.rejected
-            assert "service default/s2: refused: " in told
+            [complaint] = agent.reconciler.complaints
+            told = str(complaint)
+            assert "Service default/s2: tint0: refused: " in told
             assert "no memory" in told
             assert agent.ports == {1, 3}
             assert agent.reconciler.blocker(pod(agent, "a")) == ""
     agent.reconciler.review_all()
     assert agent.run() == {}
-    assert (agent.ports, agent.reconciler.rejected) == ({1, 2, 3}, [])
+    assert (agent.ports, agent.reconciler.complaints) == ({1, 2, 3}, frozenset())
 
 
 def test_a_pass_that_breaks_off_is_made_good(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,11 +157,11 @@ class Planned:
 
         What an object asks for and does not get is a :class:`Complaint` beside them.
 
-        The agent admits them to the maps all together, or refuses them all. It is refused who wants
-        more than there is room for, or whose namespace would have more of a map than half of what
-        others leave free and than 512 entries: others' units stay as they are. A unit that was
-        refused is planned again when there is room. What comes after more entries than a map could
-        ever give is not looked at, so name an entry once; that goes for complaints, too.
+        The agent admits them to the maps all together, or refuses them all: if a map has no room
+        for them, or if the unit's namespace would have more of it than half of what others leave
+        free and more than 512 entries. A unit that was refused is planned again when there is room.
+        Planning stops at the first entry beyond what can be admitted, so yield each entry once;
+        complaints that come after it are not told.
         """
         return ()
 
