@@ -311,6 +311,10 @@ def test_a_reply_of_a_flow_that_has_ended_is_dropped(path: Datapath) -> None:
 def test_a_new_service_takes_over_datagrams_but_no_connection(path: Datapath) -> None:
     connection = frame(data(1018, 80), "203.0.113.12")
     exchange = frame(datagram(1018, 53), "203.0.113.12")
+    answer = TCP(sport=80, dport=1018, flags="SA", seq=20, ack=8)
+    opened = frame(syn(1018, 80), "203.0.113.12")
+    assert_sent(path.send(opened), opened)
+    path.send(frame(answer, POD, "203.0.113.12", "uplink"), enters="uplink")
     for sent in (connection, exchange):
         assert_sent(path.send(sent), sent)
     path.apply(
