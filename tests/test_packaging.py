@@ -164,5 +164,6 @@ def test_all_packages_have_one_version() -> None:
 def test_every_c_file_names_its_licence(path: Path) -> None:
     first = path.read_text().partition("\n")[0]
     # What does not run in the kernel is licensed as the Python is.
-    licence = "Apache-2.0" if path.name == "cubelet-cni.c" else "GPL-2.0-only OR BSD-2-Clause"
+    user = path.name in {"cubelet-cni.c", "connections.c"}
+    licence = "Apache-2.0" if user else "GPL-2.0-only OR BSD-2-Clause"
     assert first == f"/* SPDX-License-Identifier: {licence} */"

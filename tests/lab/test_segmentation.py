@@ -6,9 +6,12 @@ says of the content counts, both ways, by every kind of way through the datapath
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import hashlib
 import random
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -21,7 +24,8 @@ from .manifests import pod, service
 from .world import Space, World
 
 PORT = 9_000
-WAYS = ("pod of the node", "Service of the node", "remote pod", "remote Service", "NodePort", "out")
+NEAR = ("pod of the node", "Service of the node")
+BY_WIRE = ("remote pod", "remote Service", "NodePort", "out")
 SEGMENTS = (16, 513, 1200, 1401)
 """Bytes of payload; a node's overlay takes 1,422."""
 ROUNDS = 30
@@ -30,6 +34,9 @@ _MOST = 64
 _UDP_SEGMENT, _BUFFER_FORCE = 103, 33
 _SILENCE = 3.0
 _TCP_BYTES = 8_000_000
+_SIOCETHTOOL = 0x8946
+_CHECKSUMS, _SEGMENTATION, _GENERIC = 0x17, 0x1F, 0x24
+"""ETHTOOL_STXCSUM, ETHTOOL_STSO and ETHTOOL_SGSO, which switch a device's offloads."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,31 @@ def many(world: World) -> Iterator[Space]:
     yield space
     space.delete("Pod", "client", "near", "far")
     space.delete("Service", "near", "far")
+
+
+def offload(on: bool) -> None:
+    """Whether the wire takes what is unfinished; else the kernel finishes it on the way there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        order = (_CHECKSUMS, _SEGMENTATION, _GENERIC)
+        for command in order if on else order[::-1]:
+            value = ctypes.create_string_buffer(struct.pack("=II", command, int(on)), 8)
+            request = struct.pack("16sP16x", b"eth0", ctypes.addressof(value))
+            fcntl.ioctl(control, _SIOCETHTOOL, request)
+
+
+@pytest.fixture(params=["offloads", "no offloads"])
+def wire(many: Space, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The nodes' and the outside's devices, with what is left to hardware or without.
+
+    Between devices that leave it to each other a wrong checksum would never be looked at.
+    """
+    world = many.world
+    places = [world.at_node("node1"), world.at_node("node2"), world.outside]
+    for place in places:
+        world.run(place, offload, request.param == "offloads")
+    yield request.param
+    for place in places:
+        world.run(place, offload, True)
 
 
 def way(space: Space, name: str, protocol: str) -> tuple[str, str, str, int]:
@@ -147,8 +179,18 @@ def ask(address: str, port: int, segment: int, seed: int) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("segment", SEGMENTS)
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", NEAR)
 def test_datagrams_of_one_send(many: Space, name: str, segment: int) -> None:
+    exchange_datagrams(many, name, segment)
+
+
+@pytest.mark.parametrize("segment", SEGMENTS)
+@pytest.mark.parametrize("name", BY_WIRE)
+def test_datagrams_of_one_send_by_wire(many: Space, wire: str, name: str, segment: int) -> None:
+    exchange_datagrams(many, name, segment)
+
+
+def exchange_datagrams(many: Space, name: str, segment: int) -> None:
     client, server, address, port = way(many, name, "UDP")
     seed = segment * 10
     calls: list[netns.Call[tuple[str, int]]] = [
@@ -208,8 +250,17 @@ def write(address: str, port: int, seed: int) -> str:
         return whole.hexdigest()
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", NEAR)
 def test_writes_of_all_sizes(many: Space, name: str) -> None:
+    exchange_streams(many, name)
+
+
+@pytest.mark.parametrize("name", BY_WIRE)
+def test_writes_of_all_sizes_by_wire(many: Space, wire: str, name: str) -> None:
+    exchange_streams(many, name)
+
+
+def exchange_streams(many: Space, name: str) -> None:
     client, server, address, port = way(many, name, "TCP")
     back, there = netns.run_all(
         [netns.Call(client, write, (address, port, 5)), netns.Call(server, take)], timeout=60
