@@ -23,7 +23,7 @@ from cubelet_nat.cube import Nat
 
 POD, OTHER, GATEWAY, NODE = "10.1.0.2", "10.1.0.3", "10.1.0.1", "172.18.0.2"
 OUTSIDE, ELSEWHERE, ROUTED = "192.0.2.9", "10.1.7.7", "10.1.8.8"
-OUTSIDER, HAIRPIN = "198.51.100.20", "169.254.1.2"
+OUTSIDER, HAIRPIN, LOCALHOST = "198.51.100.20", "169.254.1.2", "127.0.0.1"
 FIRST, COUNT = 12000, 18000
 
 
@@ -39,6 +39,7 @@ class Crossing(Cube):
         return {
             "OUTSIDE": int(ip_address(OUTSIDE)),
             "ELSEWHERE": int(ip_address(ELSEWHERE)),
+            "ROUTED": int(ip_address(ROUTED)),
             "POD": int(ip_address(POD)),
             "OTHER": int(ip_address(OTHER)),
             "POD_IFINDEX": view.ports["default/a"].ifindex,
@@ -287,6 +288,33 @@ def test_source(
         pod="default/a" if to == POD else "default/b",
     )
     assert_is(answers, enters, frame(reply(protocol, dport, 1005), src, dst))
+
+
+@pytest.mark.parametrize(
+    ("dport", "leaves", "to", "seen"),
+    [
+        pytest.param(30001, "uplink", OUTSIDE, NODE, id="by the uplink"),
+        pytest.param(30002, "overlay", ELSEWHERE, GATEWAY, id="to another node"),
+        pytest.param(30003, "pod", POD, GATEWAY, id="to a pod here"),
+        pytest.param(30004, "host", NODE, HAIRPIN, id="to the host network"),
+        pytest.param(30005, "uplink", ROUTED, NODE, id="to an exempt network"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_nobody_sees_that_the_node_asked_127_0_0_1(
+    path: Datapath, protocol: str, dport: int, leaves: str, to: str, seen: str
+) -> None:
+    sent = frame(request(protocol, 1010, dport), LOCALHOST, LOCALHOST)
+    result = path.send(sent, enters="host")
+    port = source_port(result.packet)
+    assert in_range(port)
+    assert_is(result, leaves, frame(request(protocol, port, 8080), to, seen))
+
+
+def test_a_request_to_127_0_0_1_without_ports_leaves_the_node_by_no_uplink(path: Datapath) -> None:
+    sent = frame(SCTP(sport=1003, dport=30001), LOCALHOST, LOCALHOST)
+    result = path.send(sent, enters="host")
+    assert (result.verdict, result.reason) == ("drop", "nat/no_ports")
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * A core for tests: sends every packet to where its address lives. Ports 30001
- * to 30004 of the node stand for Services, each with a backend elsewhere.
+ * to 30005 of the node, and of 127.0.0.1, stand for Services, each with a backend elsewhere.
  */
 #include "cubelet.h"
 
@@ -21,6 +21,9 @@ CUBELET_INLINE void crossing_balance(struct cubelet_pkt *pkt)
 		break;
 	case 30004:
 		break;
+	case 30005:
+		backend.w[0] = bpf_htonl(CROSSING_ROUTED);
+		break;
 	default:
 		return;
 	}
@@ -32,7 +35,7 @@ static __always_inline int crossing_inward(struct __sk_buff *skb, struct cubelet
 	const struct cubelet_addr node = CUBELET_NODE_ADDRESS;
 	__u32 dst;
 
-	if (cubelet_addr_equal(&pkt->orig.dst, &node))
+	if (cubelet_addr_equal(&pkt->orig.dst, &node) || cubelet_addr_loopback(&pkt->orig.dst))
 		crossing_balance(pkt);
 	pkt->out.mtu = 1500;
 	if (cubelet_addr_equal(&pkt->cur.dst, &node))
