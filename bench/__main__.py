@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench NAME [--json FILE]``; without NAME, what there is."""
+"""The command line: ``python -m bench NAME [--json FILE]``; without NAME it lists benchmarks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, tuple[Callable[[int], list[Row]], str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one benchmark; its rows as a table on standard output, and as JSON where asked for."""
+    """Run one benchmark; print its rows as a table, and write them as JSON with ``--json``."""
     parser = argparse.ArgumentParser(prog="./dev bench", description="Run a benchmark.")
     parser.add_argument("name", nargs="?", choices=BENCHMARKS, metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")

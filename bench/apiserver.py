@@ -1,11 +1,11 @@
-"""A process that serves a fleet, and changes it on demand.
+"""An API server process that serves a fleet's objects, and changes them on demand.
 
     python -m bench.apiserver ADDRESS PORT NODES SERVICES ENDPOINTS PODS [MANIFEST...]
 
-It says ``ready``, then answers each line of its input: ``move`` gives an endpoint of Service 0
-another address and answers with the monotonic time of that in seconds; ``churn RATE`` moves
-endpoints of other Services RATE times a second from now on (0: no more), and answers how often
-that has happened.
+It prints ``ready``, then answers each line of its input. ``move`` gives an endpoint of Service 0
+another address; the answer is the monotonic time of that in seconds. ``churn RATE`` moves endpoints
+of other Services RATE times a second from now on (0: stop); the answer is the number of moves so
+far.
 """
 
 from __future__ import annotations

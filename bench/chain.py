@@ -1,24 +1,23 @@
-"""What the chain costs per packet: composed in one program, in many, and written by hand.
+"""Measures the chain's cost per packet: fused in one program, by tail calls, and hand-written.
 
-Every number is of ``BPF_PROG_TEST_RUN``, on one CPU, all variants on the same maps, interleaved. A
-round loads all programs afresh, because where code and scratch come to lie makes some per cent of
-difference by itself; it measures each variant in several turns, each turn in an order of its own,
-and keeps the least. Ratios are of the same round, their interval of the median of all rounds.
+Every number comes from ``BPF_PROG_TEST_RUN`` on one CPU, with all variants on the same maps. A
+round loads all programs again, because the placement of code and scratch memory alone makes some
+per cent of difference; it measures each variant in several turns, each in another order, and keeps
+the least. Ratios are within a round; their interval is that of the median of all rounds.
 
-A trial run with ``repeat`` hands each run the packet that the run before it left, and keeps the
-maps. So every variant is entered through the same small program (``feed.bpf.c``): it puts the
-frame's headers back, sets the source port, and jumps. What that costs, and the trial run itself,
-is measured as the variant ``nothing`` in every round and subtracted: numbers are of the datapath
-alone.
+A trial run with ``repeat`` gives each run the packet that the run before it left, and keeps the
+maps. So every variant is entered through the same small program (``feed.bpf.c``), which restores
+the frame's headers, sets the source port, and jumps. The cost of that and of the trial run is
+measured as the variant ``nothing`` in every round and subtracted: numbers are the datapath's alone.
 
-* Established: one replied flow, whose port stays as it is. About once a second a packet takes the
-  way through the tracker that marks the flow as seen; this is in the numbers.
-* First packet: each run has the next source port, so that each opens a flow, and all variants open
-  the same ones. The records are removed between measurements, so the table never evicts.
+* Established: one answered flow with a fixed source port. About once a second a packet takes the
+  slow path that refreshes the flow record; this is in the numbers.
+* First packet: each run has the next source port and so opens a flow, and all variants open the
+  same ones. The records are removed between measurements, so the table never evicts.
 
-Programs are those of production: nothing is traced. After each measurement the records are looked
-at, all of an established flow's and a sample of those opened: a packet that took another way is an
-error, never a number.
+Programs are those of production, without tracing. After each measurement flow records are checked,
+both of an established flow or a sample of the opened ones: a packet that took another path is an
+error.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ _FEED = struct.Struct("=64sHH4x")
 
 
 class Wrong(Exception):
-    """A measurement that did not measure what it should."""
+    """Packets of a measurement did not take the path to be measured."""
 
 
 class Meter:
@@ -94,7 +93,7 @@ class Meter:
         return float(run.duration_ns)
 
     def established(self, case: Case, variant: Variant, repeat: int = 5_000) -> float:
-        """Nanoseconds of a packet whose flow is known."""
+        """Nanoseconds for a packet of an established flow."""
         before = self._counted(case)
         taken = self._run(variant, case.frame(), 0, repeat)
         self._check(variant, self._counted(case) - before, repeat)
@@ -127,7 +126,7 @@ class Meter:
 
 @contextmanager
 def one_cpu() -> Iterator[None]:
-    """Stay on one CPU: per-CPU state, caches and the timing are then of that one."""
+    """Stay on one CPU, so that per-CPU state, caches and timing are those of one."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     try:
@@ -169,10 +168,10 @@ def _rounds(workshop: Workshop, meter: Meter, rounds: int) -> tuple[dict[str, Se
 def _round(
     variants: Sequence[Variant], measure: Measure, shuffled: random.Random
 ) -> dict[str, float]:
-    """Nanoseconds of each variant, the least of some turns; what feeding costs is subtracted.
+    """Nanoseconds of each variant, the least of some turns, without the cost of feeding.
 
-    What else runs on the machine can only add to a turn, so the least of a few is the nearest to
-    what the program itself costs.
+    Other load on the machine can only add to a turn, so the least of a few is nearest to the cost
+    of the program itself.
     """
     order = list(variants)
     taken: Series = defaultdict(list)
@@ -195,7 +194,7 @@ def _rows(case: str, series: Series) -> list[Row]:
 
 
 def _sizes(variants: Sequence[Variant]) -> list[Row]:
-    """Of the programs that a pod's packet may pass until its flow is open, and of all of them."""
+    """Sizes and number of the programs that a pod's first packet may pass."""
     rows = []
     for variant in variants:
         infos = [program.info() for program in variant.first.values()]

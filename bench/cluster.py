@@ -1,4 +1,4 @@
-"""What the measured packets are about: two nodes, some pods, a Service, NetworkPolicies.
+"""The cluster of the measured packets: two nodes, some pods, a Service, NetworkPolicies.
 
 Pod ``default/a`` (10.1.0.2) is the client; ``default/b`` serves on this node, ``default/r`` on the
 other one. Policies isolate client and servers, so that both directions are judged.
@@ -48,7 +48,7 @@ CLIENT, SERVER, REMOTE, OUTSIDE = "10.1.0.2", "10.1.0.3", "10.1.1.5", "198.51.10
 CLIENT_ADDRESS = ip_address(CLIENT)
 SERVICE = "10.96.0.10"
 FIRST_PORT = 20_000
-"""Flows that are opened count their ports from here; masquerading need not change them."""
+"""First source port of opened flows; masquerading need not change these ports."""
 
 _PORT, _SERVICE_PORT = 8080, 80
 _CLIENTS, _SERVERS = LabelSelector({"app": "client"}), LabelSelector({"app": "server"})
@@ -110,10 +110,10 @@ def default_datapath(network: TestNetwork) -> Datapath:
 
 @dataclass(frozen=True)
 class Case:
-    """A flow of the client's. ``dst`` and ``dport`` are what it asks for, ``peer`` who answers.
+    """A flow of the client. ``dst`` and ``dport`` are its destination, ``peer`` is who answers.
 
-    ``mac`` is whom its frames are addressed to; ``leaves`` the port class they leave by; ``sport``
-    the client's port if the flow is established.
+    ``mac`` is its frames' destination; ``leaves`` the port class they leave by; ``sport`` the
+    client's port if the flow is established.
     """
 
     name: str
@@ -127,12 +127,12 @@ class Case:
 
     @property
     def address(self) -> Address:
-        """What the client asks for."""
+        """The destination address."""
         return ip_address(self.dst)
 
     @property
     def number(self) -> int:
-        """The protocol's."""
+        """The protocol's number."""
         return {"TCP": 6, "UDP": 17}[self.protocol]
 
     def frame(self, sport: int = 0, flags: str = "A") -> Packet:
@@ -173,7 +173,7 @@ TO_OUTSIDE = Case("outside", OUTSIDE, _PORT, OUTSIDE, ROUTER_MAC, "uplink", 10_0
 
 
 def establish(path: Datapath, case: Case) -> None:
-    """Open a flow and have it answered, so that its records are those of a replied flow."""
+    """Open a flow and answer it, so that its records are those of an established flow."""
     steps: Sequence[tuple[Packet, str, str]] = (
         (case.frame(flags="S"), "pod", "default/a"),
         (case.answer(), case.leaves, "default/b"),
@@ -186,7 +186,7 @@ def establish(path: Datapath, case: Case) -> None:
 
 
 def _acknowledging(packet: Packet) -> Packet:
-    """The client shows that it has seen the answer, whose sequence number is 1."""
+    """Set the acknowledgement that shows that the client has seen the answer (sequence 1)."""
     if TCP in packet:
         packet[TCP].ack = 2
     return packet

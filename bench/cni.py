@@ -1,8 +1,8 @@
-"""How long a pod waits for its network: CNI's ADD, from the plugin's exec to its answer.
+"""Measures how long a pod waits for its network: CNI's ADD, from the plugin's exec to its answer.
 
-One node of a lab, with a real agent and a full node's pods. All Pods, a Service and a NetworkPolicy
-that concern them all are known before, as they are to a kubelet's node; a round then calls ADD for
-each, as a container runtime does, and DEL. Both plugins call the same agent, in turns.
+It uses one node of a lab, with a real agent and a full node's pods. The agent knows all Pods, and a
+Service and a NetworkPolicy that select them, before; a round then calls ADD and DEL for each pod as
+a container runtime does. Both plugins call the same agent, in turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PODS = 110
 """As many as a kubelet runs by default."""
 AT_ONCE = {"one at a time": 1, "10 at a time": 10}
 _PER_REPEAT = 24
-"""Rounds, as the other benchmarks count them, for one more run through all pods."""
+"""Rounds of other benchmarks that equal one run through all pods."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Runtime:
 
 
 def run(rounds: int = _PER_REPEAT) -> list[Row]:
-    """All rows: ADD and DEL by plugin and by how many are called at once."""
+    """All rows: ADD and DEL by plugin and by number of concurrent calls."""
     series: dict[tuple[str, str], list[float]] = defaultdict(list)
     with _lab() as layout:
         runtimes = {name: Runtime(layout, path) for name, path in _plugins(layout).items()}
@@ -94,7 +94,7 @@ def _all(call: Callable[[int], float], workers: int) -> list[float]:
 
 @contextmanager
 def _lab() -> Iterator[Layout]:
-    """A node that knows its pods; they have namespaces, but no network yet."""
+    """A node that knows its pods, which have network namespaces but are not attached yet."""
     layout = Layout(f"b{os.getpid()}")
     spec = LabSpec(layout.name, plan_nodes(1, ()), {})
     try:
@@ -111,7 +111,7 @@ def _lab() -> Iterator[Layout]:
 
 
 def _plugins(layout: Layout) -> Mapping[str, Path]:
-    """The program, and the script that stands in where there is no compiler."""
+    """The compiled plugin, and the script that replaces it where there is no compiler."""
     program, script = layout.root / "program" / install.PLUGIN, layout.root / "script.py"
     install.build_plugin(program)
     script.write_bytes(install.script())

@@ -1,4 +1,4 @@
-"""A large cluster's objects, as an API server serves them: with all that a network does not need.
+"""A large cluster's objects as an API server serves them, with fields that a network never needs.
 
 Sizes and order of fields follow what a server of version 1.36 answers for a Deployment's pods, a
 Service in front of them, and a node with 50 images.
@@ -14,7 +14,7 @@ Manifest = dict[str, Any]
 _NAMESPACES = 100
 _ZONES = 3
 _NODE_PODS = IPv4Network("100.64.0.0/10")
-"""Each node has a /24 of it."""
+"""Each node has a /24 of this network."""
 _NODES = IPv4Network("172.20.0.0/16")
 _SERVICES = IPv4Network("10.96.0.0/16")
 _IMAGES = [
@@ -24,9 +24,9 @@ _IMAGES = [
 
 
 class Fleet(NamedTuple):
-    """How many objects there are. Endpoints spread evenly over Services, and over nodes.
+    """Numbers of objects. Endpoints are spread evenly over Services, and over nodes.
 
-    Pods are those behind the endpoints: none, or as many.
+    Pods are those behind the endpoints: none, or as many as endpoints.
     """
 
     nodes: int
@@ -46,20 +46,20 @@ def vip(service: int) -> IPv4Address:
 
 
 def pod_address(fleet: Fleet, number: int, move: int = 0) -> IPv4Address:
-    """The address of a pod; ``move`` makes it another one, in the same node's range."""
+    """The address of a pod; another ``move`` gives another address in the same node's range."""
     node, place = number % fleet.nodes, number // fleet.nodes
     return _NODE_PODS[node * 256 + 2 + (place + move) % 250]
 
 
 def namespaces() -> Iterator[Manifest]:
-    """The namespaces that everything is spread over."""
+    """The namespaces of all objects."""
     for number in range(_NAMESPACES):
         name = f"team-{number}"
         yield {"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}}
 
 
 def nodes(fleet: Fleet) -> Iterator[Manifest]:
-    """Nodes called ``far-N``: the one that is measured is not among them."""
+    """Nodes called ``far-N``, without the measured one."""
     for number in range(fleet.nodes):
         cidr = f"{_NODE_PODS[number * 256]}/24"
         name = f"far-{number}"
@@ -193,7 +193,7 @@ def _named(name: str, number: int) -> Manifest:
 
 
 def _metadata(name: str, number: int) -> Manifest:
-    """Metadata with who manages which field, which is as long as the rest."""
+    """Metadata with managedFields, which are as long as the rest."""
     fields: Manifest = {
         f"f:{each}": {".": {}, "f:value": {}} for each in ("labels", "ports", "spec", "type")
     }

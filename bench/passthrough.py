@@ -1,4 +1,4 @@
-"""Cubes that do nothing: what a chain's length costs by itself."""
+"""Cubes that do nothing, to measure the cost of a chain's length by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SOURCE = Path(__file__).parent / "passthrough.bpf.c"
 
 
 class Passthrough(Cube):
-    """Stands anywhere and lets everything pass."""
+    """Stands on any port class and lets everything pass."""
 
     inward: ClassVar[frozenset[str]] = frozenset(PORT_CLASSES)
     outward: ClassVar[frozenset[str]] = frozenset(PORT_CLASSES)

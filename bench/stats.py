@@ -1,4 +1,4 @@
-"""What measurements amount to: medians, percentiles, and intervals of paired ratios."""
+"""Statistics of measurements: medians, percentiles, and intervals of paired ratios."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Between which two of the values the median of all possible measurements lies.
+    """A confidence interval of the median: two of the values.
 
-    By order statistics: how many values fall below the true median is binomial, whatever they
-    are distributed like. At least 6 values are needed for 95 %.
+    By order statistics: the number of values below the true median is binomial, whatever their
+    distribution. At least 6 values are needed for 95 %.
     """
     ordered, n = sorted(values), len(values)
     tail, rank = 0.0, 0

@@ -1,8 +1,8 @@
-"""How an agent fares with a large cluster: first sync, memory, changes.
+"""Measures an agent in a large cluster: first sync, memory, changes.
 
 A real agent runs in a lab node's namespace, with maps and programs of its own; a process outside
 the cluster serves 10,000 Services, 100,000 endpoints and 5,000 Nodes to it over HTTP. Both share
-the machine's CPUs, so the wall-clock time of a sync holds the server's work, too; the agent's CPU
+the machine's CPUs, so the wall-clock time of a sync includes the server's work; the agent's CPU
 time does not.
 """
 
@@ -34,7 +34,7 @@ SMALL = Fleet(nodes=3, services=10, endpoints=30, pods=30)
 SYNCS = 3
 MOVES = 200
 CHURN = 20.0
-"""Changes a second: what the project plans for."""
+"""Changes per second, the rate that the project is designed for."""
 _LAYOUT = Layout("benchsync")
 _PORT = 6443
 _LIMIT = 180.0
@@ -52,7 +52,7 @@ users: [{name: it, user: {token: it}}]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a process has used: CPU seconds (not its children's), MB resident now and at most."""
+    """A process' CPU seconds (without its children's), and its MB resident, now and at most."""
 
     cpu: float
     resident: float
@@ -66,14 +66,14 @@ class Server:
         self._process = process
 
     def ask(self, line: str) -> float:
-        """Send a command; the number that is answered."""
+        """Send a command and return the number that is answered."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return float(self.read())
 
     def read(self) -> str:
-        """The next line that the process says."""
+        """The next line that the process prints."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
@@ -99,14 +99,14 @@ def run(rounds: int = SYNCS) -> list[Row]:
 
 
 class Sync(msgspec.Struct, frozen=True):
-    """A first sync: seconds from the agent's start until it was ready, and what it used."""
+    """A first sync: seconds from the agent's start until it was ready, and its usage."""
 
     seconds: float
     usage: Usage
 
 
 def _first_syncs(size: Fleet, times: int, moves: int = 0) -> tuple[list[Sync], list[Row]]:
-    """Start an agent on an empty node, several times; the last one meets changes."""
+    """Start an agent on an empty node, several times; changes are measured with the last one."""
     found: list[Sync] = []
     changes: list[Row] = []
     for number in range(times):
@@ -124,7 +124,7 @@ def _first_syncs(size: Fleet, times: int, moves: int = 0) -> tuple[list[Sync], l
 
 
 def _changes(server: Server, moves: int) -> list[Row]:
-    """The agent's share of a CPU at 20 changes a second, and how long one takes to its map."""
+    """The agent's share of a CPU at 20 changes a second, and a change's delay to its map."""
     before, began = usage().cpu, time.monotonic()
     done = server.ask(f"churn {CHURN}")
     time.sleep(_CHURN_SECONDS)
@@ -162,7 +162,7 @@ def _delays(server: Server, moves: int) -> Iterator[float]:
 
 @contextmanager
 def _lab(size: Fleet) -> Iterator[Server]:
-    """A node without an agent yet, and a server outside; all gone in the end."""
+    """A node without an agent yet, and a server outside the cluster; removed at the end."""
     cluster.tear_down(_LAYOUT)
     try:
         _LAYOUT.root.mkdir(parents=True)
@@ -186,7 +186,7 @@ def _lab(size: Fleet) -> Iterator[Server]:
 
 @contextmanager
 def _serving(command: Sequence[str]) -> Iterator[Server]:
-    """The server, where the nodes' default gateway is; it ends when its input does."""
+    """The server, in the namespace of the nodes' default gateway; it ends with its input."""
     with subprocess.Popen(
         netns.command(_LAYOUT.outside_netns, command),
         stdin=subprocess.PIPE,
@@ -214,7 +214,7 @@ def _wait_ready() -> None:
 
 
 def _check(size: Fleet) -> None:
-    """Make sure that the maps hold what the server said."""
+    """Check that the maps hold entries for all of the server's objects."""
     for name, wanted in (("lbrp0_services", size.services), ("lbrp0_backends", size.endpoints)):
         (pin,) = _pins(name)
         opened = BpfMap.open(pin)
@@ -229,7 +229,7 @@ def _pins(name: str) -> list[Path]:
 
 
 def usage() -> Usage:
-    """What the agent has used."""
+    """The agent's usage so far."""
     record = (_LAYOUT.processes / "agent.node1.json").read_bytes()
     process = Path("/proc") / str(msgspec.json.decode(record, type=processes.Record).pid)
     fields = (process / "stat").read_text().rpartition(")")[2].split()

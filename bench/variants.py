@@ -1,4 +1,4 @@
-"""The programs that are compared, all on the same maps: composed in two ways, and by hand."""
+"""The compared programs, all on the same maps: composed in two ways, and hand-written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FEED_BYTES = 72
 FUSED, TAILCALL, MONOLITH, NOTHING = "fused", "tailcall", "monolith", "nothing"
 PASSTHROUGHS = 10
 LONGER = {mode: f"{mode}+{PASSTHROUGHS}" for mode in (FUSED, TAILCALL)}
-"""With ten pass-through cubes more."""
+"""Names of the variants with ten more pass-through cubes, by mode."""
 TARGET_SLOT = 255
 """``BENCH_JUMP_TARGET``."""
 
@@ -49,9 +49,9 @@ _FEED = MapSpec(
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make the datapath, loaded. ``feed`` is the program to time: it feeds ``entry``.
+    """One loaded variant of the datapath. ``feed`` is the program to time: it jumps to ``entry``.
 
-    ``first`` are the programs that a pod's packet may pass until its flow is open.
+    ``first`` are the programs that a pod's first packet may pass.
     """
 
     name: str
@@ -60,15 +60,16 @@ class Variant:
 
     @property
     def entry(self) -> BpfProgram:
-        """What frames of pods enter by."""
+        """The program by which pods' frames enter."""
         return next(iter(self.first.values()))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a variant is loaded from: a composition, a program written by hand, or both.
+    """The source of a variant: a composition, a hand-written program, or both.
 
-    ``by_hand`` is entered first then, and hands to the composition what it does not do itself.
+    With both, ``by_hand`` is entered first, and passes packets it does not handle to the
+    composition.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Workshop:
         self.recipes = tuple(self._recipes())
 
     def close(self) -> None:
-        """Let go of the map."""
+        """Close the map."""
         self.feed_map.close()
 
     def _recipes(self) -> Iterator[Recipe]:
@@ -118,7 +119,7 @@ class Workshop:
         return write_source(composition, path.core, path.network.local, self._hz)
 
     def _by_hand(self, file: str, program: str) -> Compiled:
-        """A source of this folder. It knows the cubes' maps by kind, and the map that feeds."""
+        """Compile a C file of this folder, which uses the cubes' maps by kind, and the feed map."""
         body = (FOLDER / f"{file}.bpf.c").read_text()
         for kind in CUBES:
             body = rename(body, kind, f"{kind}0")
@@ -140,7 +141,7 @@ class Workshop:
 
     @contextmanager
     def loaded(self, recipes: Sequence[Recipe] | None = None) -> Iterator[list[Variant]]:
-        """These, or all: loaded afresh, so that their code and scratch lie elsewhere each time."""
+        """Load these recipes, or all: each time at other addresses of code and scratch memory."""
         with ExitStack() as stack:
             yield [self._load(recipe, stack) for recipe in recipes or self.recipes]
 

@@ -1,4 +1,4 @@
-"""For the commands ``cubelet KIND ...``: they ask the cube where it runs, in the agent.
+"""Lets the commands ``cubelet KIND ...`` ask the running agent's cube, over the agent's socket.
 
 A cube names a Typer application in ``Cube.commands``, in a module that the agent never imports:
 
@@ -26,8 +26,8 @@ A cube names a Typer application in ``Cube.commands``, in a module that the agen
                 raise AgentError(1, f"{params['pod']} has no budget", "see: kubectl get budgets")
             return {"bytes": budget.left}
 
-``cubelet quota left 10.1.0.2`` then prints it, and what goes wrong goes to standard error with
-exit status 1. Imports only the standard library.
+``cubelet quota left 10.1.0.2`` then prints the number. An AgentError is printed to standard error
+and ends the command with status 1. This module imports only the standard library.
 
 One connection carries one request line ``{"method": str, "params": {...}}`` and its reply lines,
 each ``{"result": ...}`` or ``{"error": {"code": int, "message": str, "details": str}}``; then the
@@ -41,9 +41,9 @@ from typing import Any
 
 DEFAULT_SOCKET = "/run/cubelet/agent.sock"
 SOCKET_VARIABLE = "CUBELET_SOCKET"
-"""The environment variable that names the agent's socket where it is another one."""
+"""The environment variable with the path of the agent's socket; unset: ``DEFAULT_SOCKET``."""
 
-# Codes of the transport itself, those of JSON-RPC 2.0; positive codes belong to the method called.
+# Error codes of the transport are those of JSON-RPC 2.0; positive codes are the called method's.
 INVALID_REQUEST = -32600
 UNKNOWN_METHOD = -32601
 INTERNAL_ERROR = -32603
@@ -85,7 +85,7 @@ def ask(
     timeout: float = 30.0,
     **params: Any,
 ) -> Any:
-    """What a composed cube's ``answer`` gives for ``method`` and ``params``, as plain JSON values.
+    """Call a composed cube's ``answer`` in the agent and return its result: plain JSON values.
 
     ``instance`` is the instance's name, or its kind if there is but one. ``socket`` is where the
     agent listens: by default what ``CUBELET_SOCKET`` names, else the usual place. Raises
@@ -101,7 +101,7 @@ def ask(
 def call(
     path: str, method: str, params: Mapping[str, Any] | None = None, timeout: float = 30.0
 ) -> Any:
-    """The one result of one of the agent's own methods.
+    """Call one of the agent's own methods and return its one result.
 
     Raises AgentError as answered, AgentUnreachableError when there is no agent or no answer within
     ``timeout`` seconds.
@@ -114,7 +114,7 @@ def call(
 def stream(
     path: str, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
 ) -> Iterator[Any]:
-    """The results of ``method`` as they come; closing the iterator ends the call at the agent.
+    """Yield the results of ``method`` as they come; closing the iterator ends the agent's call.
 
     ``timeout`` bounds, in seconds, the wait for each result; None waits for ever. Raises as
     ``call`` does.

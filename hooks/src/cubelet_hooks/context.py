@@ -1,10 +1,10 @@
 """What a cube's callbacks in the agent can reach: its own maps, the cluster, its ports, a log.
 
-The agent hands a :class:`Context` to ``Cube.on_event``, ``Cube.on_packet`` and whatever else it
-calls a running cube for. Callbacks run one at a time, in the agent's one thread for maps: they may
-touch maps freely, must not block, and are never run at the same time as a pass of the agent.
+The agent hands a :class:`Context` to ``Cube.on_event``, ``Cube.on_packet`` and ``Cube.answer``.
+Callbacks run one at a time, in the agent's one thread for maps and never during one of its passes:
+they may read and write maps freely, and must not block.
 
-A cube that blocks who scans ports: its C tells of refused packets, its Python counts and decides.
+A cube that blocks port scanners: its C reports refused packets, its Python counts and decides.
 
     class Refused(Record):                       # in C: struct guard_event
         source: Addr
@@ -24,7 +24,7 @@ A cube that blocks who scans ports: its C tells of refused packets, its Python c
             context.table("blocked")[event] = Blocked(until=...)
             context.log.info("blocked", source=str(event.source))
 
-The write makes the cached verdicts of that source stale, because the map says whom it ``concerns``.
+The write makes the cached verdicts of that source stale, because ``concerns`` names its address.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class Logger(Protocol):
     """The agent's structured log, bound to the instance: an event, and values by name."""
 
     def debug(self, event: str, **values: Any) -> Any:
-        """Of use to who writes the cube."""
+        """Details for the cube's author."""
 
     def info(self, event: str, **values: Any) -> Any:
-        """What an operator may want to know."""
+        """Normal operation that an operator may want to know of."""
 
     def warning(self, event: str, **values: Any) -> Any:
-        """What an operator should know; the cube goes on."""
+        """Trouble that an operator should know of; the cube goes on."""
 
     def error(self, event: str, **values: Any) -> Any:
-        """What the cube could not do."""
+        """A failure: something that the cube could not do."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Packet:
 
 
 class Context(Protocol):
-    """One instance's surroundings while its composition is in force.
+    """What one instance can reach while its composition is in force.
 
-    Not to be kept: another composition brings another context, and the maps of this one close.
+    Do not keep it: each composition has its own, and the maps of this one close with it.
     """
 
     @property
@@ -84,19 +84,19 @@ class Context(Protocol):
     def table(self, name: str) -> MutableMapping[Any, Any]:
         """The cube's own map ``name`` in ``Cube.maps``: from key record to value record.
 
-        Reads see what the datapath has written until then; going through it reads it once. Numbers
-        kept per CPU are summed up. An array has the indexes that are not all zero; deleting one
-        writes zeros. What a write ``concerns`` is judged again.
+        Every read sees what the datapath has written until then; iterating dumps the map once.
+        Numbers kept per CPU are summed up. An array has the indexes that are not all zero; deleting
+        one writes zeros. Flows of the address that a write ``concerns`` are judged again.
 
-        Raises KeyError for a map that the cube does not declare, TypeError for a ring buffer, and
-        on writing TypeError for a planned map (the plan alone says what it holds: give it another
-        one), or for records of other types, and OSError for a full map.
+        Raises KeyError for a map that the cube does not declare and TypeError for a ring buffer.
+        Writing raises TypeError for a planned map (only the plan fills it: declare another map)
+        or for records of other types, and OSError for a full map.
         """
 
     def send(self, frame: bytes, ifindex: int) -> None:
-        """Put a whole Ethernet frame out of a port: a pod's, the host's or the uplink.
+        """Send a whole Ethernet frame out of a port: a pod's, the host's or the uplink.
 
-        ``ifindex`` is that of :attr:`Packet.ifindex` or of a ``Port`` in the view. The frame goes
+        ``ifindex`` comes from :attr:`Packet.ifindex` or from a ``Port`` in the view. The frame goes
         out as it is: no cube sees it, no checksum is filled in, no flow is made.
 
         Raises ValueError for a frame without an Ethernet header and for the overlay, whose frames

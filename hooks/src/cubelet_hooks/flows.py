@@ -1,7 +1,7 @@
-"""The records of connection tracking, shared by the C headers and by whoever reads the maps.
+"""The records of connection tracking, shared by the C headers and the Python that reads the maps.
 
-A connection is two records, one per direction, each found by the tuple that its packets arrive
-with. The reply's record is the forward one inverted: it enters where the forward one leaves.
+A connection is two records, one per direction, each keyed by the tuple that its packets arrive
+with. The reply record is the forward one inverted: it enters where the forward one leaves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PortClass(enum.IntEnum):
 
 
 class FlowState(enum.IntEnum):
-    """Life of a connection; PENDING records live in the small LRU table."""
+    """The conntrack state of a connection; PENDING records live in the small LRU table."""
 
     PENDING = 0
     ESTABLISHED = 1
@@ -45,7 +45,7 @@ class FlowFlag(enum.IntFlag):
 
 
 class Tuple(Record):
-    """Addresses and ports of one direction. ICMP echo: the identifier is the requester's port."""
+    """Addresses and ports of one direction. An ICMP echo's identifier is the requester's port."""
 
     src: Addr
     dst: Addr
@@ -55,7 +55,7 @@ class Tuple(Record):
 
 
 class Hop(Record):
-    """Where packets enter or leave, with what a frame needs to be sent there.
+    """Where packets enter or leave, with the device and addresses for sending a frame there.
 
     ``ifindex`` is the device to send by; ``remote`` the tunnel's far end (overlay) or the next
     hop (uplink); ``mtu`` the largest IP packet in bytes.
@@ -135,7 +135,7 @@ class FragmentPorts(Record):
 
 
 class PortKey(Record):
-    """A device that pods are attached by."""
+    """The host side of a pod's veth pair."""
 
     ifindex: U32
 
@@ -154,7 +154,7 @@ class NodeKey(Record):
 
 
 class NodeInfo(Record):
-    """A node's podCIDR: the only inner sources that its tunnel may carry."""
+    """A node's podCIDR: inner packets from its tunnel may have no other source."""
 
     network: Addr
     prefix: U32

@@ -26,7 +26,7 @@ def cubelet_cubes() -> Sequence[type[Cube]]:
 def cubelet_changed(change: Change) -> None:
     """Observe a change of a Kubernetes object, after the agent's state contains it.
 
-    Runs in the agent's loop: return at once. An exception is logged and stops nobody.
+    Runs in the agent's loop: return at once. An exception is logged and otherwise ignored.
     """
 
 

@@ -1,4 +1,4 @@
-"""What a cube declares of its BPF maps. The agent creates, pins, compares and fills them."""
+"""How a cube declares its BPF maps. The agent creates, pins, compares and fills them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MapType(enum.Enum):
 
 
 class Everything(enum.Enum):
-    """What an entry concerns when no single address can be named: every cached verdict."""
+    """For ``Map.concerns``: a change of the entry makes every cached verdict stale."""
 
     EVERYTHING = enum.auto()
 
@@ -37,9 +37,9 @@ Concern = Callable[[Any, Any], "Address | Everything | None"]
 class Map:
     """One BPF map of a cube; its C name is ``KIND_name``.
 
-    ``size`` is a number of entries, or the name of the cube's setting that holds it (a ring
-    buffer's is in bytes). A ``planned`` map holds exactly what the cube's plan wants: the agent
-    removes everything else. The others belong to the datapath, which fills them itself.
+    ``size`` is a number of entries (of bytes for a ring buffer), or the name of the cube's setting
+    that holds it. A ``planned`` map holds exactly the entries of the cube's plan: the agent
+    removes all others. The datapath and the cube's callbacks fill maps that are not planned.
 
     ``concerns(key, value)`` names the address whose cached verdicts a changed entry makes stale:
     a pod's, a Service's virtual address, ``EVERYTHING``, or None when no verdict depends on it.

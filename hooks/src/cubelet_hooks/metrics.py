@@ -1,4 +1,4 @@
-"""What a cube tells a monitoring system: its own metrics, beside those the agent has for all.
+"""A cube's own metrics for a monitoring system, beside those that the agent has of every cube.
 
     class Quota(Cube):
         kind = "quota"
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MetricKind = Literal["counter", "gauge"]
-"""A counter only grows, as long as its map lives; a gauge is what is now."""
+"""A counter only grows as long as its map lives; a gauge is a current value."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What cubes know of the cluster: Kubernetes objects, reduced to what a network needs.
+"""Kubernetes objects as cubes see them: reduced to the fields that a network needs.
 
 All are frozen values with flattened metadata. ``kind`` and ``key`` identify an object: the key is
 ``namespace/name``, or ``name`` alone for Node, Namespace and LocalNode. Two objects are equal when
@@ -107,7 +107,7 @@ class Pod(Namespaced, frozen=True):
 
     @property
     def finished(self) -> bool:
-        """Whether all containers have ended for good, so that its addresses may be another's."""
+        """Whether all containers have ended for good: its addresses may be another pod's by now."""
         return self.phase in ("Succeeded", "Failed")
 
 
@@ -125,7 +125,7 @@ class ServicePort(msgspec.Struct, frozen=True):
 
 
 class Service(Namespaced, frozen=True):
-    """A Service. ``selector`` None: its EndpointSlices are somebody else's business.
+    """A Service. ``selector`` None: Kubernetes makes no EndpointSlices for it.
 
     ``load_balancer_ips`` are the load balancer's addresses of ``ipMode: VIP`` alone, and
     ``source_ranges`` (none: all) who may ask there. ``affinity_timeout`` is in seconds and counts
@@ -166,7 +166,7 @@ class Service(Namespaced, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """One backend. ``target`` is the pod's key, empty when it is no pod.
 
-    Its hints name the zones and the nodes whose traffic it is for.
+    Its hints name the zones and nodes whose traffic should go to it.
     """
 
     addresses: tuple[Address, ...]
@@ -208,7 +208,7 @@ class EndpointSlice(Namespaced, frozen=True):
 
 
 class PolicyPeer(msgspec.Struct, frozen=True):
-    """Who is allowed: either ``cidr`` minus ``excepts``, or pods by selectors.
+    """An allowed peer: either ``cidr`` minus ``excepts``, or pods by selectors.
 
     With ``namespace_selector`` None the pods are those of the policy's own namespace; with
     ``pod_selector`` None they are all pods of the selected namespaces.
@@ -256,7 +256,7 @@ class ConfigMap(Namespaced, frozen=True):
 class HostPort(msgspec.Struct, frozen=True):
     """A port of the node that leads to a pod's ``container_port``.
 
-    ``host_ip`` None: at every address of the node; so is an unspecified one, within its family.
+    ``host_ip`` None: at every address of the node; 0.0.0.0 or ``::``: at those of its family.
     """
 
     port: int
@@ -269,8 +269,8 @@ class Port(Namespaced, frozen=True):
     """A pod's attachment on this node, made by CNI; namespace and name are the pod's.
 
     ``ifindex`` and ``host_ifname`` are the host side's; ``ifname`` and ``mac`` the pod side's.
-    MAC addresses are written ``aa:bb:cc:dd:ee:ff``. Of two ports the one that was attached first
-    has the lower ``ifindex``: the kernel counts upwards.
+    MAC addresses are written ``aa:bb:cc:dd:ee:ff``. The port that was attached first has the lower
+    ``ifindex``, since the kernel counts upwards.
     """
 
     kind: ClassVar[str] = "Port"

@@ -15,11 +15,11 @@
                 for address in pod.ips:
                     yield Entry("budgets", Key(address), Budget(int(budget.spec["bytes"])))
 
-(A cube that plans from pods as well names those units, too, when a pod changes.) The definition
-itself, with the schema that the API server holds objects to, is applied by whoever installs the
-cube, and the agents' account needs get, list and watch of the kind. Until it is there the agent
-says so among its problems, and all else works. In a folder of manifests nothing defines a kind:
-objects are read as they stand, so plan with what a schema would have refused in mind.
+(``units`` must then also return those budgets' units when a pod changes.) Whoever installs the cube
+applies the CustomResourceDefinition, with the schema that the API server validates by, and lets the
+agents' account get, list and watch the kind. As long as it is missing, the agent reports a problem
+and everything else works. A folder of manifests has no schemas: objects are read unvalidated, so
+``plan`` has to expect values that a schema would have refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a cube's planning sees of the cluster."""
+"""The read-only view of the cluster that a cube plans from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cubelet_hooks.objects import (
 class View(Protocol):
     """The agent's state, read-only. Mappings go from an object's key to the object.
 
-    The lookups cost as much as what they return, never the size of the cluster.
+    The cost of a lookup grows with what it returns, not with the size of the cluster.
     """
 
     @property
@@ -36,7 +36,7 @@ class View(Protocol):
 
     @property
     def namespaces(self) -> Mapping[str, Namespace]:
-        """All namespaces that were declared; pods may exist in one that was not."""
+        """All Namespace objects; there may be pods whose namespace has none."""
 
     @property
     def pods(self) -> Mapping[str, Pod]:
@@ -89,7 +89,7 @@ class View(Protocol):
         """The namespace's NetworkPolicies, in no particular order."""
 
     def pods_by_ip(self, address: Address) -> tuple[Pod, ...]:
-        """The pods with this address, ordered by key: several on the host network of one node.
+        """The pods with this address, ordered by key: pods on a node's host network share its own.
 
-        Finished pods are among them, though their address may be another's by now.
+        Finished pods are among them, though their address may be another pod's by now.
         """

@@ -1,7 +1,7 @@
 """The parts of `union bpf_attr` and of the info structures (linux/bpf.h) that this layer uses.
 
-Pointers are 64-bit integers, as the kernel declares them. A structure longer than the running
-kernel knows is accepted as long as what it does not know is zero.
+Pointers are 64-bit integers, as the kernel declares them. A kernel accepts a structure that is
+longer than its own as long as the bytes beyond its own are zero.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class ProgInfoStruct(ctypes.Structure):
 class TcxLinkInfoStruct(ctypes.Structure):
     """`struct bpf_link_info` with the `tcx` arm of its union, which starts 8-byte aligned.
 
-    Of the `xdp` arm `ifindex` is all there is.
+    The `xdp` arm consists of `ifindex` alone.
     """
 
     _fields_ = (

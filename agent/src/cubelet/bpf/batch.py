@@ -1,7 +1,7 @@
-"""Many records of a map in few system calls, one by one where the kernel or the type cannot.
+"""Reads and writes many records of a map in few system calls.
 
-About 1 µs a record in a batch against 8 µs alone, most of it Python's. `BpfMap` has
-checked all lengths before.
+Where the kernel or the map type has no batches, each record takes a call. A record costs about
+1 µs in a batch, 8 µs alone, most of it Python's. `BpfMap` has checked all lengths before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READ_IN_BATCHES = frozenset(
     }
 )
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP})
-"""Answers of kernels before the command (EINVAL), or of map types without it."""
+"""Errors of kernels older than the command (EINVAL), or of map types without it."""
 
 _BATCH_RECORDS = 4096
 _BATCH_BYTES = 1 << 20
@@ -132,7 +132,7 @@ def _read_batches(table: MapRecords) -> Iterator[list[tuple[bytes, bytes]]]:
 
 
 def _walk(table: MapRecords) -> Iterator[tuple[bytes, bytes]]:
-    """Key after key. The kernel starts over after a key just deleted: what was seen is skipped."""
+    """Read key by key. After a deleted key the kernel starts over: records seen are skipped."""
     seen: set[bytes] = set()
     key = None
     for _ in range(_WALKS * (table.layout.max_entries + 1)):

@@ -12,10 +12,10 @@ from cubelet.bpf.tcx import Direction
 from cubelet.net.netlink import CREATE, EXCL, Connection, Refused, attribute, number, text
 
 PRIORITY = 0xC0BE
-"""Place among a device's filters, late, so that filters of others with small numbers go first."""
+"""Priority among a device's filters: a high number, so that most filters of others run first."""
 
 HANDLE = 1
-"""Number of the filter at its priority; with both given, a replacement is one step."""
+"""Handle of the filter at its priority: with both given, the kernel replaces it in one step."""
 
 # linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
 _NEWQDISC, _NEWTFILTER, _DELTFILTER = 36, 44, 45
@@ -26,7 +26,7 @@ _BPF_FD, _BPF_NAME, _BPF_FLAGS, _DIRECT_ACTION = 6, 7, 8, 1
 _PLACE = PRIORITY << 16 | socket.htons(0x0003)  # for ETH_P_ALL
 
 _ABSENT = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV})
-"""What deleting a filter answers without the filter, the qdisc or the device."""
+"""Errors of deleting a filter when the filter, the qdisc or the device does not exist."""
 
 _REMEDIES = {
     errno.ENODEV: "no such device in this network namespace",
@@ -36,7 +36,7 @@ _KERNEL = "the kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"
 
 
 def replace(ifindex: int, program: BpfProgram, direction: Direction) -> None:
-    """Run `program` (direct action) on the device, atomically instead of an earlier one of ours."""
+    """Run `program` (direct action) on the device; atomically replaces our earlier filter."""
     options = (
         number(_BPF_FD, program.fd),
         text(_BPF_NAME, program.name),

@@ -31,7 +31,7 @@ class Cmd(IntEnum):
 
 
 class MapType(IntEnum):
-    """`enum bpf_map_type`, whole: a pin made by anyone must be nameable in an error."""
+    """All of `enum bpf_map_type`, so that an error can name the type of any pinned map."""
 
     UNSPEC = 0
     HASH = 1
@@ -87,7 +87,7 @@ class MapFlags(IntFlag):
 
 
 class UpdateMode(IntEnum):
-    """What an update demands of the record that is there: nothing, absence, presence."""
+    """Whether an update demands that the key is absent (NOEXIST) or present (EXIST)."""
 
     ANY = 0
     NOEXIST = 1

@@ -1,4 +1,4 @@
-"""The bpf filesystem: there or mounted, what is pinned in it, pins removed."""
+"""The bpf filesystem: mounting it, listing its pins and removing them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pins(folder: Path | str) -> tuple[Path, ...]:
 
 
 def unlink(path: Path | str) -> bool:
-    """Remove a pin; False if there was none. The object goes when nothing else holds it."""
+    """Remove a pin; False if there was none. The kernel frees the object with its last holder."""
     try:
         Path(path).unlink()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A map's shape: what two maps must share for one to stand in for the other."""
+"""A map's layout: the properties in which a pinned map must equal one that would be created."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class MapLayout:
         return _padded(self.value_size) * possible_cpus()
 
     def _as_kept(self) -> MapLayout:
-        # What the kernel changes at creation: access flags are the descriptor's, and an LRU with
-        # lists per CPU gets the same number of records on each.
+        # The kernel changes these at creation: access flags stay with the descriptor, and an LRU
+        # with lists per CPU gets the same number of records on each.
         entries = self.max_entries
         if self.flags & MapFlags.NO_COMMON_LRU:
             entries = -(-entries // possible_cpus()) * possible_cpus()

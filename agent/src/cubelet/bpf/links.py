@@ -1,4 +1,4 @@
-"""A program on a device: by tcx where the kernel has it, else by clsact, never by both."""
+"""Attaches a program to a device: by tcx where the kernel has it, else by clsact, never by both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cubelet.bpf.tcx import Direction, TcxLink, tcx_supported
 
 
 class Mode(StrEnum):
-    """How a program hangs on its device."""
+    """How a program is attached to its device."""
 
     TCX = "tcx"
     CLSACT = "clsact"
@@ -42,15 +42,15 @@ class Attachment:
         direction: Direction = Direction.INGRESS,
         mode: Mode | None = None,
     ) -> Attachment:
-        """Run `program` on the device, instead of what an earlier call put there.
+        """Run `program` on the device; it replaces the program of an earlier call.
 
         `mode` None takes tcx if the kernel has it. The pin's folder must exist; a pin of a device
         that is gone is replaced.
         """
         chosen = mode or (Mode.TCX if tcx_supported() else Mode.CLSACT)
         attachment = cls(ifindex, Path(pin_path), direction, chosen)
-        # The new one first: tcx runs before clsact and decides what it does not leave alone, so
-        # nothing passes without a program and hardly anything passes two.
+        # Attach the new one before the old one goes: tcx runs before clsact and decides all but
+        # what it passes on, so no packet goes without a program and hardly any meets two.
         if chosen is Mode.TCX:
             attachment._attach_tcx(program)
             clsact.remove(ifindex, direction)
@@ -68,7 +68,7 @@ class Attachment:
             link.update(program)
 
     def detach(self) -> None:
-        """Take the program off and remove the pin; again, or with the device gone, is no error."""
+        """Detach the program and remove the pin; no error if either or the device is gone."""
         if self.mode is Mode.CLSACT:
             clsact.remove(self.ifindex, self.direction)
         else:

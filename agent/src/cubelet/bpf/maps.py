@@ -1,4 +1,4 @@
-"""BPF maps: made, opened from their pins, and read and written whole."""
+"""BPF maps: creating them, opening their pins, and reading or writing many records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cubelet.bpf.syscalls import bpf, kernel_name
 
 
 class BpfMap(MapRecords):
-    """An open map: one record at a time as :class:`MapRecords` has it, and many at once."""
+    """An open map. :class:`MapRecords` handles one record, the methods here many."""
 
     @classmethod
     def create(cls, name: str, layout: MapLayout, inner: BpfMap | None = None) -> BpfMap:
-        """A new map; `inner` is the model of what a map of maps holds."""
+        """A new map; a map of maps needs `inner`, a map with the layout of those it holds."""
         attr = MapCreate(
             map_type=layout.type,
             key_size=layout.key_size,

@@ -1,4 +1,4 @@
-"""What maps, programs and links have in common: a descriptor, a name for errors, and pins."""
+"""The base of maps, programs and links: a descriptor, a name for errors, and pins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cubelet.bpf.syscalls import BpfError, address_of, bpf
 Info = TypeVar("Info", bound=ctypes.Structure)
 
 _KINDS = {"bpf-map": "map", "bpf-prog": "program", "bpf_link": "link", "bpf-link": "link"}
-"""What /proc calls the inode behind a descriptor (links by either name), and what we call it."""
+"""The names that /proc has for a descriptor's inode (two for links), each with our own."""
 
 
 class BpfObject:
@@ -66,7 +66,7 @@ class BpfObject:
 
 
 def open_pin(path: Path | str, kind: str) -> int:
-    """Descriptor of what is pinned at `path`, which must be a "map", a "program" or a "link"."""
+    """A descriptor of the object pinned at `path`, whose `kind` is "map", "program" or "link"."""
     name = os.fsencode(path)
     attr = ObjectPath(pathname=address_of(name))
     fd = bpf(Cmd.OBJ_GET, attr, f"open the {kind} pinned at", str(path))
@@ -80,7 +80,7 @@ def open_pin(path: Path | str, kind: str) -> int:
 
 
 def get_info(fd: int, info: Info, label: str) -> Info:
-    """`info` filled by the kernel; what an older kernel does not know stays as given."""
+    """`info` filled by the kernel; fields that an older kernel does not know stay as given."""
     attr = GetInfo(bpf_fd=fd, info_len=ctypes.sizeof(info), info=ctypes.addressof(info))
     bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, "inspect", label)
     return info
@@ -93,8 +93,8 @@ def _pin(fd: int, path: Path, label: str) -> None:
 
 
 def _kind_of(fd: int) -> str:
-    # OBJ_GET opens whatever is pinned and the info call then fills a structure of that kind, so
-    # a program taken for a map would be read as a map with nonsense sizes.
+    # OBJ_GET opens an object of any kind and the info call fills a structure of that kind, so a
+    # program pinned in place of a map would be read as a map with nonsense sizes.
     with suppress(OSError):
         inode = str(Path(f"/proc/self/fd/{fd}").readlink()).removeprefix("anon_inode:")
         return _KINDS.get(inode, inode)

@@ -100,7 +100,7 @@ def load(
     attach_type: AttachType = AttachType.NONE,
     relocations: Mapping[int, int] | None = None,
 ) -> BpfProgram:
-    """Load bytecode whose map references are real descriptors after `relocations`.
+    """Load bytecode, after `relocations` has turned its map references into descriptors.
 
     Raises `VerifierError` with the verifier's log where the kernel refuses the program.
     """

@@ -1,4 +1,4 @@
-"""Waiting until no program can still see what was replaced before."""
+"""Waiting until no running program can still use a map entry that was replaced."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LONG_ENOUGH = 0.1
 def synchronize() -> None:
     """Return when every program that ran at the call has ended (an RCU grace period).
 
-    After it, what a map write made unreachable (a policy under an old id) can be removed. Waits
-    some 10 ms. The kernel's own wait is reached through membarrier(2), which skips it on a single
-    CPU and refuses it on nohz_full machines: there this sleeps instead.
+    After it, entries that a map write made unreachable (a policy under an old id) can be removed.
+    It waits some 10 ms: membarrier(2) runs the kernel's own wait, but skips it on a single CPU and
+    refuses it on nohz_full machines, where this sleeps instead.
     """
     if os.cpu_count() == 1:
         time.sleep(_LONG_ENOUGH)

@@ -1,4 +1,4 @@
-"""Another size for a pinned map: its records are copied into a new map under the same pin."""
+"""Resizes a pinned map: its records are copied into a new map under the same pin."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def resize(path: Path | str, wanted: MapLayout) -> BpfMap:
 
     `wanted` may differ from the pinned map in `max_entries` only (`ValueError`). A map that cannot
     hold all records (of an array: all that are not zero) is refused with E2BIG and nothing is
-    changed. Programs keep the old map until they are loaded again: what they write to it after
-    the copy is lost.
+    changed. Programs keep the old map until they are loaded again: their writes after the copy are
+    lost.
     """
     with BpfMap.open(path) as old:
         if old.layout.type not in _COPYABLE:

@@ -1,4 +1,4 @@
-"""The reader's side of a BPF_MAP_TYPE_RINGBUF, by shared memory (kernel/bpf/ringbuf.c).
+"""The reader of a BPF_MAP_TYPE_RINGBUF, by shared memory (kernel/bpf/ringbuf.c).
 
 Page 0 holds the consumer's position, page 1 the producers', then come the data pages, mapped
 twice in a row so that no record is split. A record is a 32-bit word (length, busy and discard
@@ -52,7 +52,7 @@ class RingBuffer:
     def records(self) -> Iterator[bytes]:
         """The records that are complete now, oldest first; each is freed as it is yielded.
 
-        Ends at one that its producer is still writing, so that order holds.
+        Ends before a record that its producer is still writing, to keep the order.
         """
         return drain(self._consumed, self._produced, self._words, self._data)
 
@@ -85,7 +85,7 @@ class RingBuffer:
 def drain(
     consumed: memoryview[int], produced: memoryview[int], words: memoryview[int], data: memoryview
 ) -> Iterator[bytes]:
-    """Records of a ring given as its positions and its doubled data, by words and by bytes."""
+    """Yield a ring's records from its positions and its doubled data, as words and as bytes."""
     position = consumed[0]
     while True:
         end = produced[0]
@@ -110,8 +110,8 @@ _lock = threading.Lock()
 
 
 def _full_fence() -> None:
-    # What the kernel does with acquire and release, Python can do only through a lock: a release
-    # followed by an acquire keeps accesses before it from mixing with those after it.
+    # The kernel orders its accesses by acquire and release; Python has these only in a lock.
+    # Taking and releasing it keeps the accesses before it apart from those after it.
     with _lock:
         pass
     with _lock:

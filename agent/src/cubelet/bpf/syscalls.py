@@ -49,8 +49,8 @@ _REMEDIES: dict[tuple[Cmd | None, int], str] = {
 class BpfError(OSError):
     """A failed attempt on a map, program, link or pin.
 
-    `action` says what was attempted ("create"), `subject` on what ("map lbrp_services"), `remedy`
-    what helps, or is empty. `errno` is the kernel's.
+    `action` is the attempt ("create"), `subject` its object ("map lbrp_services"), `remedy` a hint
+    that helps, or empty. `errno` is the kernel's.
     """
 
     def __init__(self, code: int, action: str, subject: str, remedy: str = "") -> None:

@@ -30,7 +30,7 @@ class Direction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """What the kernel says of a link; `ifindex` is 0 once the device is gone or it is detached."""
+    """The kernel's info on a link; `ifindex` is 0 once it is detached or its device is gone."""
 
     id: int
     prog_id: int
@@ -53,12 +53,12 @@ class TcxLink(BpfObject):
         return cls(open_pin(path, "link"), f"link {Path(path).name}")
 
     def update(self, program: BpfProgram) -> None:
-        """Run `program` instead: no packet sees both or neither. ENOLINK if the device is gone."""
+        """Replace the program; each packet meets exactly one. ENOLINK if the device is gone."""
         attr = LinkUpdate(link_fd=self.fd, new_prog_fd=program.fd)
         bpf(Cmd.LINK_UPDATE, attr, f"put {program.label} into", self.label)
 
     def detach(self) -> None:
-        """Take the program off the device, whatever else holds the link; again is no error."""
+        """Detach the program from the device, even if the link is pinned; twice is no error."""
         bpf(Cmd.LINK_DETACH, LinkDetach(link_fd=self.fd), "detach", self.label)
 
     def info(self) -> LinkInfo:
@@ -71,7 +71,7 @@ class TcxLink(BpfObject):
 
 @cache
 def tcx_supported() -> bool:
-    """Whether the kernel has tcx: it then looks for the device before it refuses."""
+    """Whether the kernel has tcx: it then reports a missing device, not a bad attach type."""
     with load(RETURN_ZERO, "tcx_probe") as program:
         try:
             fd = _create(_NO_DEVICE, program.fd, Direction.INGRESS, "probe for tcx")

@@ -18,7 +18,8 @@ _ROOM_TO_GROW = 4096
 class TestRun:
     """A trial's outcome: unsigned 32-bit verdict, packet left, mean ns per run, context left.
 
-    With `repeat`, packet and verdict are the last run's, on what the runs before it left.
+    With `repeat`, each run gets the packet that the run before it left; packet and verdict are the
+    last run's.
     """
 
     __test__ = False  # not a test case, whatever its name makes pytest think
@@ -113,7 +114,7 @@ def run(
 ) -> TestRun:
     """Run program `fd` on `packet` (from the Ethernet header on, at least 14 bytes).
 
-    Helpers act for real: redirects and clones send frames, map writes stay. `TestRun.ctx` is
+    Helpers have real effects: `bpf_clone_redirect` sends frames, map writes stay. `TestRun.ctx` is
     empty unless `ctx_in` is given.
     """
     left = ctypes.create_string_buffer(len(packet) + _ROOM_TO_GROW)

@@ -1,4 +1,4 @@
-"""XDP links: a program that a device's driver runs on every frame, replaced in one step."""
+"""XDP links: a device's driver runs a program on every frame; it is replaced in one step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DRIVER_MODE = 1 << 2
 _PASS = bytes.fromhex("b7000000020000009500000000000000")
 """r0 = XDP_PASS; exit."""
 _NO_XDP = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE)
-"""The driver has none, or none for this device's MTU, rings or offloads."""
+"""Errors of a driver without XDP, or without XDP for this device's MTU, rings or offloads."""
 
 
 class XdpLink(BpfObject):
@@ -26,8 +26,8 @@ class XdpLink(BpfObject):
     def create(cls, ifindex: int) -> XdpLink | None:
         """Attach a program that lets everything pass; None if the driver has no XDP.
 
-        Raises BpfError, EBUSY when somebody else's program is there. Some drivers set their
-        receive rings up anew for it, which can cost packets: later programs are put into the link.
+        Raises BpfError, EBUSY when another program is attached. Some drivers set their receive
+        rings up anew for it, which can lose packets, so a new program is put into the link later.
         """
         label = f"XDP link of device {ifindex}"
         with load(_PASS, "cubelet_pass", ProgType.XDP) as program:
@@ -51,10 +51,10 @@ class XdpLink(BpfObject):
 
     @property
     def ifindex(self) -> int:
-        """The device's; 0 once it is gone."""
+        """The device's index; 0 once it is gone."""
         return int(get_info(self.fd, TcxLinkInfoStruct(), self.label).ifindex)
 
     def update(self, program: BpfProgram) -> None:
-        """Run `program` instead: no frame sees both or neither. ENOLINK if the device is gone."""
+        """Replace the program; each frame meets exactly one. ENOLINK if the device is gone."""
         attr = LinkUpdate(link_fd=self.fd, new_prog_fd=program.fd)
         bpf(Cmd.LINK_UPDATE, attr, f"put {program.label} into", self.label)

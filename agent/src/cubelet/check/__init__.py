@@ -1,1 +1,1 @@
-"""``cubelet cube check``: what a cube does wrong, before it runs on any node."""
+"""``cubelet cube check``: finds a cube's errors before it runs on any node."""

@@ -1,4 +1,4 @@
-"""Tables and metrics, asked for with maps as packets have left them."""
+"""Checks that a cube's tables and metrics can be read after packets have filled its maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Read = Callable[[str], Records]
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
-    """Ask every composition. Made after packets were sent, so that there is something to tell."""
+    """Read them in every composition. Runs after the packet check, when maps have entries."""
     for _, datapath in bench.datapaths():
         cube = next(each for each in datapath.composition.cubes if each.kind == bench.cube.kind)
         read = _reader(cube, datapath)
@@ -37,7 +37,7 @@ def _tables(cube: Cube, read: Read, datapath: Datapath) -> Iterator[Finding]:
     for noun in cube.shows:
         try:
             rows = list(cube.rows(noun, read, datapath.state))
-        except Exception as error:  # what a cube raises is what is looked for
+        except Exception as error:  # any exception of the cube is a finding
             yield raised(error, type(cube), "rows", _REMEDY)
             continue
         columns = {tuple(row) for row in rows if not isinstance(row, tuple)}

@@ -1,4 +1,4 @@
-"""The compositions that a cube is tried in: as alone as it can be, and in the default stacks."""
+"""The compositions that a cube is tried in: only with cubes it requires, and the default stacks."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class NoDefaultError(Exception):
 
 
 def alone(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Iterator[Wanted]:
-    """The cube with nothing but what it requires, wherever it can stand.
+    """The cube with only the cubes it requires, on every port class where it can stand.
 
-    The core is a cube that sends everything to one port, unless that is what it requires, or is.
-    Raises NoDefaultError for what it requires and is not installed.
+    The core is :class:`Outlet`, unless the cube or one that it requires is a core cube. Raises
+    NoDefaultError if a required cube is not installed.
     """
     cubes = (cube, *_required(cube, found))
     core = tuple(each for each in cubes if each.core) or (Outlet,)
@@ -50,7 +50,7 @@ def alone(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Iterator[Wanted]
 
 def _required(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Sequence[type[Cube]]:
     kinds = list(cube.requires)
-    for kind in kinds:  # it grows as those are found that are required in turn
+    for kind in kinds:  # the list grows by the kinds that required cubes require
         if kind not in found:
             raise NoDefaultError(f"it requires {kind}, which is not installed: pip install it")
         kinds += [each for each in found[kind].requires if each not in (*kinds, cube.kind)]
@@ -58,9 +58,9 @@ def _required(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Sequence[typ
 
 
 def default(cube: type[Cube], discovery: Discovery) -> Iterator[Wanted]:
-    """The default stacks with the cube in them: where it wants to stand, else wherever it can.
+    """The default stacks with the cube in them: at its ``placement``, else wherever it can stand.
 
-    None for a core cube that is not part of the default core. Raises NoDefaultError.
+    Yields nothing for a core cube outside the default core. Raises NoDefaultError.
     """
     for mode in MODES:
         made = _composition(cube, discovery, mode)

@@ -23,10 +23,10 @@ _OPENING, _CLOSING = frozenset("({["), frozenset(")}]")
 
 @dataclass(frozen=True)
 class Token:
-    """A word or a sign.
+    """An identifier or a punctuator.
 
-    ``directive`` names the preprocessor's line that it stands in, if any; ``first`` says that it
-    is the first behind that name.
+    ``directive`` is the name of the preprocessor directive it belongs to, or empty; ``first``: it
+    is the first token after that name.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Token:
 
 
 def tokens(source: str) -> Iterator[Token]:
-    """All words and signs; comments, strings and numbers are left out."""
+    """All identifiers and punctuators; comments, strings and numbers are left out."""
     line, fresh, directive, first = 1, True, "", False
     for match in _TOKEN.finditer(source):
         text = match.group(0)
@@ -59,7 +59,7 @@ def words(source: str) -> list[Token]:
 
 
 def declared(source: str) -> list[Token]:
-    """What the file declares at its own scope: functions, variables, types, constants, macros."""
+    """The names declared at file scope: functions, variables, types, constants, macros."""
     found, plain = [], []
     for each in tokens(source):
         if not each.directive:
@@ -82,7 +82,7 @@ def _at_file_scope(plain: list[Token]) -> Iterator[Token]:
             depth += 1
         elif each.text in _CLOSING:
             depth -= 1
-            # a function's body ends its declaration; a type's is followed by more
+            # a function's body ends its declaration; after a type's, declarators may follow
             begun = 0 if depth == 0 and each.text == "}" and body else begun
         elif depth == 0 and each.text == ";":
             begun = 0

@@ -1,4 +1,4 @@
-"""What a check finds, and what all of them found of one cube."""
+"""The findings of a check, and the report of all checks of one cube."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ State = Literal["passed", "failed", "not checked"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: where, if it has a place, and what to do about it."""
+    """One error: its message, its remedy and, if known, its file and line."""
 
     message: str
     remedy: str
@@ -26,7 +26,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verified:
-    """How much of a program the verifier went through: see ``verified_insns`` in the kernel."""
+    """How many instructions of a program the verifier went through (``verified_insns``)."""
 
     composition: str
     program: str
@@ -39,7 +39,7 @@ class UncheckedError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What one check came to. ``reason`` is why it was not made."""
+    """The result of one check. ``reason`` says why it, or a part of it, could not be made."""
 
     check: str
     findings: tuple[Finding, ...] = ()
@@ -47,7 +47,7 @@ class Result:
 
     @property
     def state(self) -> State:
-        """Findings count, also where the rest could not be checked."""
+        """``failed`` if there are findings, also where the rest could not be checked."""
         if self.findings:
             return "failed"
         return "not checked" if self.reason else "passed"
@@ -55,7 +55,7 @@ class Result:
 
 @dataclass
 class Report:
-    """Everything about one cube, or about a package that offers none."""
+    """The results of all checks of one cube, or of a package that offers none."""
 
     kind: str
     source: str

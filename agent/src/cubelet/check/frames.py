@@ -1,4 +1,4 @@
-"""Frames for trial runs: whole, of every length, damaged, and noise. Always the same ones."""
+"""Frames for trial runs: whole, of every length, damaged, random. Every run makes the same ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 SEED = 1978
 LONGEST = 1518
 SHORTEST_IP = 34
-"""Bytes: a trial run refuses an IPv4 packet without its header."""
+"""Bytes of an Ethernet and an IPv4 header: a trial run refuses a shorter IPv4 frame."""
 _PORTS = (0, 53, 80, 8080, 30001, 65535)
 _OTHERS = ("10.1.0.3", "10.1.0.1", "10.1.0.255", "10.96.0.1", "172.18.0.2", "192.0.2.9")
 _UPSTREAM_MAC = "02:00:00:00:00:fe"
@@ -22,7 +22,7 @@ _UPSTREAM_MAC = "02:00:00:00:00:fe"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where frames enter: a port class, its device, and who sends there."""
+    """Where frames enter: a port class, its device, and the addresses that send there."""
 
     port_class: str
     ifindex: int
@@ -43,7 +43,7 @@ def entries(network: TestNetwork) -> tuple[Entry, ...]:
 
 
 def frames(entry: Entry) -> Iterator[bytes]:
-    """A few thousand frames as they may come by an entry."""
+    """A few thousand frames such as may arrive by an entry."""
     rng = random.Random(SEED)
     ethernet = _ethernet(entry.mac)
     for length in range(SHORTEST_IP, LONGEST + 1):
@@ -79,7 +79,7 @@ def packet(
 
 
 def mended(frame: bytes) -> bytes:
-    """The frame with the IPv4 header's checksum right, so that more of it is believed."""
+    """The frame with a valid IPv4 header checksum, so that parsing does not end there."""
     length = (frame[14] & 15) * 4 if len(frame) > 14 else 0
     if length < 20 or len(frame) < 14 + length:
         return frame

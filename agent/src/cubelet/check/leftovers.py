@@ -1,4 +1,4 @@
-"""When the cube goes, all that was made for it goes: maps, programs, pins, open descriptors."""
+"""Checks that closing the compositions leaves no maps, programs, pins or open descriptors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATIENCE = 2.0
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
-    """Close every composition and look for what is left. The last of the checks."""
+    """Close every composition and look for leftovers. This is the last of the checks."""
     for _ in bench.datapaths():
         pass
     bench.close()

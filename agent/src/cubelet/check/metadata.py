@@ -1,4 +1,4 @@
-"""What the class and its package say of the cube."""
+"""Checks the declarations of a cube's class and of its package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
-    """Kind, version, ABI, places, tables: everything that is declared and not compiled."""
+    """Check kind, version, ABI, places and tables: all declarations that are not compiled."""
     cube = bench.cube
     try:
         check_cube(cube, bench.others)
@@ -59,7 +59,7 @@ def _package(bench: Workbench) -> Iterator[Finding]:
 
 
 def _said(package: Package, text: str, message: str, remedy: str) -> Finding:
-    """A finding about what the package says, at the first line of its file with this text."""
+    """A finding about the package, at the first line of its file that contains ``text``."""
     file = Path(package.file)
     lines = file.read_text().splitlines() if file.is_file() else []
     found = (number for number, line in enumerate(lines, 1) if text in line)

@@ -1,4 +1,4 @@
-"""Identifiers of the C: what is declared must begin with the kind, or two cubes could collide.
+"""Checks that names declared in the C begin with the kind, since those of two cubes could collide.
 
 The composer renames that prefix to the instance's, and joins all cubes in one translation unit.
 """
@@ -52,7 +52,7 @@ def _includes(text: str, file: str) -> Iterator[Finding]:
 
 
 def _functions(bench: Workbench, text: str) -> Iterator[Finding]:
-    """A function that the class does not ask for is never called."""
+    """Find entry functions that the class does not declare: they would never be called."""
     cube = bench.cube
     lines = {each.text: each.line for each in declared(text)}
     for function, attribute in _FUNCTIONS.items():

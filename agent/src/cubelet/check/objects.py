@@ -1,4 +1,4 @@
-"""A small cluster and what happens to it: objects that every cube must be able to plan from."""
+"""The objects of a small cluster and a history of their changes, for checks of planning."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ POLICY = NetworkPolicy(
 
 
 def cluster(watches: Iterable[Resource] = ()) -> list[Object]:
-    """Objects of every kind, an empty one of each kind that a cube adds among them."""
+    """Objects of every kind, including one with an empty ``spec`` of each kind in ``watches``."""
     return [
         LOCAL,
         node(1, "a"),
@@ -157,12 +157,12 @@ def cluster(watches: Iterable[Resource] = ()) -> list[Object]:
 
 
 def _custom(resource: Resource) -> Custom:
-    """As it may stand in a folder of manifests, where no schema has been looked at."""
+    """An object as a folder of manifests may contain it, where no schema validates it."""
     return Custom(resource.kind, "default" if resource.namespaced else "", "example")
 
 
 def history(watches: Iterable[Resource] = ()) -> Iterator[Change]:
-    """What happens: everything comes, some of it changes, some of it goes and comes again."""
+    """All objects are added, some change, some are removed and added again."""
     replace = msgspec.structs.replace
     first = cluster(watches)
     endpoints = replace(SLICE, endpoints=SLICE.endpoints[1:])

@@ -1,4 +1,4 @@
-"""Whatever arrives: a known answer, and a reason for each drop."""
+"""Checks that programs give every frame a known verdict, and every drop a known reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PUNTED, _KEPT = 3, 4
 """How a packet left, in ``Trace.sent``: it was handed to a cube's Python, or is a fragment that
 waits for its first, and so is no drop."""
 _BROKEN = frozenset(("jump", "helper"))
-"""Reasons of the core that no packet should lead to."""
+"""Drop reasons of the core that only a broken program leads to."""
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
@@ -52,9 +52,9 @@ def _context(entry: Entry) -> bytes:
 
 
 def _problem(run: TestRun, left: Trace, reasons: Reasons, floods: bool) -> str:
-    """What is wrong with an answer; empty for nothing.
+    """The error in a verdict; empty for none.
 
-    A flooded frame's original ends without a trace, once its copies are on their way.
+    The original of a flooded frame has no trace, since only its copies are sent.
     """
     verdict = run.retval - (1 << 32) if run.retval >> 31 else run.retval
     if verdict not in VERDICTS:
@@ -72,7 +72,7 @@ def _problem(run: TestRun, left: Trace, reasons: Reasons, floods: bool) -> str:
 
 
 def _entry(bench: Workbench) -> tuple[str, int]:
-    """Where the cube's first function stands."""
+    """File and line of the cube's first entry function."""
     source, names = bench.subject.source, ("inward", "outward", "packet", "early")
     functions = {f"{bench.cube.kind}_{name}" for name in names}
     lines = (each.line for each in declared(source.read_text()) if each.text in functions)
@@ -81,7 +81,7 @@ def _entry(bench: Workbench) -> tuple[str, int]:
 
 @contextmanager
 def _one_cpu() -> Iterator[None]:
-    """Per-CPU state must be that of one CPU for the whole of a run."""
+    """Pin the process to one CPU, so that all of a run uses the same per-CPU state."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:

@@ -1,4 +1,4 @@
-"""Where in a cube's Python something stands: for findings."""
+"""Finds file and line of a cube's attributes and exceptions, for findings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def at(cube: type[Cube], name: str, message: str, remedy: str) -> Finding:
 
 
 def raised(error: BaseException, cube: type[Cube], name: str, remedy: str) -> Finding:
-    """A finding about what the method ``name`` raised, at the line of the cube's that did it."""
+    """A finding about an exception of the method ``name``, at the cube's own last line in it."""
     file = module_file(cube)
     package = str(file.parent) if file else ""
     frames = [each for each in extract_tb(error.__traceback__) if each.filename.startswith(package)]

@@ -1,4 +1,4 @@
-"""Planning: pure, repeatable, and asked for whatever a change has altered."""
+"""Checks that planning is pure and repeatable, and that ``units`` covers a change's effects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _FoundError(Exception):
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
-    """Let a small cluster come, change and go; compare each step with what a new start gives."""
+    """Plan the changes of a small cluster; after each, compare with the plan of a new start."""
     try:
         _Rehearsal(bench.cube).run()
     except _FoundError as found:
@@ -37,7 +37,7 @@ def check(bench: Workbench) -> Iterator[Finding]:
 
 
 class _Rehearsal:
-    """One instance that follows the changes, and what it wanted after each."""
+    """One instance that follows the changes, and its wanted entries after each."""
 
     def __init__(self, cube: type[Cube]) -> None:
         self._type = cube
@@ -52,7 +52,7 @@ class _Rehearsal:
         return made
 
     def run(self) -> None:
-        """Raises _FoundError at the first thing that is wrong."""
+        """Follow all changes. Raises _FoundError at the first error."""
         for each in history(self._type.watches):
             change = self._state.apply(each)
             if change is None:
@@ -95,7 +95,7 @@ class _Rehearsal:
             raise _FoundError(at(self._type, "object_of", message, "give kind and key, or None"))
 
     def _specialise(self, change: Change) -> None:
-        """What is compiled in may depend on the kinds alone that the cube says it does."""
+        """Check that ``defines`` and ``needed_on`` depend only on kinds in ``specialised_by``."""
         defines = self._twice("defines", lambda: dict(self._cube.defines(self._state)))
         needed = self._twice("needed_on", lambda: frozenset(self._cube.needed_on(self._state)))
         if needed - set(NEEDED):
@@ -113,7 +113,7 @@ class _Rehearsal:
         raise _FoundError(at(self._type, "specialised_by", message, f"add {change.kind} to it"))
 
     def _compare_with_a_new_start(self, change: Change) -> None:
-        """An agent that starts now sees the objects as they are, each once."""
+        """Compare with the plan of an agent that starts now and sees each object once, as it is."""
         fresh, state = Planner([self._made()]), State()
         changes = [c for o in self._state if (c := state.apply(Change.between(None, o)))]
         fresh.replan(fresh.units(changes, state), state)
@@ -141,7 +141,7 @@ class _Rehearsal:
     def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
-        except Exception as error:  # whatever a cube raises
+        except Exception as error:  # any exception of the cube
             raise _FoundError(raised(error, self._type, name, _THROWS)) from error
 
 

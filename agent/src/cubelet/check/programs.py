@@ -1,4 +1,4 @@
-"""The C as programs: compiled and verified, however cubes are joined."""
+"""Checks that the C compiles and passes the verifier, in each way of joining cubes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cubelet.composer.compiler import CompileError
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
-    """Compile every composition; those that run have their instructions counted."""
+    """Compile every composition, and count the verified instructions of those that load."""
     for each in bench.tried():
         if each.error is not None:
             yield _failure(bench, each, each.error)

@@ -1,4 +1,4 @@
-"""Drop reasons: each that is declared is used by the C, each that is used is declared."""
+"""Checks that the C uses every declared drop reason and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: each that is declared is collected somewhere, and nothing else is."""
+"""Checks that the cube collects every declared metric and no other."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _files(cube: type[Cube]) -> list[Path]:
 
 
 def _samples(file: Path) -> Iterator[tuple[str | None, int | None, str, int]]:
-    """Calls of Sample: the metric's name and its number of labels, None where code decides."""
+    """Calls of Sample: the metric's name and its number of labels, None where not literal."""
     for node in ast.walk(ast.parse(file.read_text())):
         if not (isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Sample")):
             continue

@@ -1,4 +1,4 @@
-"""The settings model: a cube must run without being told anything, and take no nonsense."""
+"""Checks the settings model: every field has a default, and unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNKNOWN = "no_such_setting"
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
-    """Defaults for all fields, unknown keys refused, every named number there."""
+    """Check defaults, the refusal of unknown keys, and the settings that numbers refer to."""
     cube: type[Cube] = bench.cube
     model: type = cube.settings_type
     if not issubclass(model, Settings):
@@ -43,7 +43,7 @@ def _numbers(cube: type[Cube], model: type[Settings]) -> Iterator[Finding]:
     remedy = "a cube must run as installed: mend the default"
     try:
         made = cube(f"{cube.kind}0", model())
-    except Exception as error:  # anything that a model or a class may raise
+    except Exception as error:  # any exception of the model or the class
         yield raised(error, cube, "settings_type", remedy)
         return
     named = {f"the size of the map {each.name}": ("maps", each.size) for each in cube.maps}

@@ -1,4 +1,4 @@
-"""What is checked: the cubes of a package's folder, or an installed one."""
+"""Finds the cubes to be checked: those of a package's folder, or an installed one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from cubelet_hooks.hookspecs import ENTRY_POINT_GROUP
 
 @dataclass(frozen=True)
 class Package:
-    """What is said of the cube's package, in its folder or where it is installed."""
+    """The metadata of the cube's package, from its folder or its installation."""
 
     name: str
     version: str
     requires: tuple[str, ...]
     file: str
-    """Where it says so: ``pyproject.toml``, or the installed package's name."""
+    """The metadata's source: the path of ``pyproject.toml``, or the installed package's name."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _pyproject(folder: Path) -> Mapping[str, Any]:
 
 
 def _root(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder that Python finds the package in: as hatchling is told, else ``src``."""
+    """The folder that contains the package: from hatchling's settings, else ``src``."""
     tool: Any = settings.get("tool", {})
     wheel = tool.get("hatch", {}).get("build", {}).get("targets", {}).get("wheel", {})
     packages: list[str] = wheel.get("packages", [])
@@ -121,7 +121,7 @@ def _root(folder: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _forget(package: str, root: Path) -> None:
-    """A package of this name that was imported from elsewhere is not the one to be checked."""
+    """Unload a package of this name that was imported from elsewhere."""
     loaded = sys.modules.get(package)
     if loaded is None or str(loaded.__file__ or "").startswith(f"{root}/"):
         return
@@ -136,7 +136,7 @@ def _load(point: EntryPoint, package: Package) -> Iterator[Subject | Unusable]:
         manager.register(point.load(), name=point.name)
         manager.check_pending()
         offered = [cube for each in manager.hook.cubelet_cubes() for cube in each]
-    except (Exception, SystemExit) as error:  # whatever a package does wrong is to be told
+    except (Exception, SystemExit) as error:  # any error of the package is a finding
         yield Unusable(point, _failure(error, point))
         return
     if not offered:

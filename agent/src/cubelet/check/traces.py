@@ -1,4 +1,4 @@
-"""What BPF objects this process holds, and what is pinned under a cube's name."""
+"""Lists the BPF objects that this process holds, and the pins under a cube's name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cubelet.bpf.fs import BPFFS, pins
 
 _ID = re.compile(r"^(map|prog|link)_id:\s*(\d+)$", re.MULTILINE)
 _AGENTS = "cubelet"
-"""Begins the names of the folders that agents pin in; those that run here are not our business."""
+"""Prefix of the folders that agents pin in: their pins are not the check's and are left out."""
 
 
 def open_descriptors() -> frozenset[str]:
@@ -25,7 +25,7 @@ def open_descriptors() -> frozenset[str]:
 
 
 def own_pins(kind: str) -> frozenset[str]:
-    """What is pinned outside agents' folders with the kind in its name."""
+    """The pins outside agents' folders that have the kind in their name."""
     return frozenset(
         str(pin)
         for pin in pins(BPFFS)

@@ -1,4 +1,4 @@
-"""What the checks of one cube share: what else is installed, and the cube's compiled programs."""
+"""Shared by the checks of one cube: the other installed cubes, and the compiled compositions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cubelet_hooks.cube import Cube
 
 @dataclass(frozen=True)
 class Tried:
-    """A composition that was tried: its datapath, or the error that there was instead."""
+    """A composition that was tried: its datapath, or the error of making it."""
 
     wanted: Wanted
     datapath: Datapath | None = None
@@ -31,7 +31,7 @@ class Tried:
 
 
 class Workbench:
-    """A context: what was made of the cube is gone when it ends."""
+    """A context manager; at its end all datapaths are closed."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -57,7 +57,7 @@ class Workbench:
 
     @cached_property
     def discovery(self) -> Discovery:
-        """What is installed, except for another version of the cube."""
+        """The installed plugins without the cube's own kind, which may be of another version."""
         found = discover()
         plugins = tuple(each for each in found.plugins if each.name != self.cube.kind)
         cubes = {kind: cube for kind, cube in found.cubes.items() if kind != self.cube.kind}
@@ -69,7 +69,7 @@ class Workbench:
         return self.discovery.cubes
 
     def tried(self) -> list[Tried]:
-        """Every composition, compiled once. Raises UncheckedError where nothing can be."""
+        """Every composition, compiled once. Raises UncheckedError without root or BCC."""
         if self._tried is None:
             self._need_root_and_bcc()
             self._tried = []
@@ -81,14 +81,14 @@ class Workbench:
         return self._tried
 
     def datapaths(self) -> Iterator[tuple[Wanted, Datapath]]:
-        """Those that came to run. Raises UncheckedError if none did."""
+        """The compositions that loaded. Raises UncheckedError if none did."""
         made = [(each.wanted, each.datapath) for each in self.tried() if each.datapath]
         if not made:
             raise UncheckedError("no composition with it runs: see the check of its programs")
         return iter(made)
 
     def close(self) -> None:
-        """Let go of all datapaths."""
+        """Close all datapaths."""
         for each in self._tried or ():
             if each.datapath is not None:
                 each.datapath.close()
@@ -111,7 +111,7 @@ class Workbench:
                 mode=wanted.mode,
                 directions=wanted.directions,
             )
-        except Exception as error:  # the compiler's, or what the cube's own code raises
+        except Exception as error:  # of the compiler or of the cube's own code
             return Tried(wanted, error=error)
         return Tried(wanted, datapath)
 

@@ -1,7 +1,7 @@
 """The command `cubelet`.
 
-Commands that ask the agent import only its client: kubernetes, bcc and pyroute2 stay out of their
-start-up, and so does whatever another command needs.
+Commands that ask the agent import only its client, to start quickly: neither kubernetes, bcc and
+pyroute2 nor the modules of other commands.
 """
 
 from __future__ import annotations

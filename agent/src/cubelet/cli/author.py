@@ -1,4 +1,4 @@
-"""The commands of who writes a cube: ``cubelet new``, ``cubelet cube check``."""
+"""The commands for authors of cubes: ``cubelet new``, ``cubelet cube check``."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def new(
 
 
 def _port_classes(text: str) -> tuple[str, ...]:
-    """The port classes in a list with commas, in the order of the contract's."""
+    """The port classes in a comma-separated list, in the contract's order."""
     from cubelet_hooks.cube import PORT_CLASSES
 
     given = [each.strip() for each in text.split(",")]

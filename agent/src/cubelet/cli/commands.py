@@ -208,5 +208,5 @@ def _discovered() -> list[dict[str, object]]:
 
     from cubelet.cubes.discovery import discover
 
-    logs.configure(logging.CRITICAL)  # the table says what is wrong with each
+    logs.configure(logging.CRITICAL)  # no log lines: the table gives each plugin's reason
     return discover().rows()

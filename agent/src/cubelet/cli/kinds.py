@@ -1,6 +1,6 @@
 """The commands that cubes bring: ``cubelet KIND ...``, found by the kind's entry point.
 
-Of all packages only the one that is asked for is imported.
+Only the package of that kind is imported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ENTRY_POINTS = "cubelet.cubes"
 
 
 def installed() -> list[str]:
-    """The names of installed cubes; which of them have commands only importing them would tell."""
+    """The names of all installed cubes; only importing them would tell which have commands."""
     return sorted(entry_points(group=_ENTRY_POINTS).names)
 
 
@@ -40,7 +40,7 @@ def commands_of(kind: str) -> TyperGroup | None:
     module, _, name = cube.commands.partition(":")
     try:
         app = getattr(importlib.import_module(module), name)
-    except Exception as error:  # what a package does wrong must name the package
+    except Exception as error:  # any error of the package is reported with its name
         raise _unusable(kind, point, f"{cube.commands}: {error!r}") from error
     if not isinstance(app, typer.Typer):
         raise _unusable(kind, point, f"{cube.commands} is no Typer application")
@@ -56,7 +56,7 @@ def _cube(kind: str, point: EntryPoint) -> type[Cube]:
     from cubelet.console import logs
     from cubelet.cubes.discovery import discover
 
-    logs.configure(logging.CRITICAL)  # the reason is told below
+    logs.configure(logging.CRITICAL)  # no log lines: the error below gives the reason
     discovery = discover([point])
     (plugin,) = discovery.plugins
     if plugin.quarantined:

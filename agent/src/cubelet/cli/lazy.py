@@ -12,7 +12,7 @@ from cubelet.console.output import told
 
 
 class LabGroup(TyperGroup):
-    """The commands of `cubelet lab`, which need far more than those that ask the agent."""
+    """The commands of `cubelet lab`, which import far more than those that ask the agent."""
 
     @cached_property
     def _group(self) -> TyperGroup:
@@ -44,12 +44,12 @@ class RootGroup(TyperGroup):
         return commands_of(cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; what a cube's commands raise is told as our own errors are."""
+        """Run a command; errors of a cube's commands are printed as our own are."""
         with told():
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command of the first word; an unknown one is an error with what it may have been."""
+        """The command of the first word; the error for an unknown one suggests similar names."""
         word = args[0]
         if self.get_command(ctx, word) is None and not ctx.resilient_parsing:
             from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""How commands show to people what the agent answers.
+"""Formats the agent's answers as text for people.
 
 The core's own tables have columns chosen here; all others show the fields that their rows have.
 """
@@ -76,7 +76,7 @@ _WIDE: Mapping[str, Columns] = {
 
 
 def rows(noun: str, found: Sequence[Row], output: Format) -> str:
-    """The table of what `get NOUN` found."""
+    """The table of `get NOUN`'s rows."""
     if not found:
         return f"no {noun}"
     columns = (_WIDE if output is Format.WIDE else _NARROW).get(noun)
@@ -89,7 +89,7 @@ def in_columns(columns: Columns, found: Sequence[Row]) -> str:
 
 
 def status(found: Row) -> str:
-    """What the agent says of itself, a line for each thing, and then its problems."""
+    """The agent's status, one line per field, and then its problems."""
     lines = [(f"{name.replace('_', ' ')}:", _plain(value)) for name, value in _status_lines(found)]
     problems = [f"  {problem}" for problem in found["problems"]]
     return "\n".join([table(lines[0], lines[1:]), *(["problems:", *problems] if problems else [])])
@@ -104,7 +104,7 @@ def _status_lines(found: Row) -> Iterator[tuple[str, object]]:
 
 
 def chain(found: Row) -> str:
-    """What a configuration makes: the mode, the core and the stacks, a line each."""
+    """The composition of a configuration: mode, core and stacks, a line each."""
     lines = [("mode:", found["mode"]), ("core:", _plain(found["core"]))]
     lines += [(f"{name} stack:", _plain(stack)) for name, stack in found["stacks"].items()]
     return table(lines[0], lines[1:])
@@ -126,7 +126,7 @@ def _plain(value: object) -> str:
 
 
 def removed(names: Sequence[str]) -> str:
-    """What was taken off a node."""
+    """The lines about everything that was removed from a node."""
     return "\n".join(f"removed {name}" for name in names) or "nothing of cubelet is here"
 
 
@@ -135,9 +135,9 @@ _WIDTHS = (12, 7, 10, 20, 0)
 
 
 def drop(event: Row | None) -> str:
-    """A line of `monitor`, or with None the one above them all.
+    """A line of `monitor`; with None, the header line.
 
-    Lines come one by one, so columns have fixed widths, which long cells push aside.
+    Lines are printed one by one, so columns have fixed widths; long cells push the rest aside.
     """
     cells = DROPS if event is None else _drop_cells(event)
     return "   ".join(f"{c:<{w}}" for c, w in zip(cells, _WIDTHS, strict=True)).rstrip()

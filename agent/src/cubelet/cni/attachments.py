@@ -1,4 +1,4 @@
-"""What the agent has attached, on disk: one file per attachment, so that a restart knows them."""
+"""Records the agent's attachments on disk, one file each, for the next start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 class Attachment(msgspec.Struct, frozen=True):
     """A pod's interface that was added and not deleted. `ifindex` is the host side's.
 
-    What has a default is missing in the records of earlier releases.
+    Records of earlier releases lack the fields that have a default.
     """
 
     network: str
@@ -37,7 +37,7 @@ class Attachment(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, call: Call, link: PodLink, ifindex: int) -> Attachment:
-        """What an ADD has made. Without a pod's name the container's id stands for it."""
+        """The attachment of an ADD. If the call names no pod, the container's id is the name."""
         return cls(
             network=call.config.name,
             container_id=call.container_id,

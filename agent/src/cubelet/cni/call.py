@@ -15,7 +15,7 @@ from cubelet_hooks.objects import HostPort, Protocol
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):
-    """One that garbage collection must keep."""
+    """An attachment that GC must keep."""
 
     container_id: str = msgspec.field(name="containerID")
     ifname: str
@@ -28,7 +28,7 @@ class PrevIp(msgspec.Struct, frozen=True):
 
 
 class PrevResult(msgspec.Struct, frozen=True):
-    """What ADD answered, for CHECK."""
+    """The result of ADD, which runtimes hand to CHECK."""
 
     ips: tuple[PrevIp, ...] = ()
 
@@ -48,7 +48,7 @@ class PortMapping(msgspec.Struct, frozen=True):
     host_ip: str = msgspec.field(name="hostIP", default="")
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a protocol or an address that is none."""
+        """Raise ValueError for an unknown protocol or a malformed address."""
         if self.protocol.upper() not in get_args(Protocol):
             raise ValueError(f"protocol {self.protocol!r} is none of TCP, UDP and SCTP")
         if self.host_ip:
@@ -72,7 +72,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """What we read of the network configuration."""
+    """The fields that we read of the network configuration."""
 
     name: str
     version: str = msgspec.field(name="cniVersion")
@@ -85,7 +85,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class Args(msgspec.Struct, frozen=True):
-    """What Kubernetes runtimes say in CNI_ARGS; empty for other runtimes."""
+    """The fields of CNI_ARGS that Kubernetes runtimes set; empty for other runtimes."""
 
     namespace: str = msgspec.field(name="K8S_POD_NAMESPACE", default="")
     name: str = msgspec.field(name="K8S_POD_NAME", default="")
@@ -109,13 +109,13 @@ class Call(msgspec.Struct, frozen=True):
 
     @property
     def port_mappings(self) -> tuple[PortMapping, ...]:
-        """Those that ask for a port of the node."""
+        """The mappings that have a host port."""
         runtime = self.config.runtime
         return tuple(each for each in (runtime and runtime.port_mappings) or () if each.host_port)
 
 
 def decode(params: Mapping[str, Any]) -> Call:
-    """Raises CniError, code 7, for params of another shape."""
+    """The params as a Call. Raises CniError, code 7, for params of another shape."""
     try:
         return msgspec.convert(params, Call)
     except msgspec.ValidationError as error:

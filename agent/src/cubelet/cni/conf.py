@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cubelet.cni import files
 
-# Runtimes that know nothing of `cniVersions` read `cniVersion`; the others take the newest they
-# know, and with 1.1.0 use STATUS and GC.
+# Runtimes older than `cniVersions` read `cniVersion`; newer ones take the newest version that they
+# know, and call STATUS and GC with 1.1.0.
 _CNI_VERSION = "1.0.0"
 _CNI_VERSIONS = ("1.0.0", "1.1.0")
 
@@ -16,8 +16,8 @@ _CNI_VERSIONS = ("1.0.0", "1.1.0")
 def write_conflist(path: Path, socket: Path, name: str = "cubelet") -> None:
     """Write the network list `name`, whose plugin finds the agent at `socket`. Raises OSError.
 
-    Runtimes watch the folder and take a node for ready once the file appears, so it appears whole,
-    and only when it differs.
+    Runtimes watch the folder and consider a node ready once the file appears, so it is written
+    atomically, and only when it differs.
     """
     network = {
         "cniVersion": _CNI_VERSION,

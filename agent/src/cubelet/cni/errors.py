@@ -22,4 +22,4 @@ CHECK_FAILED = 106
 
 
 class CniError(AgentError):
-    """What a CNI call ends with: printed as the error result, with its code."""
+    """A CNI call's error, which the plugin prints as the error result with its code."""

@@ -1,8 +1,8 @@
-"""Puts the plugin where container runtimes look for it: a program that needs nothing of the host.
+"""Installs the plugin `cubelet-cni` in the runtimes' folder, as a program without dependencies.
 
-The first of these that can be had is the plugin `cubelet-cni`:
+It is the first of these that is available:
 
-1. the program beside this package, which an image is built with (`build_plugin`);
+1. the program beside this package, compiled when an image was built (`build_plugin`);
 2. one compiled here, kept in the cache under a hash of its source, so that this happens once;
 3. `plugin.py`, run by this agent's Python, which then has to stay on the host.
 """
@@ -45,8 +45,8 @@ class BuildError(Exception):
 def install_plugin(folder: Path, cache: Path = Path("/var/cache/cubelet")) -> Path:
     """Put the plugin into `folder` and return its path; only written if it differs.
 
-    It appears whole, in place of what was there, also while a runtime runs it. What is compiled
-    is kept in `cache`. Raises OSError.
+    It is replaced atomically, also while a runtime runs it. A compiled program is kept in `cache`.
+    Raises OSError.
     """
     path = folder / PLUGIN
     content = _content(cache)
@@ -77,7 +77,7 @@ def build_plugin(target: Path) -> None:
 
 def script() -> bytes:
     """The plugin in Python, with the line by which the kernel finds its interpreter."""
-    # Of a venv what it was made from: the plugin has to survive the venv.
+    # The interpreter that a venv was made from: the plugin has to survive the venv.
     python = os.path.realpath(sys.executable)
     if len(python) > _LONGEST_INTERPRETER or " " in python:
         raise OSError(f"{python} cannot be named as a script's interpreter: install a C compiler")
@@ -99,13 +99,13 @@ def _content(cache: Path) -> bytes:
 
 
 def _identity() -> str:
-    """A hash of what makes the program: 16 hexadecimal digits."""
+    """A hash of machine, compiler flags and source: 16 hexadecimal digits."""
     made_of = (platform.machine().encode(), " ".join(_FLAGS).encode(), _SOURCE.read_bytes())
     return hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
 
 
 def _compile(compiler: str, target: Path) -> str:
-    """What is wrong; '' if the program was made."""
+    """Compile the plugin to `target`; returns the error, '' for none."""
     command = [compiler, *_FLAGS, "-o", str(target), str(_SOURCE)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_LIMIT)

@@ -1,8 +1,8 @@
 """Pod addresses from the node's podCIDR.
 
 The network's first address (the gateway) and, for IPv4, the network and broadcast addresses are
-never given out. All there is to know is one small file, replaced atomically: a crash leaves a call
-undone or done.
+never given out. All state is in one small file, replaced atomically: after a crash, a call has
+either taken full effect or none.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cubelet.cni import errors, files
 from cubelet.cni.errors import CniError
 from cubelet_hooks.objects import Address, Network
 
-# An address freed lately waits behind all others, so that what still talks to the old pod does
-# not reach a new one. Bounded, or much of a large podCIDR would be written with every call.
+# Addresses freed lately are given out last, so that clients of the old pod do not reach a new one.
+# The list is bounded, as it is written with every call.
 _REMEMBERED = 256
 
 Key = tuple[str, str]
-"""Container id and interface name: what an address is held by."""
+"""Container id and interface name, which hold an address."""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Lease(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        """Who holds it."""
+        """The holder's container id and interface name."""
         return (self.container_id, self.ifname)
 
 
@@ -95,7 +95,7 @@ class Ipam:
         return ip_address(freed[0].address) if freed else None
 
     def collect(self, keep: Collection[Key]) -> tuple[Lease, ...]:
-        """Take back what nobody in `keep` holds; what was freed. Raises CniError, code 5."""
+        """Free and return all leases whose key is not in `keep`. Raises CniError, code 5."""
         return self._release_all(lambda lease: lease.key not in keep)
 
     def _release_all(self, ends: Callable[[Lease], bool]) -> tuple[Lease, ...]:
@@ -159,7 +159,7 @@ def _next(book: _Book, pod_cidr: Network) -> Address:
     taken = {int(ip_address(lease.address)) for lease in book.leases}
     waiting = {int(ip_address(address)) for address in book.released}
     start = int(ip_address(book.last)) + 1 if book.last else first
-    # Among one more candidates than are taken or waiting, one is free, if the podCIDR has as many.
+    # Try one candidate more than are taken or waiting: one of them is free, unless none is left.
     for step in range(min(size, len(taken) + len(waiting) + 1)):
         candidate = first + (start - first + step) % size
         if candidate not in taken and candidate not in waiting:

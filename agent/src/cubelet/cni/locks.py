@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator
 
 
 class KeyedLocks:
-    """Locks by name, made when first wanted and dropped when nobody holds or awaits them."""
+    """Locks by name, made at the first use and dropped when no task holds or awaits them."""
 
     def __init__(self) -> None:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     def busy(self, key: str) -> bool:
-        """Whether somebody holds or awaits the lock."""
+        """Whether a task holds or awaits the lock."""
         return key in self._locks
 
     @contextlib.asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[None]:
-        """Wait for the lock of `key`, in the order of asking, and hold it."""
+        """Hold the lock of `key` for the block; waiting tasks get it first come, first served."""
         lock, users = self._locks.get(key, (asyncio.Lock(), 0))
         self._locks[key] = (lock, users + 1)
         try:

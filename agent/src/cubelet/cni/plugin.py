@@ -1,7 +1,7 @@
 """The executable `cubelet-cni` where there is no C compiler: relays one CNI call to the agent.
 
-It does what `cubelet-cni.c` does, and says there how it speaks with the agent. Nothing is decided
-here but what must be told without an agent: VERSION's answer, and the error when none is there.
+It does the same as `cubelet-cni.c`, whose comments describe the exchange with the agent. Without
+the agent it answers only VERSION, and reports the error when the agent does not answer.
 
 A copy of this file is itself the plugin, run without any package (`python -I -S`), once per pod
 operation: it imports nothing of cubelet, and little else.
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "/run/cubelet/agent.sock"
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-# Of the configuration, and of the reply, in bytes.
+# Bytes, of the configuration and of the reply.
 MAX_SIZE = 1 << 20
-# In seconds; longer than the agent waits for its datapath.
+# Seconds; longer than the agent waits for its datapath.
 TIMEOUT = 60.0
 
 # CNI's error codes; those from 100 on are cubelet's own (see `cubelet.cni.errors`).
@@ -56,12 +56,12 @@ def main() -> int:
             code = NOT_AVAILABLE if command == "STATUS" else TRY_AGAIN_LATER
             return _fail(config, code, f"no cubelet agent answers on {path}", f"{error}{_REMEDY}")
         return _answer(config, json.loads(reply))
-    except Exception as error:  # a runtime understands nothing but error JSON
+    except Exception as error:  # runtimes can read only errors in JSON
         return _fail(config, INTERNAL, "cubelet-cni failed", repr(error))
 
 
 def _peek(text: bytes) -> dict[str, Any]:
-    """The configuration, for what is wanted of it here; the agent says what is wrong with it."""
+    """The configuration, or an empty one if it cannot be read: the agent reports the error."""
     try:
         config = json.loads(text)
     except (ValueError, RecursionError):
@@ -81,7 +81,7 @@ def _ask(path: str, text: bytes) -> bytes:
         with contextlib.suppress(ConnectionError):
             connection.sendall(request)
         reply = b""
-        # To the line's end: an agent that refused a request resets the connection after it.
+        # Read to the line's end: an agent that refuses a request resets the connection after it.
         while not reply.endswith(b"\n") and (part := connection.recv(1 << 16)):
             reply += part
             if len(reply) > MAX_SIZE:
@@ -92,7 +92,7 @@ def _ask(path: str, text: bytes) -> bytes:
 
 
 def _answer(config: dict[str, Any], reply: dict[str, Any]) -> int:
-    """Print what the agent's reply says; the exit status."""
+    """Print the agent's reply; returns the exit status."""
     if "error" in reply:  # its server did not take the request, or is of another version
         error = reply["error"]
         return _fail(config, INTERNAL, error["message"], error["details"])

@@ -1,4 +1,4 @@
-"""What the CNI service needs of the rest of the agent."""
+"""Protocols of the parts of the agent that the CNI service uses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cubelet_hooks.objects import LocalNode, Port
 
 
 class CniSettings(Protocol):
-    """Of the settings."""
+    """The settings that the CNI service reads."""
 
     @property
     def state_dir(self) -> Path:
-        """Attachments are recorded in the folder `attachments` of it."""
+        """The folder whose `attachments` folder holds the records of attachments."""
 
     @property
     def attach_timeout(self) -> float:
@@ -24,7 +24,7 @@ class CniSettings(Protocol):
 
 
 class Wiring(Protocol):
-    """Of the kernel; `cubelet.net.pods` is what implements it."""
+    """Makes and removes pods' devices; `cubelet.net.pods` implements it."""
 
     def wire(self, link: PodLink) -> int: ...
     def bring_up(self, host_ifname: str) -> None: ...
@@ -34,9 +34,10 @@ class Wiring(Protocol):
 
 
 class Datapath(Protocol):
-    """Of what forwards pods' packets. Both calls may come again for the same port.
+    """Starts and stops serving pods' ports. Both calls may be repeated for a port.
 
-    Two ports may have one key for a while: a pod's new container can come before its old one goes.
+    Two ports may share a key for a while: a pod's new container can be added before the old one is
+    deleted.
     """
 
     def local(self) -> LocalNode | None:

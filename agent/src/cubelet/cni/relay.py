@@ -1,7 +1,7 @@
-"""The agent's end of the plugin's relay: a runtime's words in, what the plugin prints out.
+"""The agent's end of the plugin's relay: turns a runtime's call into the text the plugin prints.
 
-The plugin hands on the environment and its standard input as they are. All decoding, validation
-and error results are here, so that both plugins (`cubelet-cni.c` and `plugin.py`) need neither.
+The plugin hands on its environment and standard input as they are. Decoding, validation and error
+results are here, so that neither plugin (`cubelet-cni.c`, `plugin.py`) needs them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """What a runtime said: the variables `CNI_*` of the environment, and the configuration."""
+    """A runtime's call: the variables `CNI_*` of its environment, and the configuration."""
 
     env: dict[str, str]
     stdin: str
@@ -35,7 +35,7 @@ Serve = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 async def relay(serve: Serve, params: Mapping[str, Any]) -> Reply:
-    """What the plugin is to print for `params`, its environment and standard input.
+    """The plugin's output for `params`, its environment and standard input.
 
     CNI's errors are replies. Raises AgentError only for params that no plugin of ours sends.
     """

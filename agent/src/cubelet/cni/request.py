@@ -25,7 +25,7 @@ IFNAMSIZ = 16
 
 
 def read_command(env: Mapping[str, str]) -> str:
-    """CNI_COMMAND, once all that it needs is in `env` and well-formed. Raises CniError, code 4."""
+    """CNI_COMMAND. Raises CniError, code 4, if a variable it needs is missing or malformed."""
     command = env.get("CNI_COMMAND", "")
     if command not in COMMANDS:
         raise _invalid("CNI_COMMAND", command, f"one of {', '.join(COMMANDS)}")
@@ -86,7 +86,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def read_params(env: Mapping[str, str], command: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `cubelet.cni.call` decodes. Raises CniError, code 4, for a malformed CNI_ARGS."""
+    """The params for `call.decode`. Raises CniError, code 4, for a malformed CNI_ARGS."""
     return {
         "command": command,
         "container_id": env.get("CNI_CONTAINERID", ""),

@@ -12,7 +12,7 @@ from cubelet.cni.attachments import Attachment
 def add_result(
     attachment: Attachment, version: str, dns: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """`version` is one of `request.VERSIONS`; `dns` is handed through from the configuration."""
+    """ADD's result. `version` is one of `request.VERSIONS`; `dns` is the configuration's own."""
     link = attachment.link
     address = ip_address(link.address)
     result: dict[str, Any] = {

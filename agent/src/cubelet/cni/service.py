@@ -56,10 +56,10 @@ class CniService:
     def load(self) -> list[Port]:
         """The ports that earlier runs attached; to be called once, before the first call.
 
-        Forgets attachments whose device is gone (the node was started anew) and clears what an ADD
-        that never ended left behind. Raises CniError or NetError.
+        Removes records of attachments whose device is gone (after a reboot) and the devices of an
+        ADD that a crash cut short. Raises CniError or NetError.
 
-        Not from a running event loop: through `asyncio.to_thread`.
+        It blocks: call it by `asyncio.to_thread`.
         """
         wired = dict(self._wiring.list_wired())
         for attachment in self._store:
@@ -70,8 +70,8 @@ class CniService:
                 self._forget(attachment.key)
                 wired.pop(attachment.link.host_ifname, None)
         known = self._store.host_ifnames
-        # ADD records before it sets the device up. One that is up was a pod's all the same, and
-        # its record lost: it stays until the runtime says DEL or GC.
+        # ADD writes the record before it sets the device up. A device that is up without a record
+        # served a pod whose record was lost: it stays until the runtime calls DEL or GC.
         unknown_up = {name for name, link in wired.items() if link.up and name not in known}
         for name in unknown_up:
             log.warning("device of an unknown pod is left alone", device=name)
@@ -83,13 +83,13 @@ class CniService:
         return [attachment.port for attachment in self._store]
 
     async def handle(self, params: Mapping[str, Any]) -> Reply:
-        """Answer the plugin (see `cubelet.cni.relay`), whose words `params` are."""
+        """Answer the plugin's request `params` (see `cubelet.cni.relay`)."""
         return await relay(self.serve, params)
 
     async def serve(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Serve one call; the result to print, empty for all but ADD. Raises CniError.
 
-        A call goes on when its caller goes away: whatever follows waits for it.
+        A call goes on when its caller goes away; later calls of the container wait for it.
         """
         operation = asyncio.create_task(self._run(decode(params)))
         self._running.add(operation)
@@ -97,14 +97,14 @@ class CniService:
         return await asyncio.shield(operation)
 
     async def close(self, seconds: float | None = None) -> None:
-        """Wait for the calls under way, so many seconds at most."""
+        """Wait for the calls under way, at most `seconds`; None waits without limit."""
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 
     def _ended(self, operation: asyncio.Task[dict[str, Any]]) -> None:
         self._running.discard(operation)
         if not operation.cancelled():
-            operation.exception()  # else asyncio complains when the caller has gone away
+            operation.exception()  # else asyncio logs it as never retrieved if the caller is gone
 
     async def _run(self, call: Call) -> dict[str, Any]:
         try:
@@ -164,7 +164,7 @@ class CniService:
                 self._ipam.allocate, local.pod_cidr, call.key, requested
             )
             link = plan_link(call, local, address)
-            async with self._turns.hold("wire"):  # at once they only wait for the kernel, spinning
+            async with self._turns.hold("wire"):  # in parallel they would only spin in the kernel
                 ifindex = await asyncio.to_thread(self._wiring.wire, link)
             undo.push_async_callback(
                 _undo, partial(asyncio.to_thread, self._wiring.unwire, link.host_ifname)
@@ -176,7 +176,7 @@ class CniService:
                 _undo, partial(asyncio.to_thread, self._store.forget, call.key)
             )
             await asyncio.to_thread(self._store.save, attachment)
-            # Last, so that no packet of the pod is seen before its policies apply.
+            # Bring it up last, so that no packet of the pod passes before its policies apply.
             await asyncio.to_thread(self._wiring.bring_up, link.host_ifname)
             undo.pop_all()
         return attachment
@@ -216,9 +216,9 @@ class CniService:
         return {}
 
     async def _remove(self, key: Key) -> None:
-        """Detach what is there of it; the record goes last, so that a failure can be repeated."""
+        """Detach the interface as far as it exists; the record goes last, to allow another try."""
         attachment = self._store.get(key)
-        # The device first: the kernel takes its program off with it, in a fraction of the time.
+        # Delete the device first: the kernel then detaches its program, in a fraction of the time.
         await asyncio.to_thread(self._wiring.unwire, host_ifname(*key))
         if attachment is not None:
             await self._datapath.detach(attachment.port)
@@ -268,7 +268,7 @@ class CniService:
     def _stale(self, network: str, keep: set[Key]) -> list[Key]:
         """The network's attachments that are not in `keep`, and addresses without an attachment.
 
-        What a call is at work on is left to that call.
+        Keys of a call under way are left out.
         """
         recorded = self._store.host_ifnames
         leased = [k for k in self._leased() if host_ifname(*k) not in recorded]
@@ -276,7 +276,7 @@ class CniService:
         return [key for key in found if key not in keep and not self._locks.busy(key[0])]
 
     def _unwire_unknown(self, keep: set[Key]) -> None:
-        # Devices first: an ADD holds its address before it makes the device.
+        # List the devices before the leases: an ADD takes its address before it makes the device.
         wired = self._wiring.list_wired()
         held = {host_ifname(*key) for key in (*self._leased(), *keep)}
         for name in wired.keys() - held - set(self._store.host_ifnames):
@@ -287,7 +287,7 @@ class CniService:
 
 
 async def _undo(step: Callable[[], Awaitable[object]]) -> None:
-    """Run one step back; those that remain matter more than its error, which is logged."""
+    """Run one step of the undoing; an error is logged, so that the remaining steps still run."""
     try:
         await step()
     except Exception:

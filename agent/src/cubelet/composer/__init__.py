@@ -1,1 +1,1 @@
-"""Turns cubes and their settings into programs, and puts those in force."""
+"""Turns cubes and their settings into programs, and loads them."""

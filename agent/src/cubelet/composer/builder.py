@@ -1,8 +1,8 @@
-"""The compiling process: BCC in, bytecode out. Run as ``python -m cubelet.composer.builder``.
+"""The compiling process, the only one with BCC. Run as ``python -m cubelet.composer.builder``.
 
 It reads one job as JSON from standard input and writes one result as JSON to standard output,
 and ends, so that LLVM's memory and crashes stay here. Programs are verified and tried on packets
-against scratch maps; what it returns refers to maps by their number in the job.
+against scratch maps; the returned bytecode refers to maps by their number in the job.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cubelet.composer.loader import program_type
 
 _SCRATCH_ENTRIES = 256
 _TC_VERDICTS = frozenset({-1, 0, 2, 7})
-"""Unspec, ok, shot, redirect: all that our programs may answer."""
+"""Unspec, ok, shot, redirect: the verdicts that our tc programs may return."""
 _XDP_VERDICTS = frozenset({1, 2})
 """Drop and pass."""
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def build(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Compile, verify and try one job. Raises whatever BCC or the kernel raises."""
+    """Compile, verify and try one job. Errors of BCC and the kernel are raised as they are."""
     maps = [_scratch_map(spec) for spec in job["maps"]]
     numbers = {scratch.fd: number for number, scratch in enumerate(maps)}
     programs = _compile(job, maps)
@@ -80,7 +80,7 @@ def _compile(job: Mapping[str, Any], maps: Sequence[BpfMap]) -> dict[str, bytes]
 
 
 def _try(job: Mapping[str, Any], maps: Sequence[BpfMap], code: Mapping[str, bytes]) -> None:
-    """Run every entry on packets: empty tables, so nothing is sent and nothing is kept."""
+    """Run every entry on packets; the maps are empty scratch maps, so nothing is sent or kept."""
     fds = {number: scratch.fd for number, scratch in enumerate(maps)}
     programs = {
         name: load(insns, name[:15], program_type(name), relocations=fds)

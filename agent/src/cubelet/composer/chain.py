@@ -1,4 +1,4 @@
-"""The tail-call way of composing: which program follows which, and in which slot it stands."""
+"""Composing by tail calls: the order of the programs, and each one's slot in the jump table."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def chain_links(composition: Composition) -> list[Link]:
 
 
 def chain_slots(composition: Composition) -> list[str]:
-    """The C constants that say where the parts of the chain begin."""
+    """The C constants with the first slot of each part of the chain."""
     slots = _build(composition)[1]
     return [f"#define CUBELET_{name} {slot}" for name, slot in slots.items()]
 

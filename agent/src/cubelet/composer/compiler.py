@@ -26,21 +26,21 @@ log = structlog.get_logger()
 TIMEOUT = 120.0
 _DAY = 86_400
 _KEPT = 64
-"""Compositions that stay in the cache: devices' numbers are in them, so a boot brings others."""
+"""Compositions that stay in the cache; each boot adds some, since ifindexes are compiled in."""
 _CLANG = re.compile(
     r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE
 )
 _VERIFIER = re.compile(r"^; .*@ (?P<file>[^\s:]+):(?P<line>\d+)$", re.MULTILINE)
 _PROCESSED = "processed "
-"""Begins the verifier's statistics, its last line."""
+"""First word of the verifier's last line, its statistics."""
 
 
 class CompileError(Exception):
-    """A composition that clang or the verifier refuses.
+    """A composition that could not be compiled, or that the verifier refused.
 
-    ``cube`` is the kind at fault ('' when it is the core's own code), ``file`` and ``line`` where
-    in its source, ``log`` all that was said. Unless it is ``final`` another attempt may succeed:
-    there was not enough time, or memory.
+    ``cube`` is the kind at fault ('' when it is the core's own code), ``file`` and ``line`` the
+    place in its source, ``log`` the whole output. If not ``final``, time or memory ran out and
+    another attempt may succeed.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CompileError(Exception):
 
 @dataclass(frozen=True)
 class Compiled:
-    """Bytecode whose map references are positions in ``specs``; ``identity`` names its content."""
+    """Bytecode whose map references are positions in ``specs``; ``identity`` hashes its inputs."""
 
     identity: str
     code: Mapping[str, bytes]
@@ -80,7 +80,7 @@ def compile_source(source: Source, cache: Path, kinds: Mapping[str, str]) -> Com
 
 
 def source_identity(source: Source) -> str:
-    """A hash of all that the bytecode depends on: sources, headers, settings and kernel."""
+    """A hash of the bytecode's inputs: sources, headers, settings and kernel release."""
     digest = hashlib.sha256(platform.release().encode())
     for folder in source.include_folders:
         for header in sorted(folder.rglob("*.h")):
@@ -92,18 +92,18 @@ def source_identity(source: Source) -> str:
 
 
 def _load(path: Path) -> dict[str, str] | None:
-    """What was stored; None if nothing is (any more), or if a power cut left a part of it."""
+    """The stored bytecode; None if there is none, or if a power cut truncated it."""
     try:
         found: dict[str, str] = json.loads(path.read_text())
         if time.time() - path.stat().st_mtime > _DAY:
-            os.utime(path)  # used: it is not among the oldest
+            os.utime(path)  # a recent use keeps it from being removed as one of the oldest
     except (OSError, ValueError):
         return None
     return found
 
 
 def _store(path: Path, text: str) -> None:
-    """Keep it beside those used last; without room for it, it is compiled again the next time."""
+    """Store bytecode and remove the oldest; if that fails, it is compiled again the next time."""
     unfinished = path.with_suffix(f".{os.getpid()}")
     try:
         unfinished.write_text(text)
@@ -161,7 +161,7 @@ def _run_builder(source: Source, cache: Path, kinds: Mapping[str, str]) -> str:
 
 
 def explain(log: str, status: int, kinds: Mapping[str, str]) -> CompileError:
-    """What the builder's output says went wrong, and in whose source."""
+    """The error in the builder's output, with the cube and source line at fault."""
     clang = _CLANG.search(log)
     if clang:
         return _at(clang, clang["text"], log, kinds)
@@ -181,7 +181,7 @@ def _at(match: re.Match[str], text: str, log: str, kinds: Mapping[str, str]) -> 
 
 
 def _verdict(log: str) -> str:
-    """The verifier's last words: the line before its statistics."""
+    """The verifier's reason for refusing: the line before its statistics."""
     before = log.partition(f"\n{_PROCESSED}")[0].splitlines()
     said = [line for line in before if line.strip() and not line.startswith(("cur ", "old "))]
     return said[-1] if said else ""

@@ -1,4 +1,4 @@
-"""What is composed: stacks and core, instances and settings. Data, validated as a whole."""
+"""A composition as data: stacks and core, instances and settings, validated as a whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEEDED = (*PORT_CLASSES, UPLINK_EGRESS)
 class CompositionError(Exception):
     """The composition cannot be made; the text names the cube and the remedy.
 
-    ``kind`` is the cube's that is at fault, '' if it is none's or several's.
+    ``kind`` is that of the cube at fault, '' if no single one is.
     """
 
     def __init__(self, message: str, kind: str = "") -> None:
@@ -34,7 +34,7 @@ class CompositionError(Exception):
 
 
 class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which cubes stand where: the core, and per port class a stack from the port inward.
+    """The places of the cubes: the core, and per port class a stack from the port inward.
 
     Each is named by its kind, or by an instance of it such as ``policer1``. ``directions`` holds,
     by port class, the instances that stand there for one direction only.
@@ -45,7 +45,7 @@ class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     directions: Mapping[str, Mapping[str, Direction]] = {}
 
     def __post_init__(self) -> None:
-        """Refuse stacks on what is no port class: they would silently stand nowhere."""
+        """Refuse stacks on unknown port classes, whose cubes would silently see nothing."""
         unknown = sorted({*self.stacks, *self.directions} - set(PORT_CLASSES))
         if unknown:
             known = ", ".join(PORT_CLASSES)
@@ -72,7 +72,7 @@ class Stage:
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the cluster's objects say that is compiled in, by instance.
+    """The values from the cluster's objects that are compiled in, by instance.
 
     ``defines`` are constants; ``needed`` the port classes on which a cube of a stack has
     something to do, and the uplink's egress if it asks for that; ``versions`` hash the sources and
@@ -84,9 +84,9 @@ class Facts(msgspec.Struct, frozen=True):
     versions: Mapping[str, str] = {}
 
     def joined(self, earlier: Facts) -> Facts:
-        """These, and what was needed ``earlier``, whose constants count before ours.
+        """These facts, with the needed classes and the constants of ``earlier`` added.
 
-        Unless they are of other sources or settings: they would be misread then.
+        Constants of ``earlier`` win if they belong to the same sources and settings, else ours do.
         """
         needed = {
             name: tuple(
@@ -105,7 +105,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Composition:
-    """A validated chain of cube instances, of which each sees what ``facts`` say.
+    """A validated chain of cube instances, with the ``facts`` that are compiled in.
 
     ``reasons`` gives each kind the place of its drop reasons, ``slots`` each instance the place of
     its flow fields.
@@ -123,10 +123,10 @@ class Composition:
     def facts_of(
         self, view: View, before: Facts | None = None, changed: Collection[str] = ()
     ) -> Facts:
-        """What a view of the cluster says that would be compiled in.
+        """The facts to compile in for this view of the cluster.
 
-        With the facts of ``before`` only those cubes are asked that look at the ``changed`` kinds.
-        Raises CompositionError, naming the cube, when one cannot say.
+        Given the facts of ``before``, only cubes that look at the ``changed`` kinds are asked
+        again. Raises CompositionError, naming the cube, if its ``defines`` or ``needed_on`` fails.
         """
         defines: dict[str, Mapping[str, int]] = {}
         needed: dict[str, tuple[str, ...]] = {}
@@ -147,9 +147,9 @@ class Composition:
         return Facts(defines, needed, versions)
 
     def specialised(self, facts: Facts) -> Composition:
-        """The same without what has nothing to do, and with the constants in place.
+        """The composition without the cubes that have nothing to do, and with the facts.
 
-        A cube of which the facts say nothing stays where it stands.
+        A cube that the facts do not mention keeps its places.
         """
         stacks = {
             name: tuple(
@@ -249,7 +249,7 @@ def kind_of(name: str, found: Mapping[str, object]) -> str:
 
 
 def instance_of(name: str, found: Mapping[str, object]) -> str:
-    """The instance that a name in a chain stands for: a kind's first, unless it names another."""
+    """The instance that a name in a chain stands for: a kind stands for its first instance."""
     return f"{name}0" if kind_of(name, found) == name else name
 
 
@@ -264,8 +264,8 @@ def compose(
 ) -> Composition:
     """Instantiate a chain. Kinds in ``optional`` are left out when their package is missing.
 
-    ``settings`` are by kind or by instance, whose own count before its kind's. ``reasons`` are the
-    places of drop reasons that kinds have had so far, ``slots`` those of instances' flow fields.
+    ``settings`` are by kind or by instance; an instance's own win over its kind's. ``reasons`` are
+    the known places of kinds' drop reasons, ``slots`` those of instances' flow fields.
     Raises CompositionError for a missing cube, an unmet requirement, a misplaced cube, flow fields
     without room, or bad settings, naming each.
     """
@@ -314,7 +314,7 @@ def _slots(cubes: Iterable[Cube], known: Slots | None) -> Slots:
 
 
 def _version(cube: Cube) -> str:
-    """A hash of what a cube's constants go with."""
+    """A hash of the C source and the settings that a cube's constants belong to."""
     source = cube.source()
     digest = hashlib.sha256(source.read_bytes() if source.is_file() else b"")
     digest.update(repr(cube.settings).encode())
@@ -335,7 +335,7 @@ def _instance(
         cube = cube_type(instance, values)
     except (msgspec.ValidationError, ValueError) as error:
         raise CompositionError(f"settings of {name}: {error}", cube_type.kind) from error
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # the cube's code may raise anything
         raise CompositionError(f"cube {name} cannot be made: {error!r}", cube_type.kind) from error
     try:
         check_provided(cube)

@@ -37,14 +37,14 @@ PORT_CLASS_COUNT = 4
 
 
 class Bucket(Record):
-    """A rate limit's second: when it began (jiffies) and how much of it is used."""
+    """A rate limit's current second: its start in jiffies, and how much of the limit is used."""
 
     since: U32
     used: U32
 
 
 class Rate(Record):
-    """A rate limit of something that is counted where it was too much: see :class:`Bucket`."""
+    """A rate limit that also counts what exceeded it: see :class:`Bucket`."""
 
     since: U32
     used: U32
@@ -139,10 +139,10 @@ class Trace(Record):
 
 
 class DropEvent(Record):
-    """What `cubelet monitor` shows of a dropped packet, as it stands in the ring buffer.
+    """The ring buffer's record of a dropped packet, for `cubelet monitor`.
 
-    ``tuple`` is the frame's own, zero unless it is IP; ``ifindex`` and ``entered`` are of the port
-    that it came by; ``length`` in bytes; ``stage`` is the cube that spoke last (0: none did).
+    ``tuple`` is the frame's own, zero unless it is IP; ``ifindex`` and ``entered`` are those of the
+    port it entered by; ``length`` in bytes; ``stage`` is the cube that ran last (0: none).
     """
 
     tuple: flows.Tuple
@@ -208,7 +208,7 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return max(1, self.flows // 2 - self.closing)
 
     def __post_init__(self) -> None:
-        """Check what the types do not say. Raises ValueError naming the field."""
+        """Check constraints beyond the types. Raises ValueError naming the field."""
         ip_address(self.hairpin_address)
         for first, last in (
             ("snat_first_port", "snat_last_port"),
@@ -321,7 +321,7 @@ class Core(Cube):
         self.service_cidrs = service_cidrs
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """A port, a node and a Service are a unit each, and so are this node's addresses.
+        """Each port, node and Service is a unit, and so are this node's addresses together.
 
         All ports that pods and Services have at the node's addresses are one: they share words.
         """

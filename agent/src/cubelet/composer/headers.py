@@ -2,8 +2,8 @@
 
 BCC looks for the running kernel's headers, which few machines have installed. Network programs need
 no more than the UAPI headers that C libraries are built with, so this module arranges those in the
-shape BCC expects of a kernel source (``BCC_KERNEL_SOURCE``) and adds the few files beside it in
-``kernel_source/``, which stand for what is not in the UAPI.
+shape BCC expects of a kernel source (``BCC_KERNEL_SOURCE``) and adds the few files in
+``kernel_source/``, beside this module, for what is not in the UAPI.
 """
 
 from __future__ import annotations

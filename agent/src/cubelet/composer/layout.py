@@ -1,4 +1,4 @@
-"""Which maps a composition has: C names, kernel layouts, and the hash of what is in them."""
+"""The maps of a composition: C names, kernel layouts, and a hash of each one's record type."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _KERNEL_TYPES = {
     MapType.RINGBUF: KernelType.RINGBUF,
 }
 _ON_DEMAND = frozenset({MapType.HASH, MapType.LPM_TRIE})
-"""Types whose memory is taken entry by entry, so that generous sizes cost nothing."""
+"""Types whose entries are allocated one by one, so that a large size costs no memory."""
 
 
 @dataclass(frozen=True)
 class MapSpec:
     """One map of a composition.
 
-    ``owner`` is the instance (``cubelet`` for the core's own), ``declared`` what it declared, if
-    it did. ``identity`` hashes everything about the records but their number.
+    ``owner`` is the instance (``cubelet`` for the core's own), ``declared`` its declaration, None
+    for maps that no cube declares. ``identity`` hashes all properties but the number of records.
     """
 
     owner: str

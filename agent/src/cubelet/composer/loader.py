@@ -41,10 +41,10 @@ class Programs:
         self.jumps.close()
 
     def pin(self, folder: Path) -> Path:
-        """Pin the entries and the jump table: the kernel empties a table that nobody holds.
+        """Pin the entries and the jump table, which the kernel empties when its last holder goes.
 
-        The folder is one of this load alone: an earlier load of the same code may be attached
-        still, and needs its own jump table.
+        Each load has a folder of its own: an earlier load of the same code may still be attached,
+        and needs its own jump table.
         """
         place = ensure_bpffs(folder / f"{self.identity}-{self.jumps.info.id}")
         for name, program in self.entries.items():
@@ -61,7 +61,7 @@ def program_type(name: str) -> ProgType:
 
 
 def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
-    """Load everything. Raises VerifierError; nothing is attached or pinned yet."""
+    """Load all programs, without attaching or pinning them. Raises VerifierError."""
     fds = {number: maps[spec.c_name].fd for number, spec in enumerate(compiled.specs)}
     loaded: dict[str, BpfProgram] = {}
     try:

@@ -1,4 +1,4 @@
-"""Inserting further cubes into a chain: where they may stand, or why that cannot be."""
+"""Inserts further cubes into a chain, or explains why their places contradict each other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OUTERMOST = -1.0
 
 @dataclass(frozen=True)
 class Insertion:
-    """An instance that joins one port class's stack at a place; ``origin`` is who says so.
+    """An instance that joins one port class's stack at a place; ``origin`` names who asks for it.
 
-    The places of a cube's own wish (not ``strict``) may name cubes that are not there.
+    A place that the cube itself declares (not ``strict``) may name cubes that are not there.
     """
 
     instance: str
@@ -28,7 +28,7 @@ class Insertion:
 
 @dataclass(frozen=True)
 class _Rule:
-    """``first`` must stand nearer to the port than ``then``, for this reason."""
+    """``first`` must stand nearer to the port than ``then``; the rule comes from ``origin``."""
 
     first: str
     then: str
@@ -41,10 +41,10 @@ class _Rule:
 def insert(chain: Chain, insertions: Sequence[Insertion]) -> Chain:
     """The chain with these cubes in it. "Before" is nearer to the port, as stacks are listed.
 
-    Without a ``before`` or an ``after`` a cube stands outermost, next to the port; else as near
-    as it can to what it names. Equal wishes stand in the order in which they are given. Raises
-    CompositionError for places that contradict each other, with the whole circle of reasons, and
-    for what is named in vain.
+    Without a ``before`` or an ``after`` a cube stands outermost, next to the port; else as near as
+    it can to the cubes it names. Cubes with equal wishes keep the order in which they are given.
+    Raises CompositionError for places that contradict each other, with the circle of rules, and
+    for named cubes that are not there.
     """
     stacks = {name: tuple(chain.stacks.get(name, ())) for name in PORT_CLASSES}
     directions: dict[str, dict[str, Direction]] = {
@@ -75,7 +75,7 @@ def _refuse_twice(name: str, stack: Sequence[str], joining: Sequence[Insertion])
 
 
 def _ordered(name: str, stack: Sequence[str], joining: Sequence[Insertion]) -> tuple[str, ...]:
-    """All cubes of a stack in an order that keeps every rule, the old ones' order among them."""
+    """All cubes of a stack in an order that keeps every rule, including the chain's own order."""
     nodes = [*stack, *(each.instance for each in joining)]
     rules = [_Rule(a, b, "the chain") for a, b in pairwise(stack)]
     for each in joining:
@@ -121,7 +121,7 @@ def _named(text: str, nodes: Sequence[str]) -> str | None:
 
 
 def _wishes(stack: Sequence[str], joining: Sequence[Insertion]) -> Mapping[str, float]:
-    """Where each would like to stand: just before or after what it names, else outermost."""
+    """Each cube's wished position: just before or after the cubes it names, else outermost."""
     wishes = {node: float(i) for i, node in enumerate(stack)}
     nodes = [*stack, *(each.instance for each in joining)]
     for each in joining:
@@ -134,7 +134,7 @@ def _wishes(stack: Sequence[str], joining: Sequence[Insertion]) -> Mapping[str, 
 
 
 def _circle(rules: Sequence[_Rule]) -> list[_Rule]:
-    """Rules that lead from a cube back to itself; there is such a circle."""
+    """Rules that lead from a cube back to itself; the caller knows that there is such a circle."""
     path = [rules[0]]
     while True:
         following = next(rule for rule in rules if rule.first == path[-1].then)

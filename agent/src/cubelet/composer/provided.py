@@ -1,7 +1,7 @@
-"""What the composer gives a cube beside its own maps: flow fields, events, packets for Python.
+"""What the composer provides to a cube: flow fields, events, and packets for its Python.
 
-The C of it is in ``bpf/provide.h``; here stand the maps and structs it needs, and the lines that
-make an instance's functions of it.
+The C is in ``bpf/provide.h``; this module has the maps and structs that it needs, and the macro
+lines that make an instance's functions.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ PUNT_BYTES = 2_048
 EVENT_RING, EVENT_RATE = "event_ring", "event_rate"
 PACKET_RING, PACKET_RATE = "packet_ring", "packet_rate"
 FIELDS, EVENT = "flow_fields", "event"
-"""Names of structs, whatever the records are called in Python."""
+"""The structs' names in C, after the instance's prefix; the Python records may have others."""
 _NUMBERS = ("events_per_second", "event_bytes", "packets_per_second", "packet_bytes")
 
 
 def check_provided(cube: Cube) -> None:
-    """Refuse what cannot be provided. Raises ValueError naming the cube and its attribute."""
+    """Check rates, sizes and map names. Raises ValueError naming the cube and its attribute."""
     for name in _NUMBERS:
         value = getattr(cube, name)
         try:
@@ -44,7 +44,7 @@ def check_provided(cube: Cube) -> None:
 
 
 def provided_maps(cube: Cube) -> tuple[Map, ...]:
-    """The maps of an instance that the composer adds; their names are taken."""
+    """The maps that the composer adds to an instance; the cube's own cannot have their names."""
     maps: list[Map] = []
     if cube.event is not None:
         maps += _ring(EVENT_RING, EVENT_RATE, cube.event, cube.number(cube.event_bytes))
@@ -54,8 +54,8 @@ def provided_maps(cube: Cube) -> tuple[Map, ...]:
 
 
 def _ring(ring: str, rate: str, record: type[Record], size: int) -> Iterator[Map]:
-    # A ring has no values: naming the record makes a ring of other records another map. The
-    # kernel wants whole pages, and a power of two of them.
+    # A ring has no values; its record is declared so that a ring of other records is another map.
+    # The kernel demands a power of two of whole pages.
     rounded = mmap.PAGESIZE
     while rounded < size:
         rounded *= 2
@@ -88,12 +88,12 @@ def provided_functions(cubes: Iterable[Cube], slots: Slots) -> list[str]:
 
 
 def area_used(cubes: Iterable[Cube], slots: Slots) -> int:
-    """Bytes of a flow's area, from its start, that these cubes' fields lie in."""
+    """How many bytes of a flow's area, from its start, these cubes' fields take."""
     return max((slots.held[c.instance].end for c in cubes if c.flow_fields is not None), default=0)
 
 
 def split_punted(raw: bytes) -> tuple[PuntedHead, bytes]:
-    """A record of the ring of packets: what is said of the frame, and the frame."""
+    """Split a record of the packet ring into its head and the frame."""
     head = PuntedHead.unpack(raw)
     start = PuntedHead.layout().size
     return head, raw[start : start + head.length]

@@ -39,12 +39,11 @@ def first_reason(place: int) -> int:
 
 
 def allot(kinds: Iterable[str], known: Mapping[str, int] | None = None) -> Mapping[str, int]:
-    """A place from 0 to MAX_CUBES - 1 for each kind, those in ``known`` as they are.
+    """A place from 0 to MAX_CUBES - 1 for each kind; kinds in ``known`` keep theirs.
 
-    A kind's place follows from its name, so that it seldom depends on which others there are; one
-    that is taken leads to the next free one. Counters are kept by place, so remember the result:
-    a place that has been a kind's stays its own, for a kind that is gone too while there is room.
-    Raises ValueError for more than MAX_CUBES kinds.
+    A kind's place is a hash of its name, or the next free one, so that it seldom depends on other
+    kinds. Counters are kept by place, so remember the result: a kind keeps its place, also after
+    it is gone, as long as there is room. Raises ValueError for more than MAX_CUBES kinds.
     """
     places = dict(known or {})
     wanted = set(kinds)

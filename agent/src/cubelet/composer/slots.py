@@ -1,8 +1,8 @@
-"""Where in a flow's 64 bytes for cubes each instance keeps its fields.
+"""Places each instance's fields in the 64 bytes that a flow record has for cubes.
 
-A slot outlives compositions, and so do the flows whose records hold bytes in it. Each slot has a
-generation, which stands behind the fields in every record that they were written to: bytes of
-another generation are another instance's, or of another layout, and count as zero.
+A slot outlives compositions, as do the flow records with bytes in it. Each slot has a generation,
+which is written behind the fields in every record: bytes of another generation belong to another
+instance or layout, and are read as zero.
 """
 
 from __future__ import annotations
@@ -33,31 +33,32 @@ class Slot(msgspec.Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """The offset of the first byte behind it."""
         return self.offset + self.size
 
 
 class Slots(msgspec.Struct, frozen=True):
-    """Slots by instance, those of instances that are gone too; ``generation`` was given last."""
+    """Slots by instance, also of instances that are gone; ``generation`` is the last one given."""
 
     held: Mapping[str, Slot] = {}
     generation: int = 0
 
     @classmethod
     def forgotten(cls) -> Slots:
-        """None, where some may have been given out of which nothing is known any more.
+        """No slots, for when the record of those given out earlier is lost.
 
-        Generations go on from a random one, so that what flows still hold is not taken for ours.
+        Generations start at a random number, so that fields of earlier slots in flow records are
+        not taken for current ones.
         """
         return cls(generation=secrets.randbelow(_LAST))
 
 
 def allot_slots(cubes: Iterable[Cube], known: Slots) -> Slots:
-    """A slot for each instance that has flow fields, those in ``known`` as they are.
+    """A slot for each instance that has flow fields; instances in ``known`` keep theirs.
 
-    The slot of an instance that is gone, or of fields that have changed, goes to others when there
-    is no other room. Where room is left in pieces only, all get new ones. Raises ValueError naming
-    the instances and their sizes when there is not enough room.
+    The slot of changed fields is free at once, that of an instance that is gone only when there is
+    no other room. If the free room is too fragmented, all instances get new slots. Raises
+    ValueError naming the instances and their sizes when there is not enough room.
     """
     wanted = {c.instance: c for c in cubes if c.flow_fields is not None}
     sizes = {name: _size(cube) for name, cube in wanted.items()}
@@ -80,7 +81,7 @@ def allot_slots(cubes: Iterable[Cube], known: Slots) -> Slots:
 
 
 def read_fields(cube: Cube, slot: Slot, area: bytes) -> Record:
-    """The instance's fields in a record's ``area``: zero if nobody has written them."""
+    """The instance's fields in a record's ``area``: zero if they have not been written."""
     fields = _fields(cube)
     size = fields.layout(cube.family).size
     at = slot.offset + size + size % GENERATION_BYTES
@@ -113,7 +114,7 @@ def _no_room(sizes: Mapping[str, int]) -> str:
 
 
 def _make_room(held: dict[str, Slot], wanted: Mapping[str, Cube], size: int) -> int | None:
-    """The first free place of a size, taken from instances that are gone if need be; None: none."""
+    """The first free offset for ``size`` bytes, if need be of a gone instance; None if none."""
     while (offset := _first_free(held.values(), size)) is None:
         stranger = next((name for name in held if name not in wanted), None)
         if stranger is None:
@@ -132,7 +133,7 @@ def _first_free(slots: Iterable[Slot], size: int) -> int | None:
 
 
 def _next(generation: int, held: Mapping[str, Slot]) -> int:
-    """Another generation than any slot's; never 0, which is that of a new record."""
+    """A generation that no slot has; never 0, the generation of a new record."""
     taken = {slot.generation for slot in held.values()}
     generation = generation % _LAST + 1
     while generation in taken:

@@ -1,4 +1,4 @@
-"""Writes the C that a composition is: cubes' sources, generated definitions, the judge's stages."""
+"""Writes a composition's C: cubes' sources, generated definitions, the judge's stages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _OWN_ADDRESSES = 8
 """The node's addresses that a UDP answer from another of them is tried under, at most."""
 _PROVIDED = "cubelet/provided.h"
 EARLY = "cubelet_early"
-"""The program for the uplink's driver, where there are cubes for it."""
+"""The XDP program for the uplink's driver, if there are early cubes."""
 LOCAL = "local"
 """The entry on the loopback device, where the node's own addresses have ports that are served."""
 LOOPBACK_IFINDEX = 1
@@ -63,8 +63,8 @@ EGRESS = "egress"
 class Source:
     """C text to compile, and the ``files`` it includes by these paths.
 
-    ``programs`` and ``xdp`` are function names, of programs for tc and for XDP; ``jumps`` the slots
-    of the jump table that some fill.
+    ``programs`` and ``xdp`` are the function names of tc and XDP programs; ``jumps`` gives the jump
+    table's slots of those that are tail-called.
     """
 
     text: str
@@ -155,7 +155,7 @@ def _include_folders() -> tuple[Path, ...]:
 
 
 def _cube_path(cube: Cube) -> str:
-    # Included, not pasted: BCC adds a line to every function of the main text.
+    # Include it: BCC adds a line to every function of the main text, which shifts line numbers.
     return f"{cube.instance}/{cube.source().name}"
 
 
@@ -251,7 +251,7 @@ def _cube_definitions(composition: Composition) -> list[str]:
 
 
 def _map_constants(specs: Sequence[MapSpec]) -> list[str]:
-    """Maps by placeholder descriptors: number n stands for the n-th map until loading."""
+    """C constants with the maps' placeholder descriptors: n is the n-th map until loading."""
     lines = []
     for number, spec in enumerate(specs):
         if spec.direct:

@@ -1,1 +1,1 @@
-"""What people set: the node's file, the cluster's configuration, and what follows from both."""
+"""The node's settings file, the cluster's configuration, and the setup made of both."""

@@ -1,9 +1,8 @@
-"""The cluster-wide configuration: what all agents compose, from one ConfigMap.
+"""The cluster-wide configuration of all agents' compositions, from one ConfigMap.
 
-It is a ConfigMap rather than an API type of our own: it needs no registration that an agent would
-have to wait for, can be named in RBAC, is plain YAML for the manifests folder too, and is checked
-by the very models that the settings file is checked by, against the cubes that are installed,
-which no schema in the API server could know.
+It is a ConfigMap rather than an API type of our own: agents need not wait for a registration, RBAC
+can name it, and a manifests folder can hold it as plain YAML. It is checked by the same models as
+the settings file, against the installed cubes, which no schema in the API server could know.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ KEY = "config.yaml"
 
 
 class Insert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A further cube on the stacks of ``ports`` (port classes), or where it wants to be itself.
+    """A further cube on the stacks of ``ports`` (port classes; empty: its own ``placement``).
 
     ``before`` and ``after`` name cubes of those stacks, as listed from the port inward.
     ``name`` tells a second instance of a kind from the first, such as ``policer1``.
@@ -39,7 +38,7 @@ class Insert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     settings: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
-        """Refuse what would say nothing. Raises ValueError."""
+        """Check ports and places. Raises ValueError."""
         unknown = sorted(set(self.ports) - set(PORT_CLASSES))
         if unknown:
             raise ValueError(f"ports: {', '.join(unknown)} is none of {', '.join(PORT_CLASSES)}")
@@ -56,10 +55,10 @@ class Insert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of the whole cluster; they count before those of a node's own file.
+    """Settings of the whole cluster, which win over those of a node's own file.
 
     ``core`` and ``cubes`` are merged key by key. ``insert`` adds cubes to the chain; ``exclude``
-    names kinds that are not to be composed, wherever they would stand.
+    names kinds that are left out of all stacks.
     """
 
     composition: Literal["fused", "tailcall"] | None = None
@@ -89,7 +88,7 @@ def parse_config(text: str) -> ClusterConfig:
     try:
         values = yaml.safe_load(text) or {}
         return msgspec.convert(values, ClusterConfig, dec_hook=decode_text)
-    except (yaml.YAMLError, ValueError) as error:  # YAML's own texts can be wrong in many ways
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: msgspec's, PyYAML's for scalars
         raise SettingsError(str(error)) from error
     except RecursionError as error:
         raise SettingsError("is nested too deeply") from error

@@ -1,4 +1,4 @@
-"""Follows the cluster-wide configuration: checked as a whole, put in force whole or not at all."""
+"""Follows the cluster-wide configuration, which is put in force as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = structlog.get_logger()
 class _Offer:
     """A configuration that is proposed: its ``text``, None for the default.
 
-    ``excuse`` says why another one is not in force that should be; ``lenient`` leaves out what
-    cannot be used. ``faults`` are the kinds that were quarantined before it.
+    ``excuse`` says why the wanted one was refused, if this is a substitute for it; ``lenient``
+    leaves out unusable cubes. ``faults`` are the kinds that were quarantined before it.
     """
 
     config: ClusterConfig = field(default_factory=ClusterConfig)
@@ -36,9 +36,9 @@ class _Offer:
 class Configuration:
     """Makes a setup of each new configuration and proposes it.
 
-    ``problem`` says why the present one was refused ('' if it was not); what was in force before
-    stays in force, after a restart too. Raises SettingsError or CompositionError at once for a node
-    whose own settings allow no setup at all.
+    ``problem`` says why the present one was refused ('' if it was not); the one before it then
+    stays in force, after a restart too. The constructor raises SettingsError or CompositionError
+    if the node's own settings allow no setup at all.
     """
 
     def __init__(
@@ -61,9 +61,10 @@ class Configuration:
         make_setup(settings, ClusterConfig(), discovery)
 
     def follow(self, changes: Iterable[Change], complete: bool = True) -> None:
-        """Take in changes of the configuration; at the first call also that there is none.
+        """Take in changes of the configuration; the first call also settles that there is none.
 
-        Unless all is known (``complete``) there may be one: the one that was in force counts.
+        Unless the source could read everything (``complete``), a missing one may only be unread:
+        then the last one in force is proposed.
         """
         changed = not self._begun or (self._unsure and complete)
         for change in changes:
@@ -82,7 +83,7 @@ class Configuration:
 
     def _take_up(self) -> None:
         faults = dict(self._discovery.faults)
-        self._discovery.faults.clear()  # what has changed may have mended them
+        self._discovery.faults.clear()  # the new configuration may have mended them
         try:
             config = read_config(self._config_map)
             text = self._config_map.data[KEY] if self._config_map else None
@@ -95,7 +96,7 @@ class Configuration:
                 self._offer_the_last(self.problem)
 
     def _offer_the_last(self, excuse: str) -> None:
-        """Until a good configuration comes, the one counts that was in force before a restart."""
+        """Propose the configuration that was in force before the restart."""
         text = self._memory.known.config
         try:
             config = ClusterConfig() if text is None else parse_config(text)
@@ -104,7 +105,7 @@ class Configuration:
             self._refuse(excuse, str(error))
 
     def go_on_without(self, faults: Mapping[str, str]) -> None:
-        """Quarantine kinds that are in force, or stand in the way of the first setup."""
+        """Quarantine these kinds, and propose the present configuration without them."""
         self._discovery.faults.update(faults)
         present = self._offered if self._pending else self._accepted
         excuse = present.excuse if self._pending else self.problem
@@ -128,10 +129,10 @@ class Configuration:
         self._offered, self._pending = offer, True
 
     def settle(self, refused: str | None, in_force: bool) -> bool:
-        """A pass has ended: ``refused`` is why what was proposed is not in force, '' if it is.
+        """Take in a pass's outcome; True if the proposed configuration is given up now.
 
-        None says that it is not decided yet. ``in_force`` says whether anything is. True if it was
-        decided now that what was proposed is given up.
+        ``refused`` says why it is not in force: '' if it is, None while that is not decided.
+        ``in_force`` says whether any composition is.
         """
         if not self._pending or refused is None:
             return False
@@ -148,7 +149,7 @@ class Configuration:
         if offer.text != self._memory.known.config:
             self._offer_the_last(refused)
             return True
-        self._pending = True  # there is no other one: it is tried until it is in force
+        self._pending = True  # without an alternative it is tried until it is in force
         return False
 
     def _refuse(self, excuse: str, reason: str) -> None:

@@ -23,9 +23,9 @@ class KubernetesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """How the API server is reached, with ``source: kubernetes``.
 
     Without ``kubeconfig`` the pod's own service account is used. ``server`` is a URL that replaces
-    the one of either: the agent must reach the API server before any Service works. Lists are
-    asked for in pages of ``page_size`` objects. A watch on which nothing comes for
-    ``idle_seconds`` is taken for dead; servers send a bookmark about once a minute.
+    the one given there: the agent must reach the API server before any Service works. Lists are
+    requested in pages of ``page_size`` objects. A watch that receives nothing for
+    ``idle_seconds`` is considered dead; servers send a bookmark about once a minute.
     ``config_map`` (namespace/name) holds the cluster-wide configuration.
     """
 
@@ -37,16 +37,16 @@ class KubernetesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All settings of an agent. Paths are this node's own, so that agents can run side by side.
+    """All settings of an agent. Its paths are settings, so that agents can run side by side.
 
     ``source`` says where objects come from: the folder ``manifests``, which is watched, or the API
     server (``kubernetes``). ``cubes`` holds each cube's settings by kind, ``core``
     those of the core (sizes, timeouts, port ranges). ``chain`` replaces the default composition.
     ``service_cidrs`` are routed from the host into the datapath. ``sweep_seconds`` is how often
-    idle flows are removed, ``linger_seconds`` how long a cube stays composed in that is needed no
-    more. ``cni_bin`` and ``cni_conf`` are where the CNI plugin and its network configuration are
-    put (None: nowhere). ``health`` is the ADDRESS:PORT at which liveness and readiness are told
-    over HTTP, ``metrics`` that of what Prometheus reads (None: nowhere).
+    idle flows are removed, ``linger_seconds`` how long a cube stays composed after it is no longer
+    needed. ``cni_bin`` and ``cni_conf`` are where the CNI plugin and its network configuration are
+    put (None: nowhere). ``health`` is the ADDRESS:PORT of ``/livez`` and ``/readyz``, ``metrics``
+    that of ``/metrics`` (None: not served).
     """
 
     node_name: str = ""
@@ -106,7 +106,7 @@ def parse(values: object) -> Settings:
 
 
 def decode_text(wanted: type[Path | IPv4Network], value: object) -> object:
-    """What msgspec asks for types of which it knows nothing: all are written as texts."""
+    """Decode a text to a type that msgspec does not know: a path or a network."""
     if not isinstance(value, str):
         raise ValueError(f"expected a text, got {value!r}")
     return wanted(value)

@@ -1,4 +1,4 @@
-"""What a node is to run: the settings file, the cluster's configuration and the installed cubes."""
+"""Makes a node's setup of the settings file, the cluster's configuration and installed cubes."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def make_setup(
     lenient: bool = False,
     slots: Slots | None = None,
 ) -> Setup:
-    """Check everything and put it together; nothing is touched.
+    """Check everything and make the setup of it, without side effects.
 
     ``reasons`` are the places that kinds' drop reasons have had so far, ``slots`` those of
     instances' flow fields. ``lenient`` leaves out
-    inserted cubes that are not there or quarantined, for a configuration that was in force when
-    they were: a node has to be served all the same. Raises SettingsError for
-    what is wrong with a value, CompositionError for cubes that cannot stand like this.
+    inserted cubes that are missing or quarantined: a configuration that was in force earlier must
+    still serve the node. Raises SettingsError for a wrong value, CompositionError for cubes that
+    cannot be composed like this.
     """
     chain = settings.chain or default_chain()
     if lenient:
@@ -105,7 +105,7 @@ def _usable_part(config: ClusterConfig, discovery: Discovery) -> ClusterConfig:
 
 
 def _chain(chain: Chain, config: ClusterConfig, discovery: Discovery, lenient: bool) -> Chain:
-    """The chain without what is excluded, with what is inserted and what inserts itself."""
+    """The chain without excluded kinds, with inserted cubes and those with a ``placement``."""
     chain = _without(chain, config.exclude, discovery)
     placed = [kind_of(name, discovery.cubes) for name in chain.names()]
     taken = {*placed, *config.exclude, *(each.cube for each in config.insert)}

@@ -1,1 +1,1 @@
-"""How every command prints what it found."""
+"""The output of all commands, and the log."""

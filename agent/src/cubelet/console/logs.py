@@ -1,4 +1,4 @@
-"""How this process logs: lines of text on standard error."""
+"""Configures the log: lines of text on standard error."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How every command tells what it found: kubectl-like tables, JSON, YAML, and errors.
+"""The output of all commands: kubectl-like tables, JSON, YAML, and errors.
 
-What was asked for goes to standard output, everything else to standard error. Nothing is coloured.
+Results go to standard output, everything else to standard error. Nothing is coloured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cubelet.ipc.client import AgentError
 
 
 class Format(StrEnum):
-    """How a command prints what it finds."""
+    """A command's output format."""
 
     TABLE = "table"
     WIDE = "wide"
@@ -34,7 +34,7 @@ class Format(StrEnum):
 class CommandError(Exception):
     """A command cannot do what was asked; the message is for the user.
 
-    `detail` holds what explains the message or mends it, and may be long.
+    `detail` is the cause or the remedy, and may be long.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:
@@ -77,13 +77,13 @@ def print_as(output: Format, document: Any, text: Callable[[], str]) -> None:
 
 
 def tell(message: str) -> None:
-    """Tell the user something that is not what was asked for."""
+    """Print a message for the user to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def told(output: Format = Format.TABLE) -> Iterator[None]:
-    """Tell the user what went wrong, as a document on stdout if one was asked for; exit with 1."""
+    """Print an error of the block, as a document on stdout if one was asked for; exit with 1."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""From what is known to what the node is to be: reconcile, plan, compose, switch over."""
+"""Brings the node to what the state demands: reconciling, planning, composing, switching over."""

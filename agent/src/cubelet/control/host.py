@@ -55,7 +55,7 @@ def concerns(change: Change) -> bool:
 
 
 class HostNetwork:
-    """Sets up what the host needs; problems are of the places ``node``, ``routes`` and ``cni``."""
+    """Sets up the host; its problems have the places ``node``, ``routes`` and ``cni``."""
 
     def __init__(
         self, settings: Settings, state: State, memory: Memory, problems: Problems
@@ -76,7 +76,8 @@ class HostNetwork:
     def ensure_devices(self, setup: Setup | None, complete: bool) -> list[Change]:
         """Set up the node's devices; the change of LocalNode that follows, if any.
 
-        Unless all is known (``complete``) the node is as it was known last.
+        If the source could not read everything (not ``complete``), a Node object that is missing
+        is taken from the memory of the last run.
         """
         settings, core = self._settings, setup.core.settings if setup else CoreSettings()
         node = self._state.nodes.get(settings.name)
@@ -113,9 +114,9 @@ class HostNetwork:
         return [change] if change else []
 
     def route(self, setup: Setup, local: LocalNode, remove: bool) -> None:
-        """Have the host reach pods and Services through the datapath.
+        """Route the host's packets to pods and Services into the datapath.
 
-        Routes that are wanted no more go, unless not all is known (``remove``).
+        With ``remove``, routes that are no longer wanted are deleted.
         """
         asked = {ip_network(address): address for address in self._free()}
         spared = {*self._needed(setup, local), *local.next_hops}

@@ -1,4 +1,4 @@
-"""Cubes that are needed no more stay for a while: what is needed on and off is not recomposed."""
+"""Keeps cubes that are no longer needed for a while, to avoid recomposing back and forth."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Needed = Mapping[str, tuple[str, ...]]
 
 
 class Lingering:
-    """Remembers for some seconds where an instance was needed.
+    """Remembers for some ``seconds`` on which port classes an instance was needed.
 
-    A policy that selects only a job's pods would else bring the firewall in and take it out with
-    each run, and have all flows judged again each time.
+    Otherwise a policy that selects only a job's pods would add and remove the firewall with each
+    run, and have all flows judged again each time.
     """
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -25,9 +25,9 @@ class Lingering:
         self._needed: Needed = {}
 
     def joined(self, needed: Needed) -> Needed:
-        """What is needed now, and what was until a moment ago by instances still there.
+        """The classes needed now, and those needed within the last ``seconds``, by instance.
 
-        To be called whenever what is needed may have changed or :attr:`left` is over.
+        Call it whenever ``needed`` may have changed, and when :attr:`left` is over.
         """
         now = self._now()
         for instance, classes in self._needed.items():
@@ -48,7 +48,7 @@ class Lingering:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the next one goes; None if none lingers."""
+        """Seconds until the next class stops lingering; None if none lingers."""
         if not self._ends:
             return None
         return max(0.0, min(self._ends.values()) - self._now())

@@ -1,4 +1,4 @@
-"""Keeps what all cubes want in their maps, unit by unit. Pure: no map is touched here."""
+"""Keeps the entries that all cubes want in their maps, unit by unit. It touches no map."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Planner:
         )
 
     def units(self, changes: Iterable[Change], view: View) -> set[Owned]:
-        """Every unit that these changes may have altered, and those asked for in vain before."""
+        """All units that these changes, or earlier ones that ``units`` failed on, may alter."""
         asked = [(cube, change) for change in changes for cube in self.cubes.values()]
         again, self._unasked = self._unasked, []
         found: set[Owned] = set()
@@ -84,7 +84,7 @@ class Planner:
     def replan(self, units: Iterable[Owned], view: View) -> Delta:
         """Plan the units again, and those that there is room for now; what changed in all.
 
-        A unit whose plan raises keeps what it wanted before; ``failures`` says why.
+        A unit whose plan raises keeps its earlier entries; the error is in ``failures``.
         """
         delta: Delta = defaultdict(dict)
         retried: set[Owned] = set()

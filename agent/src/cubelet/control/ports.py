@@ -1,4 +1,4 @@
-"""The pods' ports: each runs the program of its class, and what belongs to no pod runs none."""
+"""Attaches the pod class's program to pods' ports, and detaches it from devices without a pod."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cubelet.datapath.programs import Datapath
 from cubelet_hooks.objects import LocalNode, Port
 
 _SETTLED_AT_ONCE = 4
-"""Ports that a pass settles which were attached in a hurry: others want the devices' lock too."""
+"""Hurried ports that a pass attaches for good: it holds the lock of all devices meanwhile."""
 
 
 class PodPorts:
-    """Which pods' ports are attached; one that cannot be is a problem of the place ``port KEY``."""
+    """The attached pods' ports. A port that cannot be attached is the problem ``port KEY``."""
 
     def __init__(self, datapath: Datapath, problems: Problems) -> None:
         self._datapath = datapath
@@ -21,19 +21,19 @@ class PodPorts:
         self._makeshift: set[str] = set()
         self.attached: dict[str, Port] = {}
         self.failing: set[str] = set()
-        """Keys of ports that could not be attached: what an earlier run put there may run on."""
+        """Keys of ports that could not be attached; a program of an earlier run may run there."""
 
     @property
     def unsettled(self) -> bool:
-        """Whether some were attached in a hurry, which later calls without one make up for."""
+        """Whether some were attached in a hurry; later calls without hurry attach them for good."""
         return bool(self._makeshift)
 
     def attach_all_anew(self) -> None:
-        """Attach all again the next time: others may have taken our programs off."""
+        """Let the next call attach all again: other software may have detached our programs."""
         self.attached.clear()
 
     def drop(self, devices: Collection[str]) -> None:
-        """These devices do not run what they should."""
+        """Forget the ports of these devices, so that the next call attaches them again."""
         self.attached = {k: p for k, p in self.attached.items() if p.host_ifname not in devices}
 
     def follow(self, wanted: Mapping[str, Port], local: LocalNode, hurry: bool) -> None:
@@ -45,8 +45,8 @@ class PodPorts:
         self.failing = set()
         for key, port in wanted.items():
             if key not in self.attached:
-                # What runs a program already is not moved to a lesser way of running it, nor all
-                # at once to a better one.
+                # A port that is attached already is not moved to the quick way of attaching, nor
+                # are all moved to the proper way at once.
                 quickly = key in self._makeshift or (hurry and not self._datapath.knows(port))
                 self._attach(port, local, quickly)
         self._makeshift &= self.attached.keys()

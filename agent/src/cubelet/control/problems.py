@@ -1,4 +1,4 @@
-"""What is wrong on a node now, by its place: told once in the log, and for as long as it lasts."""
+"""A node's current problems by place: each is logged once, and listed for as long as it lasts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Problems(dict[str, str]):
     """Texts by place."""
 
     def note(self, place: str, problem: str) -> None:
-        """Say what is wrong at a place; '' if nothing is (any more)."""
+        """Set the problem of a place; '' clears it."""
         if problem and self.get(place) != problem:
             log.error("problem", place=place, problem=problem)
         if problem:

@@ -1,7 +1,7 @@
 """Brings the node to what the state demands: devices, programs, maps, attachments, routes.
 
-Level-triggered: every pass compares what is wanted with what is. Passes run on the datapath thread,
-one at a time, because compiling and netlink block.
+Level-triggered: every pass compares the wanted with the actual state. Passes run on the datapath
+thread, one at a time, because compiling and netlink block.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _PLAN_LIMIT = 5.0
 
 
 class Reconciler:
-    """Makes the passes, and holds what they work on.
+    """Makes the passes.
 
     ``switchover`` knows which composition is in force, ``ports`` which pods run it, ``datapath``
-    its programs and maps; ``problems`` is what the last pass found wrong, by its place.
+    its programs and maps; ``problems`` are the last pass's, by place.
     """
 
     def __init__(self, settings: Settings, state: State, clock: Clock, memory: Memory) -> None:
@@ -50,7 +50,7 @@ class Reconciler:
         self._trying = False
         self._review = True
         self.serving = False
-        """Whether a pass has come to its end: composed, attached, routed, announced."""
+        """Whether some pass has completed: composed, attached, routed, announced."""
         self.refused: str | None = None
         """Why the setup proposed last was not put in force: '' if it was, None before that."""
         self.rejected: list[str] = []
@@ -66,12 +66,12 @@ class Reconciler:
 
     @property
     def setup(self) -> Setup | None:
-        """What was put in force last, or is about to be for the first time."""
+        """The setup in force; before the first, the proposed one."""
         return self._plan.setup if self._plan else self._proposed
 
     @property
     def watches(self) -> tuple[Resource, ...]:
-        """The kinds of objects that the cubes add which are in force or proposed."""
+        """The kinds of objects that cubes in force or proposed add."""
         setups = [self._plan.setup if self._plan else None, self._proposed]
         cubes = [cube for setup in setups if setup for cube in setup.composition.cubes]
         return tuple(dict.fromkeys(each for cube in cubes for each in cube.watches))
@@ -88,11 +88,11 @@ class Reconciler:
 
     @property
     def lingers(self) -> float | None:
-        """Seconds until a pass has to take out what is needed no more; None if nothing is."""
+        """Seconds until a pass has to remove a cube that is no longer needed; None if none is."""
         return self._plan.lingering.left if self._plan else None
 
     def blocker(self, port: Port) -> str:
-        """Why a pod's port must not be said to be served; '' if it is.
+        """Why ADD must not report a pod's port as served; '' if it is served.
 
         An essential cube's policy that could not be planned, written or composed counts too, but
         not that of another namespace; nor one that does not fit, as long as it is closed.
@@ -105,20 +105,20 @@ class Reconciler:
         return "; ".join(filter(None, found))
 
     def review_all(self) -> None:
-        """Let the next pass look at everything, whether it is known to have changed or not."""
+        """Let the next pass compare everything, not only the known changes."""
         self._review = True
 
     def close(self) -> None:
-        """Let go of everything; what is attached and pinned forwards on."""
+        """Close everything; attached and pinned programs keep forwarding."""
         self.switchover.close()
         self.datapath.close()
 
     def run(self, changes: Sequence[Change], *, hurry: bool = False, complete: bool = True) -> None:
-        """One pass. What goes wrong is in ``problems`` afterwards, by its place; nothing raises.
+        """Make one pass. It raises nothing: errors are in ``problems``, by place.
 
         ``hurry`` says that pods wait for it, ``complete`` that the source could read everything: if
-        not, nothing old is removed at a start. After a pass that broke off, or :meth:`review_all`,
-        the next one looks at everything.
+        not, nothing old is removed at a start. After a pass that failed, and after
+        :meth:`review_all`, the next pass compares everything.
         """
         self.switchover.complete = complete
         try:
@@ -179,7 +179,7 @@ class Reconciler:
     def _follow(
         self, plan: Plan, taken: Sequence[Change], local: LocalNode | None, everything: bool
     ) -> bool:
-        """Bring maps and composition up to what has changed; True if another one took over."""
+        """Apply the changes to maps and composition; True if another composition took over."""
         plan.planner.seconds.clear()
         units = plan.planner.units(taken, self._state)
         if everything or self.switchover.kept_unknown:
@@ -198,7 +198,7 @@ class Reconciler:
         return False
 
     def _serve(self, local: LocalNode, everything: bool, switched: bool, hurry: bool) -> None:
-        """Have the programs in force run on every port, and let go of all others."""
+        """Attach the programs in force to every port, and retire all others."""
         if switched:
             self.ports.drop(self.switchover.failed)
         if everything:
@@ -220,9 +220,9 @@ class Reconciler:
         self.datapath.attach_node(local)
 
     def _find_faults(self, planner: Planner, slow: bool) -> None:
-        """Blame cubes whose plans raise, or take so long that all others have to wait.
+        """Blame cubes whose plans raise or, if ``slow``, take too long.
 
-        What essential ones could not plan is the problem of the place ``plans``.
+        Failed plans of essential cubes are the problem of the place ``plans``.
         """
         cubes, blame = planner.cubes, self.switchover.blame
         for (instance, unit), error in planner.failures.items():

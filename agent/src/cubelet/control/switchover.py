@@ -1,4 +1,4 @@
-"""Which composition runs: made from a setup and the facts, filled, and switched in."""
+"""Makes a composition from a setup and the facts, fills its maps, and switches to it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ log = structlog.get_logger()
 _RECOVERY = 30.0
 """Seconds in which TCP that is under way may open flows, after records were lost."""
 _PAUSE = 5.0
-"""Seconds until what failed for want of time or memory is tried again."""
+"""Seconds until a composition that failed for want of time or memory is tried again."""
 PLACE = "composition"
-"""The place of problems that keep a composition from being in force."""
+"""The place of problems that keep the wanted composition from being in force."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A setup with what its cubes want, and where they were needed a moment ago."""
+    """A setup with its cubes' wanted entries, and the classes they were needed on lately."""
 
     setup: Setup
     planner: Planner
@@ -48,7 +48,7 @@ class Plan:
 
     @classmethod
     def of(cls, setup: Setup, state: State, linger_seconds: float) -> Plan:
-        """Plan for all that is known."""
+        """Make a plan for all objects in ``state``."""
         planner = Planner([setup.core, *setup.composition.cubes])
         changes = [Change.between(None, each) for each in state]
         planner.replan(planner.units(changes, state), state)
@@ -83,21 +83,21 @@ class Switchover:
         self._not_before = 0.0
         self._verdicts_due = False
         self.in_force: InForce | None = None
-        """What runs, its maps filled once; None before the first."""
+        """The running composition, whose maps have been filled; None before the first."""
         self.complete = True
         """Whether the source could read everything; if not, nothing old is removed at a start."""
         self.kept_unknown = False
-        """Whether entries were kept that nobody is known to want."""
+        """Whether entries of an earlier run were kept although no known object wants them."""
         self.lacking: frozenset[str] = frozenset()
         """Kinds of essential cubes that are wanted and do not run."""
         self.failed: Collection[str] = ()
-        """Devices that the last switch left behind."""
+        """Devices on which the last switch failed."""
         self.faults: dict[str, str] = {}
-        """Kinds that are not essential and were found to be unusable, each with the reason."""
+        """Kinds, not essential, that proved unusable, each with the reason."""
 
     @property
     def composition(self) -> Composition | None:
-        """What runs, specialised; None before the first."""
+        """The running composition, specialised; None before the first."""
         return self.in_force.composition if self.in_force else None
 
     @property
@@ -107,26 +107,26 @@ class Switchover:
 
     @property
     def sweeper(self) -> FlowSweeper | None:
-        """What removes idle flows; None before the first composition."""
+        """The sweeper of idle flows; None before the first composition."""
         return self.in_force.sweeper if self.in_force else None
 
     def close(self) -> None:
-        """Let go of the maps."""
+        """Unmap the epochs."""
         if self.in_force is not None:
             self.in_force.epochs.close()
             self.in_force.sweeper.close()
 
     def forget_facts(self) -> None:
-        """Ask all cubes anew: what they said was of a setup that has been given up."""
+        """Ask all cubes for their facts again: the known ones belong to a setup given up."""
         self._facts = None
 
     def recompose(
         self, plan: Plan, local: LocalNode, changed: Collection[str] | None = None
     ) -> bool:
-        """Compose anew if what is compiled in has changed; True if a new composition took over.
+        """Compose again if the facts have changed; True if a new composition took over.
 
-        ``changed`` kinds of objects are all that may have altered it, None: all. What goes wrong
-        is the problem of the place ``composition``; what ran runs on.
+        Only the ``changed`` kinds of objects can have altered the facts (None: any kind). An error
+        is the problem of the place ``composition``; the running composition then stays.
         """
         setup = plan.setup
         try:
@@ -139,7 +139,7 @@ class Switchover:
             self._problems.note(PLACE, "")
             return False
         if wanted == self._refused or time.monotonic() < self._not_before:
-            return False  # it would be refused again
+            return False  # it would be refused again, or it is too early to try
         composition = setup.composition.specialised(facts)
         try:
             prepared = self._datapath.prepare(composition, setup.core, local)
@@ -153,7 +153,7 @@ class Switchover:
             return False
         if prepared is not None:
             self._take_over(plan, composition, prepared)
-        # also if its programs run: its cubes may be other ones
+        # also if the same programs run already: the cubes' Python objects may be new
         if self.in_force is not None:
             self.in_force = dataclasses.replace(self.in_force, composition=composition)
         self._problems.note(PLACE, "")
@@ -168,14 +168,14 @@ class Switchover:
         self.lacking = frozenset(c.kind for c in wanted.cubes if c.essential) - running
 
     def blame(self, cubes: Iterable[Cube], kind: str, reason: str) -> None:
-        """A kind is at fault: remember it, unless it is essential or none of these cubes."""
+        """Record the fault of a kind, unless it is essential or none of these cubes has it."""
         if any(cube.kind == kind and not cube.essential for cube in cubes):
             self.faults.setdefault(kind, reason)
 
     def _learn(self, plan: Plan, changed: Collection[str] | None) -> Facts:
-        """What is compiled in; what the last run compiled in too while not all is known.
+        """The facts to compile in; classes needed lately still count as needed.
 
-        What was needed a moment ago still counts as needed.
+        If the source could not read everything, the facts of the last run are added.
         """
         composition = plan.setup.composition
         if changed is None or self._facts is None:
@@ -207,7 +207,7 @@ class Switchover:
         if prepared.fresh:
             sweeper.recover(_RECOVERY)
         self.failed = failed
-        # Others have judged what is cached, and may do so until all ports run this one.
+        # Cached verdicts came from other programs, which judge until all ports run this one.
         self._verdicts_due = self._verdicts_due or not same
         self._note_maps(outcome)
         log.info(
@@ -219,9 +219,9 @@ class Switchover:
         )
 
     def settle_verdicts(self, final: bool) -> None:
-        """All ports run the composition, or all but some that cannot (not ``final``).
+        """Have all flows judged again that earlier programs judged, after their last packet.
 
-        What earlier programs judged is judged again, once the last packet that was in them is out.
+        Call it once all ports run the composition, or (not ``final``) all but some that cannot.
         """
         if self._verdicts_due and self.in_force is not None:
             synchronize()
@@ -229,7 +229,7 @@ class Switchover:
             self._verdicts_due = not final
 
     def sync(self, plan: Plan) -> None:
-        """Make the maps hold what is wanted, whatever they are known to hold."""
+        """Compare the maps' actual contents with the wanted ones and correct them."""
         if self.in_force is not None:
             self._note_maps(self._fill(plan, self.in_force.applier))
 
@@ -243,11 +243,11 @@ class Switchover:
         return lambda keys, reason: plan.planner.refuse(keys, reason, self._state)
 
     def _note_maps(self, outcome: Outcome) -> None:
-        """What the maps have refused is a problem of the place ``maps``."""
+        """Note failed map writes as the problem of the place ``maps``."""
         self._problems.note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
 
     def _fill(self, plan: Plan, applier: Applier) -> Outcome:
-        """What is unknown to a source in trouble, or to a cube that could not plan, is kept."""
+        """Fill the maps; unwanted entries stay if the source is incomplete or a plan failed."""
         self.kept_unknown = not self.complete and (self.kept_unknown or not self.in_force)
         spared = {instance for instance, _ in plan.planner.failures}
         contents, refuse = plan.planner.contents(), self._refuse(plan)

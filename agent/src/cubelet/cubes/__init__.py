@@ -1,1 +1,1 @@
-"""What serves cubes in the agent: discovery, declarations, events, packets, tables, requests."""
+"""The agent's side of cubes: discovery, declarations, events, packets, tables, requests."""

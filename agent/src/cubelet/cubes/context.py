@@ -1,4 +1,4 @@
-"""What surrounds one instance of a cube while its composition is in force."""
+"""The context that a cube's callbacks get while the instance's composition is in force."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from cubelet_hooks.cube import Cube
 from cubelet_hooks.view import View
 
 Send = Callable[[bytes, int], None]
-"""Puts a frame out of a device, given by its index."""
+"""Sends a frame by the device with this ifindex."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """An instance's since the agent began: what was delivered, what was lost before that.
+    """How many events and packets were delivered to an instance since the agent's start.
 
-    ``lost_events`` and ``lost_packets`` count since the maps were made: what was over the rate or
-    found no room. ``failures`` are deliveries that the cube's Python answered with an exception.
+    ``lost_events`` and ``lost_packets`` count those over the rate or without room in the ring,
+    since the maps were made. ``failures`` counts exceptions of the cube's callbacks.
     """
 
     events: int = 0
@@ -38,7 +38,7 @@ class Counts:
 
 
 class CubeContext:
-    """The :class:`cubelet_hooks.context.Context` of one instance; its maps are its own to close."""
+    """The :class:`cubelet_hooks.context.Context` of one instance; it closes its maps itself."""
 
     def __init__(self, cube: Cube, view: View, maps: Mapping[str, BpfMap], send: Send) -> None:
         self.cube = cube
@@ -46,7 +46,7 @@ class CubeContext:
         self.log: Logger = structlog.get_logger().bind(instance=cube.instance)
         self._send = send
         with ExitStack() as opened:
-            # Descriptors of its own: those of a composition close when another one takes over.
+            # Duplicate them: a composition's descriptors close when another one takes over.
             self._maps = {
                 name: opened.enter_context(BpfMap(os.dup(table.fd), name))
                 for name, table in maps.items()
@@ -76,7 +76,7 @@ class CubeContext:
         self._send(frame, ifindex)
 
     def lost(self, rate: str) -> int:
-        """What the rate's map counts as lost; 0 if the cube has none."""
+        """How many records the map called ``rate`` counts as lost; 0 if the cube has none."""
         table = self._maps.get(f"{self.cube.instance}_{rate}")
         raw = table.lookup(bytes(4)) if table else None
         if table is None or raw is None:
@@ -84,5 +84,5 @@ class CubeContext:
         return sum(Rate.unpack(each).lost for each in split_cpus(raw, table.layout))
 
     def close(self) -> None:
-        """Let go of the maps."""
+        """Close the maps."""
         self._opened.close()

@@ -1,4 +1,4 @@
-"""Checks what a cube offers beyond packets: metrics, commands, kinds of objects, annotations."""
+"""Checks a cube's declared metrics, commands, kinds of objects and annotations."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OWN_COMMANDS = frozenset(
         *("status", "uninstall", "version"),
     )
 )
-"""First words of the command line that no kind can have commands under."""
+"""The agent's own commands: a cube whose kind is one of these words cannot have commands."""
 OWN_METRICS = frozenset(
     (
         *("build", "cni", "composition", "cube", "dropped", "flow", "map", "pass", "plugin"),
         *("port", "ports", "problems", "recompositions", "source"),
     )
 )
-"""Words after ``cubelet_`` in the agent's own metrics: no kind with metrics can be one of them."""
+"""First words of the agent's own metrics: a cube of such a kind cannot have metrics."""
 _ADDED_LABELS = frozenset(("instance", "le", "quantile"))
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -38,12 +38,12 @@ _ANNOTATION = re.compile(rf"{_LABEL}(\.{_LABEL})*/([A-Za-z0-9]([-._A-Za-z0-9]*[A
 
 
 def exposed_name(kind: str, metric: Metric) -> str:
-    """What a cube's metric is called where it is read."""
+    """A cube's metric's name on the metrics page."""
     return f"cubelet_{kind}_{metric.name}{'_total' if metric.kind == 'counter' else ''}"
 
 
 def problems_of(cube: type[Cube], others: Iterable[type[Cube]] = ()) -> Iterator[str]:
-    """What is wrong with what the cube declares, given the cubes that were found before it."""
+    """The errors in the cube's declarations; ``others`` are the cubes that were found before it."""
     checks = (_metrics(cube), _commands(cube), _watches(cube, others), _annotations(cube))
     return chain.from_iterable(checks)
 

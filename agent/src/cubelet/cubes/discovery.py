@@ -1,7 +1,7 @@
 """Finds cubes: installed packages with an entry point in the group ``cubelet.cubes``.
 
 Each is loaded by itself, so that one broken package is quarantined with its reason and the rest
-run. The built-in cubes come in through the same door as any other.
+run. The built-in cubes are found in the same way as any other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
 CONTRACT = "cubelet-hooks"
-"""The distribution whose release says which contract the agent has."""
+"""The distribution whose version is that of the agent's contract."""
 KIND = re.compile(r"[a-z][a-z0-9]*")
 RESERVED = frozenset(
     ("bpf", "core", "cubelet", "data", "eth", "icmp", "ip", "pkt", "skb", "struct", "tcp", "udp")
@@ -35,7 +35,7 @@ PluginState = Literal["active", "inactive", "quarantined"]
 
 @dataclass(frozen=True)
 class Plugin:
-    """One installed plugin: what it is called, what it offers, or why it cannot be used."""
+    """One installed plugin: its name and cubes, or the reason why it cannot be used."""
 
     name: str
     distribution: str
@@ -58,7 +58,7 @@ class Discovery:
     manager: pluggy.PluginManager
     cubes: Mapping[str, type[Cube]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
-    """Kinds that were found to be unusable since, each with the reason: also quarantined."""
+    """Kinds that proved unusable after discovery, each with the reason: also quarantined."""
 
     @property
     def usable(self) -> Mapping[str, type[Cube]]:
@@ -66,11 +66,11 @@ class Discovery:
         return {kind: cube for kind, cube in self.cubes.items() if kind not in self.faults}
 
     def quarantined(self) -> Mapping[str, str]:
-        """Why what is installed cannot be used, by kind, or by the plugin's name."""
+        """The reasons of all quarantined plugins, by name, and cubes, by kind."""
         return {p.name: p.reason for p in self.plugins if p.quarantined} | self.faults
 
     def observe(self, hook: str, **arguments: Any) -> None:
-        """Call a hook that observes, in each plugin by itself: one that raises stops no other."""
+        """Call an observing hook in each plugin separately: if one raises, the others still run."""
         for name, plugin in self.manager.list_name_plugin():
             others = [each for each in self.manager.get_plugins() if each is not plugin]
             try:
@@ -112,7 +112,7 @@ def _row(plugin: Plugin, kind: str, state: PluginState, fault: str | None) -> di
 
 
 def _offers(cube: type[Cube] | None) -> dict[str, object]:
-    """What a cube has for people beyond packets and tables."""
+    """The metrics, commands and kinds of objects of a cube, for `cubelet plugins`."""
     names = [exposed_name(cube.kind, metric) for metric in cube.metrics] if cube else []
     return {
         "metrics": names,
@@ -152,7 +152,7 @@ def _load(
         for number, cube in enumerate(offered):
             check_cube(cube, {**known, **{each.kind: each for each in offered[:number]}})
             _check_entry_point(cube, point)
-    except (Exception, SystemExit) as error:  # what a package does wrong stays its own affair
+    except (Exception, SystemExit) as error:  # quarantines this package alone
         if manager.has_plugin(point.name):
             manager.unregister(name=point.name)
         return Plugin(point.name, name, release, reason=f"{type(error).__name__}: {error}")
@@ -160,7 +160,7 @@ def _load(
 
 
 def _check_requirements(point: EntryPoint) -> None:
-    """Before anything of the package is imported, which may fail in ways that explain nothing."""
+    """Check before the package is imported, whose own error might not name the cause."""
     if point.dist is not None:
         problem = unmet_requirement(point.dist.name, point.dist.requires or ())
         if problem:
@@ -168,10 +168,10 @@ def _check_requirements(point: EntryPoint) -> None:
 
 
 def unmet_requirement(package: str, requires: Iterable[str]) -> str:
-    """Why a package is not for the installed release of the contract; empty if it is.
+    """Why a package does not fit the installed release of the contract; empty if it does.
 
-    ``requires`` are its ``Requires-Dist``. What cannot be read is no reason to leave it out: pip
-    would not have installed it.
+    ``requires`` are its ``Requires-Dist``. Lines that cannot be parsed are passed over: pip would
+    not have installed the package.
     """
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
@@ -200,7 +200,7 @@ def _offered(manager: pluggy.PluginManager, module: object) -> tuple[type[Cube],
 
 
 def _check_entry_point(cube: type[Cube], point: EntryPoint) -> None:
-    """A kind's commands are looked for by its name alone, so that nothing else is imported."""
+    """Commands need an entry point named like the kind: they are found without importing others."""
     if cube.commands and cube.kind != point.name:
         raise BadCubeError(
             f"{cube.kind} has commands, but its entry point is called {point.name}; "

@@ -1,4 +1,4 @@
-"""Questions that a composed cube answers itself: ``Cube.answer``, asked by ``cubelet KIND ...``."""
+"""Requests of ``cubelet KIND ...`` that a composed cube answers itself, by ``Cube.answer``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = structlog.get_logger()
 
 
 class Questions:
-    """Hands questions to the instances in force.
+    """Hands requests to the instances in force.
 
-    ``cubes`` gives these, ``context`` what surrounds one. ``on_datapath`` runs a function on the
-    datapath thread: all is looked up there, since a pass may replace the composition before.
+    ``cubes`` gives these, ``context`` the context of one. ``on_datapath`` runs a function on the
+    datapath thread: instances are looked up there, since a pass may replace the composition before.
     """
 
     def __init__(
@@ -33,10 +33,9 @@ class Questions:
         self._on_datapath = on_datapath
 
     async def ask(self, params: Mapping[str, Any]) -> object:
-        """What the instance called ``instance`` says to ``method``, with all other ``params``.
+        """The answer of ``params["instance"]`` to ``params["method"]`` with the other params.
 
-        Raises AgentError: as the cube does, for an instance that there is not, and for a cube that
-        fails.
+        Raises AgentError: the cube's own, for an unknown instance, and for a cube that fails.
         """
         rest = dict(params)
         instance, method = rest.pop("instance", None), rest.pop("method", None)
@@ -57,7 +56,7 @@ class Questions:
 
 
 def find(name: str, cubes: Sequence[Cube]) -> Cube:
-    """The instance called so, or the only one of this kind. Raises AgentError."""
+    """The instance called ``name``, or the only one of this kind. Raises AgentError."""
     named = [cube for cube in cubes if cube.instance == name]
     found = named or [cube for cube in cubes if cube.kind == name]
     if len(found) == 1:

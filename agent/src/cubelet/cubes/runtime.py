@@ -1,7 +1,7 @@
-"""What cubes do in the agent while their programs run: their events, packets, tables and frames.
+"""Delivers the events and packets of the composed cubes' C to their Python.
 
-Each ring that a cube's C writes to is read in batches, in the one thread that touches maps: a
-batch is bounded, and after it the thread is left to others for as long as it took.
+Each ring that a cube's C writes to is read in batches, in the one thread that touches maps. A
+batch is bounded, and after it the reader sleeps for as long as it took.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Tally:
 
 
 class _Tap:
-    """Delivers what is in one ring of an instance to its Python."""
+    """Delivers the records of one ring of an instance to its Python."""
 
     def __init__(self, context: CubeContext, ring: str, tally: _Tally) -> None:
         self._context = context
@@ -61,12 +61,12 @@ class _Tap:
         return self._ring.fileno()
 
     def discard(self) -> None:
-        """Pass over what waits."""
+        """Discard all waiting records."""
         for _ in self._ring.records():
             pass
 
     def batch(self) -> float:
-        """Deliver what is there, within bounds; the seconds that it took."""
+        """Deliver at most a batch of the waiting records; returns the seconds that it took."""
         began = time.monotonic()
         if self.retired:
             return 0.0
@@ -144,8 +144,8 @@ class Runtime:
     def take_over(self, composition: Composition | None, maps: Mapping[str, BpfMap]) -> None:
         """Serve the instances of another composition from now on. Raises OSError.
 
-        What waits in their rings is delivered, but for packets of before the agent's start: their
-        senders have sent them again or given up.
+        Records that wait in their rings are delivered, except packets from before the agent's
+        start: their senders have sent them again or given up.
         """
         if composition is self._composition or composition is None:
             return
@@ -174,11 +174,11 @@ class Runtime:
             yield tap
 
     def context(self, cube: Cube) -> CubeContext:
-        """What surrounds an instance that is in force. Raises KeyError for another."""
+        """The context of an instance in force. Raises KeyError for any other."""
         return self._running.contexts[cube.instance]
 
     def counts(self) -> Mapping[str, Counts]:
-        """What became of events and packets, by instance: of all that have any."""
+        """The counts of events and packets, by instance, of all instances that have any."""
         return {
             name: Counts(
                 **vars(self._tallies.get(name, _Tally())),
@@ -196,7 +196,7 @@ class Runtime:
     # In the agent's loop
 
     async def listen(self) -> None:
-        """Read the rings of what has taken over, and let go of those before."""
+        """Read the rings of the composition in force, and close those of its predecessors."""
         retired, self._retired = self._retired, []
         if not retired:
             return
@@ -228,7 +228,7 @@ class Runtime:
             self._wait_for(tap)
 
     async def close(self) -> None:
-        """Stop reading, and let go of everything; what is not delivered waits for the next run."""
+        """Stop reading and close everything; undelivered records wait for the next run."""
         self._hush()
         for task in self._tasks:
             task.cancel()

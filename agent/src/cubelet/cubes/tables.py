@@ -13,7 +13,7 @@ from cubelet_hooks.maps import Everything, Map, MapType
 from cubelet_hooks.records import Address, Record
 
 Raise = Callable[[Iterable[Address | Everything]], None]
-"""Makes the verdicts stale that depend on these."""
+"""Makes the cached verdicts stale that depend on these addresses."""
 
 
 class Table(MutableMapping[Any, Any]):
@@ -71,7 +71,7 @@ class Table(MutableMapping[Any, Any]):
         self._own()
         layout = self._table.layout
         if layout.type in PER_CPU:
-            # what is read back is the sum: one CPU has it all
+            # Reading sums up the CPUs' values: the first gets the value, the others zero.
             others = (bytes(layout.value_size),) * (possible_cpus() - 1)
             value = join_cpus((value, *others), layout)
         self._table.update(key, value)
@@ -90,7 +90,7 @@ class Table(MutableMapping[Any, Any]):
             )
 
     def _concerns(self, key: Record, *fresh: Record) -> set[Address | Everything]:
-        """Whose verdicts depend on the entry, as it is and as it will be."""
+        """The addresses that the entry concerns, before and after the write."""
         if self._declared.concerns is None:
             return set()
         old = self.get(key)

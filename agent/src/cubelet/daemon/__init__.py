@@ -1,1 +1,1 @@
-"""The agent's process: what it is made of, its loop, and what it answers."""
+"""The agent's process: its parts, its loop, and its answers on socket and HTTP."""

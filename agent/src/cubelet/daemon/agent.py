@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cubelet.metrics.page import Page
 
 _GRACE = 10.0
-"""Seconds that CNI calls under way have to end in when the agent does; kubelets wait for 30."""
+"""Seconds that CNI calls under way may take when the agent ends; kubelets kill it after 30."""
 
 
 def run(settings: Settings) -> None:
@@ -53,16 +53,16 @@ def run(settings: Settings) -> None:
 
 
 class Agent:
-    """What a node's agent is made of, from what knows to what serves. Use :func:`run`."""
+    """The parts of a node's agent, each made after those it uses. Use :func:`run`."""
 
     def __init__(self, settings: Settings) -> None:
-        # What is installed, what is known, and what was known last.
+        # The installed cubes, the memory of the last run, and the known objects.
         self.settings = settings
         self.discovery = discover()
         self.memory = Memory(settings.state_dir / "memory.json")
         self.state = State()
         self.clock = Clock()
-        # Where changes come from.
+        # The source of changes.
         self.inbox = Inbox()
         self.feed = open_feed(
             settings,
@@ -73,7 +73,7 @@ class Agent:
             self.inbox.wake,
             free_way,
         )
-        # What they are made into: devices, programs, maps, and what cubes do while these run.
+        # What passes change: devices, programs, maps; and the callbacks of running cubes.
         ensure_bpffs(settings.bpffs)
         self.thread = DatapathThread()
         self.reconciler = Reconciler(settings, self.state, self.clock, self.memory)
@@ -94,7 +94,7 @@ class Agent:
             self.runtime,
             self.health,
         )
-        # Who asks: the container runtime, the command line, cubes' own commands, Prometheus.
+        # What answers the container runtime, the command line, cubes' commands and Prometheus.
         self.requests = Requests(
             self.state,
             self.reconciler,
@@ -121,8 +121,8 @@ class Agent:
     async def run(self) -> None:
         """Serve until a signal comes. Programs, links and maps stay and keep forwarding.
 
-        What was started last ends first: nobody new is served, then those end who wait for a pass,
-        then the passes, then what they work on.
+        The parts end in reverse order of their start: first new requests are refused, then those
+        that wait for a pass end, then the passes, then the datapath is closed.
         """
         told = asyncio.Event()
         for each in (signal.SIGTERM, signal.SIGINT):
@@ -145,7 +145,7 @@ class Agent:
             await ended.wait()
 
     def _handlers(self) -> dict[str, Any]:
-        """What the socket answers, by method."""
+        """The handlers of the socket's methods."""
         return {
             "cni": metered(self.cni.handle, self.meters),
             "cube": self.questions.ask,
@@ -154,7 +154,7 @@ class Agent:
         }
 
     def _metrics(self) -> Page:
-        """The page ``/metrics``; from now on what happens is counted."""
+        """Make the page ``/metrics``, and start counting events for it."""
         from cubelet.metrics.assembly import Sources, make_page
 
         sources = Sources(
@@ -192,7 +192,7 @@ class Agent:
 
 @asynccontextmanager
 async def _running(*works: Any) -> AsyncIterator[asyncio.Event]:
-    """Run these; the event tells that one of them has ended. What that one raised is raised."""
+    """Run these tasks; the event is set once one has ended, and its exception is raised."""
     ended = asyncio.Event()
     tasks = [asyncio.ensure_future(work) for work in works]
     for task in tasks:

@@ -1,4 +1,4 @@
-"""What CNI needs of the datapath: that it serves a pod's port, or no longer does."""
+"""Has a pass attach or detach a pod's port, for CNI calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Attaching:
         return self._state.local if self._reconciler.serving else None
 
     async def attach(self, port: Port) -> None:
-        """Return when the port is served. Raises CniError with what is in the way."""
+        """Return when the port is served. Raises CniError with the reason if it is not."""
         await self._inbox.submit(Change.between(self._state.ports.get(port.key), port))
         blocker = self._reconciler.blocker(port)
         if blocker:
@@ -30,7 +30,7 @@ class Attaching:
             raise CniError(TRY_AGAIN_LATER, message, blocker)
 
     async def detach(self, port: Port) -> None:
-        """Return when the port is not served any more; at once if its key is another's by now."""
+        """Return when the port is no longer served; at once if a new container has its key."""
         known = self._state.ports.get(port.key)
         if known is not None and known.container_id == port.container_id:
             await self._inbox.submit(Change.between(known, None))

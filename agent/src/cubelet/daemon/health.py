@@ -1,4 +1,4 @@
-"""What the agent says of itself: whether it serves, whether it is stuck, and what is wrong."""
+"""The agent's health: readiness, liveness and problems."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cubelet.state.last_known import Memory
 _MOST = 100
 """Complaints about objects that are listed; whoever may make objects may cause any number."""
 _STUCK = 300.0
-"""Seconds that a pass may take before the agent says that it is not alive."""
+"""Seconds that a pass may take before the liveness probe fails."""
 
 
 class Health:
-    """Asks the parts of the agent. ``pass_began`` is of ``time.monotonic``, None between passes."""
+    """Asks the parts of the agent. ``pass_began`` is in monotonic seconds, None between passes."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Health:
         return "" if self._feed.usable else "; ".join(self.problems()) or "nothing is known yet"
 
     def unalive(self) -> str:
-        """Why the agent should be started anew; '' if it should not."""
+        """Why the agent should be restarted; '' if it should not."""
         if self.pass_began is not None and time.monotonic() - self.pass_began > _STUCK:
             return f"a pass has been running for {time.monotonic() - self.pass_began:.0f} s"
         return ""
 
     def problems(self) -> list[str]:
-        """Everything that is wrong now."""
+        """All current problems."""
         refused = [self._configuration.problem] if self._configuration.problem else []
         quarantined = self._discovery.quarantined().items()
         refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]

@@ -1,4 +1,4 @@
-"""What the agent says over HTTP: ``/livez`` and ``/readyz`` for probes, ``/metrics``."""
+"""The agent's HTTP servers: ``/livez`` and ``/readyz`` for probes, and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from cubelet.metrics.page import Page
 
 Why = Callable[[], str]
-"""Why something does not hold; '' if it does."""
+"""Gives the reason why a probe fails; '' if it succeeds."""
 Handler = Callable[["web.Request"], Awaitable["web.Response"]]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Handlers by path, and where they answer: the ``setting`` that says ADDRESS:PORT."""
+    """Handlers by path, and their ADDRESS:PORT with the name of the setting it comes from."""
 
     setting: str
     address: str
@@ -31,7 +31,7 @@ class Site:
 async def serve(stack: AsyncExitStack, sites: Iterable[Site]) -> None:
     """Answer until the stack is left. Sites of one address share one server.
 
-    Raises SettingsError for what is no address, OSError where it cannot be had.
+    Raises SettingsError for a malformed address, OSError if it cannot be bound.
     """
     servers: dict[tuple[str, int], dict[str, Handler]] = {}
     for site in sites:
@@ -48,7 +48,7 @@ async def serve(stack: AsyncExitStack, sites: Iterable[Site]) -> None:
 
 
 def sites(settings: Settings, unalive: Why, unready: Why, page: Callable[[], Page]) -> list[Site]:
-    """What the settings ask for; ``page`` is made only if there is to be one."""
+    """The sites that the settings ask for; ``page`` is called only if metrics are served."""
     found = []
     if settings.health is not None:
         found.append(Site("health", settings.health, probes(unalive, unready)))

@@ -1,4 +1,4 @@
-"""Changes on their way to a pass, and those who wait for the pass that takes them in."""
+"""Queues changes for the next pass, and wakes the tasks that wait for that pass."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from cubelet_hooks.objects import Change
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass takes in. ``waiters`` are done with when the pass is."""
+    """The changes of one pass, and the ``waiters`` that its end wakes."""
 
     changes: list[Change]
     waiters: Sequence[asyncio.Future[None]]
 
     @property
     def hurry(self) -> bool:
-        """Whether somebody waits for it."""
+        """Whether a task waits for the pass."""
         return bool(self.waiters)
 
     def done(self) -> None:
-        """Tell those who wait that the pass is over."""
+        """Wake the waiters: the pass is over."""
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def fail(self) -> None:
-        """Tell those who wait that the agent ends before the pass does."""
+        """Raise CniError in the waiters: the agent ends before the pass does."""
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_exception(_ending())
 
 
 class Inbox:
-    """One queue for all sources. Whoever waits for a pass is told when no more will come."""
+    """One queue for all sources. Tasks that wait for a pass get an error when no more will come."""
 
     def __init__(self) -> None:
         self._changes: list[Change] = []
@@ -52,7 +52,7 @@ class Inbox:
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for the next pass."""
+        """Whether a task waits for the next pass."""
         return bool(self._waiters)
 
     def emit(self, change: Change) -> None:
@@ -61,7 +61,7 @@ class Inbox:
         self._wake.set()
 
     def wake(self) -> None:
-        """Let a pass come, whether anything has changed or not."""
+        """Have a pass made, whether anything has changed or not."""
         self._wake.set()
 
     async def submit(self, *changes: Change) -> None:
@@ -78,26 +78,26 @@ class Inbox:
         await waiter
 
     async def woken(self, seconds: float) -> None:
-        """Return when there is something to do, and after so many seconds at the latest."""
+        """Return when a pass is wanted, at the latest after ``seconds``."""
         # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation (bpo-37658).
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
     def take(self) -> Batch:
-        """Everything that has come."""
+        """Take all queued changes and waiters."""
         self._wake.clear()
         batch = Batch(self._changes, self._waiters)
         self._changes, self._waiters = [], []
         return batch
 
     def take_changes(self) -> list[Change]:
-        """Only the changes; whoever waits for them waits for the pass after this one, too."""
+        """Take only the changes; their waiters stay and wait for the pass after this one."""
         changes, self._changes = self._changes, []
         return changes
 
     def close(self) -> None:
-        """No pass comes any more: whoever waits for one gets an error, now and from now on."""
+        """Fail all waiters, present and future: no more passes will be made."""
         self._closed = True
         self.take().fail()
 

@@ -1,4 +1,4 @@
-"""The agent's loop: pass after pass brings the node up to what has changed."""
+"""The agent's loop: makes passes, which bring the node up to date with the changes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ log = structlog.get_logger()
 _COALESCE = 0.01
 """Seconds to wait for further changes once one has come: bursts become one pass."""
 _RETRY = 5.0
-"""Seconds until a pass is repeated after which something was left undone."""
+"""Seconds until a pass with problems is repeated."""
 _SETTLE = 0.5
 """Seconds of quiet until ports that were attached in a hurry are attached for good."""
 _REVIEW = 60.0
-"""Seconds of quiet until a pass looks at everything: others may have changed what is ours."""
+"""Seconds of quiet until a pass compares everything: other software may have changed the node."""
 
 
 class Loop:
-    """Makes passes of what comes into the inbox, and others when they are due.
+    """Makes a pass when changes are in the inbox, and when one is due.
 
     ``on_pass`` is called after each with the seconds that it took, ``on_composition`` when another
     composition has taken over.
@@ -60,9 +60,9 @@ class Loop:
         self.on_composition: list[Callable[[Composition], None]] = []
 
     async def run(self) -> None:
-        """Make passes until cancelled. Whoever waits for one when they end is told."""
+        """Make passes until cancelled; tasks that then wait for one get an error."""
         try:
-            await self._feed.begun()  # before that, what pins hold could look unwanted
+            await self._feed.begun()  # before that, pinned maps' entries could look unwanted
             self._inbox.wake()
             reviewed = time.monotonic()
             while True:
@@ -87,7 +87,7 @@ class Loop:
             self._inbox.close()
 
     def _pause(self, due: float) -> float:
-        """Seconds until a pass has to come by itself."""
+        """Seconds until a pass is due without changes."""
         pause = max(0.0, due - time.monotonic())
         if self._reconciler.ports.unsettled:
             pause = min(pause, _SETTLE)
@@ -96,7 +96,7 @@ class Loop:
         return pause
 
     async def _pass(self, batch: Batch) -> None:
-        """Bring everything up to these changes, then tell those who observe."""
+        """Make a pass with these changes, then call the observers."""
         changes = await self._taken_in(batch.changes)
         before = self._reconciler.datapath.identity
         began = self._health.pass_began = time.monotonic()
@@ -119,7 +119,7 @@ class Loop:
     async def _taken_in(self, changes: list[Change]) -> list[Change]:
         """These changes, and the objects of kinds that only a new configuration's cubes watch.
 
-        What such a cube plans is then right from its first pass on.
+        So the plans of such a cube are complete from its first pass on.
         """
         taken: list[Change] = []
         while True:
@@ -131,7 +131,7 @@ class Loop:
                 return taken
 
     def _bring_up(self, changes: list[Change], hurry: bool, complete: bool) -> None:
-        """On the datapath thread."""
+        """Make the pass; runs on the datapath thread."""
         reconciler = self._reconciler
         reconciler.run(changes, hurry=hurry, complete=complete)
         try:
@@ -144,9 +144,9 @@ class Loop:
             reconciler.problems.pop("runtime", None)
 
     def _settle(self) -> None:
-        """Go on without cubes that fail while they run, or that keep the node from starting.
+        """Quarantine cubes that fail while in force, or that keep the node from starting.
 
-        Those of a configuration that is given up do neither.
+        Faults of a configuration that is given up do not count.
         """
         switchover = self._reconciler.switchover
         given_up = self._configuration.settle(

@@ -1,4 +1,4 @@
-"""What the agent answers on its socket, CNI calls apart."""
+"""The agent's answers on its socket, except to CNI calls and cubes' commands."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Params = Mapping[str, Any]
 
 
 class Requests:
-    """Status, tables and drops, from what is in force when they are asked for.
+    """Answers with status, tables and drops of the composition in force.
 
-    ``status`` gives what the agent as a whole says of itself: readiness, name and problems;
-    ``counts`` what cubes were told, by instance.
+    ``status`` gives the agent's readiness, name and problems; ``counts`` the numbers of events and
+    packets that cubes were given, by instance.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Requests:
         }
 
     def recomposed(self) -> None:
-        """Another composition is in force: its drops have other names."""
+        """Name drops by the new composition's reasons and cubes."""
         composition = self._composed_or_wanted()
         self.monitor.reasons = number_reasons(map(type, composition.cubes), composition.reasons)
         self.monitor.stages = ["core", *(cube.kind for cube in composition.cubes)]

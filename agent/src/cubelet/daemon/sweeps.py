@@ -17,7 +17,7 @@ _PAUSE = 50
 
 
 class Sweeps:
-    """Sweeps every so many ``seconds``, on the datapath thread."""
+    """Sweeps every ``seconds`` on the datapath thread, less often if sweeps take long."""
 
     def __init__(
         self, seconds: float, thread: DatapathThread, reconciler: Reconciler, monitor: Monitor
@@ -35,7 +35,7 @@ class Sweeps:
             took = await self._thread.run(self._sweep)
 
     def _sweep(self) -> float:
-        """Seconds that the sweep took, without the wait for its turn."""
+        """Sweep once; returns the seconds it took, without the wait for the thread."""
         began = time.monotonic()
         try:
             in_force = self._reconciler.switchover.in_force

@@ -1,7 +1,6 @@
-"""The tables of `cubelet get NOUN`: the core's own, and the maps that cubes offer to show.
+"""The tables of `cubelet get NOUN`: the core's own, and those that cubes offer.
 
-Nothing here knows any cube: what is shown of one is declared in ``Cube.shows``, and what
-``Cube.rows`` gives.
+A cube's tables are declared in ``Cube.shows`` and made by ``Cube.rows``.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from cubelet_hooks.records import Address
 from cubelet_hooks.view import View
 
 Where = Mapping[str, str]
-"""The texts that columns must have."""
+"""Wanted texts by column."""
 
 
 class Tables:
     """Rows by noun: ``cubes``, ``ports``, ``flows``, ``drops``, and what the composed cubes offer.
 
-    ``maps``, ``sweeper`` and ``counts`` (of events and packets, by instance) give what is in force
-    when they are asked.
+    ``maps``, ``sweeper`` and ``counts`` (of events and packets, by instance) are functions that
+    give those in force.
     """
 
     def __init__(
@@ -52,14 +51,14 @@ class Tables:
         self._counts = counts
 
     def nouns(self) -> tuple[str, ...]:
-        """What can be shown."""
+        """The nouns of all tables."""
         offered = {noun for cube in self._composition.cubes for noun in cube.shows}
         return (*self._own(), *sorted(offered - self._own().keys()))
 
     def rows(self, noun: str, limit: int | None = None, where: Where | None = None) -> list[Row]:
         """Rows of a table, at most ``limit``, that have these texts in these columns.
 
-        Raises AgentError for a noun or a column that there is not, and before anything is composed.
+        Raises AgentError for an unknown noun or column, and before anything is composed.
         """
         own = self._own()
         if noun in own:
@@ -122,7 +121,7 @@ class Tables:
             yield {**own, **_with_interface(row, interfaces)}
 
     def _interfaces(self) -> Mapping[int, str]:
-        """What people call this node's interfaces: by their pod or port class."""
+        """Names of this node's interfaces by ifindex: the pod's key, or the port class."""
         names = {port.ifindex: key for key, port in self._view.ports.items()}
         local = self._view.local
         if local is not None:
@@ -164,9 +163,9 @@ def _nothing_composed() -> AgentError:
 
 
 def _cubes(composition: Composition, counts: Mapping[str, Counts]) -> Iterator[Row]:
-    """The composed instances: the port classes whose packets each sees, what its Python was told.
+    """The composed instances: the port classes each sees, and its counts of events and packets.
 
-    ``lost`` are events and packets that were over the rate or found no room.
+    ``lost`` counts events and packets over the rate or without room in the ring.
     """
     for cube in composition.cubes:
         if cube in composition.core:

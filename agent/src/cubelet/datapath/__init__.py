@@ -1,1 +1,1 @@
-"""Maps and programs in force: what fills, attaches, reads and sweeps them."""
+"""Fills, attaches, reads and sweeps the maps and programs in force."""

@@ -28,7 +28,7 @@ _GLOBAL, _ADDRESSES = 0, 2
 
 
 class Epochs:
-    """The counters that age cached verdicts, written through shared memory."""
+    """The counters whose increase makes cached verdicts stale, written through shared memory."""
 
     def __init__(self, table: BpfMap) -> None:
         self._shared = SharedWords(table)
@@ -54,7 +54,7 @@ class Epochs:
 
 @dataclass
 class Outcome:
-    """What an application did: entries written and removed, and the maps that refused any."""
+    """Numbers of entries written and removed, and the maps that refused any, with the reason."""
 
     written: int = 0
     removed: int = 0
@@ -62,10 +62,10 @@ class Outcome:
 
 
 class Applier:
-    """Makes planned maps hold what is wanted.
+    """Makes planned maps hold the wanted entries.
 
-    ``specs`` are in the order in which maps are written; removal goes the other way, after
-    every program that could have read what pointed there has finished.
+    ``specs`` are in the order in which maps are written. Entries are removed in reverse, once all
+    programs have ended that could have read an entry referring to them.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Applier:
         spared: Collection[str] = (),
         refuse: Refuse | None = None,
     ) -> Outcome:
-        """Compare with what the maps really hold, and write the difference.
+        """Compare the wanted ``contents`` with the maps' actual ones, and write the difference.
 
-        Without ``remove``, and in the maps of ``spared`` instances, entries that nobody wants stay:
-        it may only be unknown who does.
+        Without ``remove``, and in the maps of ``spared`` instances, unwanted entries stay: the
+        object that wants them may only be unknown yet.
         """
         delta: Delta = {}
         for spec in self._specs:
@@ -213,10 +213,10 @@ class Applier:
         return refused
 
     def _make_room(self, spec: MapSpec, changes: Mapping[bytes, bytes | None]) -> bool:
-        """Remove before writing, if that is what a full map needs to hold all that is wanted.
+        """Remove unwanted entries before writing, if the map has no room for the wanted ones else.
 
-        What points at the removed finds nothing until it is written too. Waiting would be worse:
-        nothing is removed from a map that refuses entries, so it would stay full for ever.
+        Entries that refer to removed ones find nothing until they are written too. Keeping the
+        order would be worse: since nothing is removed after a failed write, the map stayed full.
         """
         if spec.layout.type in ARRAYS:
             return False
@@ -234,8 +234,8 @@ class Applier:
     def _held(self, spec: MapSpec, outcome: Outcome) -> bool:
         """Whether a map of the same owner has refused entries.
 
-        What comes after may point at them, and what would be removed may still be pointed at:
-        both wait, so that the old content stays whole.
+        Later entries may refer to the refused ones, and entries to be removed may still be referred
+        to: both wait, so that the old contents stay consistent.
         """
         return any(spec.owner == self._owners[name] for name in outcome.failures)
 

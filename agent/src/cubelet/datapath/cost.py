@@ -1,4 +1,4 @@
-"""What a composition costs an established packet, measured beside the one in service."""
+"""Measures a composition's cost per established packet, without touching the one in force."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cubelet.composer.loader import load_programs
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet_hooks.flows import Flow, FlowState, Hop, PortClass, Tuple
 
-_FLOOR_IFINDEX = 1  # the loopback device: what a trial run enters by
+_FLOOR_IFINDEX = 1  # the loopback device, by which packets of a trial run enter
 _UDP = bytes.fromhex("0035c350 00080000")
 
 
 def established_cost(
     compiled: Compiled, clock: Clock, runs: int = 15, repeat: int = 5_000
 ) -> float:
-    """Median nanoseconds of an established packet from pod to pod, by trial runs.
+    """Median nanoseconds for an established packet from pod to pod, by trial runs.
 
-    Runs on scratch maps that hold one flow, so nothing in service is touched or counted. About
-    31 ns of it are what a trial run of an empty program takes.
+    They use scratch maps that hold one flow, so nothing in force is touched or counted. About
+    31 ns of the result are the time of a trial run of an empty program.
     """
     maps = open_maps([_small(spec) for spec in compiled.specs], None)
     programs = load_programs(compiled, maps)
@@ -46,7 +46,7 @@ def established_cost(
 def _small(spec: MapSpec) -> MapSpec:
     if spec.layout.type in ARRAYS or spec.per_composition:
         return spec
-    entries = 4096  # the least that every type takes, a ring buffer's page included
+    entries = 4096  # the smallest size that every type accepts: a ring buffer needs a page
     return replace(spec, layout=replace(spec.layout, max_entries=entries))
 
 

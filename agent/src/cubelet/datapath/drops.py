@@ -1,4 +1,4 @@
-"""Dropped packets: their events as they come, and how many there were for which reason."""
+"""Dropped packets: their events as they come, and their numbers by drop reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Monitor:
     """Hands the datapath's drop events to any number of clients.
 
     Programs write events only while there is a client. ``maps`` gives the maps in force by C name;
-    ``stages`` what each number in ``DropEvent.stage`` is called, 0 being the core.
+    ``stages`` are the names of the numbers in ``DropEvent.stage``, 0 being the core.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Monitor:
         self._tap: _Tap | None = None
 
     async def events(self) -> AsyncIterator[Row]:
-        """Events from now on: a drop as ``describe`` has it, or ``{"lost": count}``.
+        """Yield events from now on: a drop as ``describe`` gives it, or ``{"lost": count}``.
 
-        A client that reads too slowly loses events; the count stands where they would have been.
+        A client that reads too slowly loses events; their count is yielded in their place.
         Raises AgentError while nothing is composed.
         """
         client = _Client(self._backlog)
@@ -76,7 +76,7 @@ class Monitor:
                 self._tap = None
 
     def silence(self) -> None:
-        """Switch events off unless somebody listens: an agent that was killed left them on."""
+        """Switch events off if there is no client: an agent that was killed left them on."""
         if self._tap is None:
             _switch(self._maps()).update(_SWITCH_KEY, _OFF)
 
@@ -91,7 +91,7 @@ class Monitor:
 
 
 class _Client:
-    """A client's backlog; ``lost`` counts what did not fit behind its last event."""
+    """A client's backlog; ``lost`` counts the events since the last one that fitted."""
 
     def __init__(self, backlog: int) -> None:
         self._queue: asyncio.Queue[Row] = asyncio.Queue()
@@ -119,9 +119,9 @@ class _Client:
 
 
 class _Tap:
-    """The datapath's events switched on, and read whenever there are any.
+    """Switches the datapath's events on, and reads them as they come.
 
-    Has descriptors of its own: those of the composition in force close when another takes over.
+    It duplicates the maps' descriptors, since those of a composition close when another takes over.
     """
 
     def __init__(self, maps: Maps, read: Callable[[RingBuffer], None]) -> None:
@@ -131,7 +131,7 @@ class _Tap:
             self._switch.update(_SWITCH_KEY, _OFF)
             self._ring = opened.enter_context(RingBuffer(events))
             for _ in self._ring.records():
-                pass  # left by those who watched before
+                pass  # left over from earlier clients
             asyncio.get_running_loop().add_reader(events.fd, read, self._ring)
             self._events = events
             self._switch.update(_SWITCH_KEY, _ON)
@@ -154,7 +154,7 @@ def _own(table: BpfMap) -> BpfMap:
 
 
 def describe(event: DropEvent, when: datetime, reasons: Reasons, stages: Sequence[str]) -> Row:
-    """An event in words. ``cube`` is the one whose reason it is: ``core``, or an instance."""
+    """An event as a row. ``cube`` is the owner of the drop reason: ``core``, or an instance."""
     reason = _reason(event.reason, reasons)
     spoke = stages[event.stage] if event.stage < len(stages) else reason.cube
     return {

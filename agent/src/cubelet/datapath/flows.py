@@ -216,7 +216,7 @@ def _hop(name: str, hop: Hop) -> Row:
 
 
 def _connection(key: Tuple, flow: Flow, family: Family) -> tuple[bytes, bool]:
-    """What brings a flow's two records together: the forward tuple, then the direction."""
+    """A sort key that puts a flow's two records together: the forward tuple, then the direction."""
     if not flow.flags & FlowFlag.REPLY:
         return key.pack(family), False
     to = flow.to
@@ -225,7 +225,7 @@ def _connection(key: Tuple, flow: Flow, family: Family) -> tuple[bytes, bool]:
 
 
 def _age(now: int, stamp: int, hz: int) -> int:
-    """Ticks since a stamp. Right for 49 days at 1000 Hz, less what a stamp may be ahead by."""
+    """Ticks since a stamp, negative if it is up to 60 s ahead; right for 49 days at 1000 Hz."""
     ahead = _AHEAD * hz
     return ((now + ahead - stamp) & _MASK) - ahead
 

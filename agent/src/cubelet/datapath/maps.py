@@ -74,7 +74,7 @@ def _resized(spec: MapSpec, path: Path) -> BpfMap:
     except BpfError as error:
         log.warning("map keeps its size", map=spec.c_name, reason=str(error))
     except ValueError:
-        created = _create(spec)  # a ring buffer: what it held is of no use to anyone
+        created = _create(spec)  # a ring buffer: its old records need not be kept
         created.pin(path, replace=True)
         return created
     return BpfMap.open(path)

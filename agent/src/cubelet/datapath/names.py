@@ -1,4 +1,4 @@
-"""What people call the numbers in packets and records."""
+"""Names of the numbers in packets and records: protocols, ethertypes, classes, states, flags."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 47: "GRE", 50: "ESP", 58: "ICMPv6"
 _ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x8100: "VLAN", 0x86DD: "IPv6", 0x88CC: "LLDP"}
 _STATES = {state.value: state.name.lower() for state in FlowState}
 _TCP_FLAGS = "FSRP.UEW"
-"""By bit from the lowest, as tcpdump writes them: ``.`` is ACK."""
+"""A letter per bit, lowest first, as tcpdump writes them: ``.`` is ACK."""
 
 
 def protocol_name(number: int) -> str:
-    """An IP protocol, such as ``TCP``; the number where it has no name here."""
+    """An IP protocol's name, such as ``TCP``; its number if it has none here."""
     return _PROTOCOLS.get(number, str(number))
 
 

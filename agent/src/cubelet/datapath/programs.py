@@ -1,4 +1,4 @@
-"""The programs in force on this node: composed, attached, replaced in one step a port.
+"""The programs in force on this node: loaded, attached, and replaced in one step per port.
 
 Compositions are compiled and loaded beside the running one; only when everything is ready are
 the attachments switched. A composition that fails leaves the running one as it was.
@@ -49,15 +49,15 @@ class Prepared:
     local: LocalNode
 
     def close(self) -> None:
-        """Let go of it, for it will not be used."""
+        """Close programs and maps, if the composition is not put in force."""
         self.programs.close()
         close_maps({k: v for k, v in self.maps.items() if v is not self.programs.jumps})
 
 
 class EarlyAttachment:
-    """What the uplink's driver runs on every frame, if there is anything for it to run.
+    """The XDP link of the uplink, by which its driver runs early cubes on every frame.
 
-    The link stays when programs change, and goes with the last of them.
+    The link stays when programs are replaced, and goes when there is none any more.
     """
 
     def __init__(self, pin: Path) -> None:
@@ -65,9 +65,9 @@ class EarlyAttachment:
         self._supported: dict[int, bool] = {}
 
     def ready(self, ifindex: int) -> bool:
-        """Have a link on the uplink, which lets all pass until a program comes.
+        """Make sure that the uplink has a link, which passes all frames until a program is put in.
 
-        False without XDP, and when somebody else's program is there.
+        False if the driver has no XDP, or if other software's program is attached.
         """
         if ifindex not in self._supported:
             self._supported = {ifindex: self._is_there(ifindex) or self._attach(ifindex)}
@@ -97,7 +97,7 @@ class EarlyAttachment:
         return True
 
     def run(self, program: BpfProgram | None) -> None:
-        """Put a program into the link; None takes the link off."""
+        """Put a program into the link; None removes the link."""
         if program is None:
             self._supported = {}
             unlink(self._pin)
@@ -125,20 +125,20 @@ class Datapath:
 
     @property
     def identity(self) -> str:
-        """What is in force: a hash of sources, settings and kernel; '' before the first."""
+        """The hash of the composition in force (sources, settings, kernel); '' before the first."""
         return self.programs.identity if self.programs else ""
 
     def runs_alone(self, identity: str) -> bool:
-        """Whether this composition's programs and no others are pinned: an earlier run left it."""
+        """Whether an earlier run left pinned programs of this composition and of no other."""
         folder = self._bpffs / "programs"
         found = list(folder.iterdir()) if folder.exists() else []
         return len(found) == 1 and found[0].name.startswith(f"{identity}-")
 
     def prepare(self, composition: Composition, core: Core, local: LocalNode) -> Prepared | None:
-        """Compile and load a composition; None if it is what already runs. Blocking.
+        """Compile and load a composition; None if it runs already. Blocks.
 
-        Raises CompileError or BpfError. Nothing changes until :meth:`switch`, before which the
-        prepared maps must hold what the plans want.
+        Raises CompileError or BpfError. Nothing changes until :meth:`switch`; fill the prepared
+        maps before that.
         """
         early_xdp = self._early.ready(local.uplink_ifindex) if composition.early_stages() else False
         source = write_source(composition, core, local, self._hz, early_xdp=early_xdp)
@@ -192,17 +192,17 @@ class Datapath:
         return failed
 
     def close(self) -> None:
-        """Let go of everything; what is attached and pinned forwards on."""
+        """Close everything; attached and pinned programs keep forwarding."""
         for programs in (*self._previous, *([self.programs] if self.programs else [])):
             programs.close()
         close_maps({k: v for k, v in self.maps.items() if v is not self._jumps})
         self._previous, self.programs, self.maps = [], None, {}
 
     def retire(self) -> None:
-        """Let go of all compositions but the one in force, once everything is attached to that.
+        """Close and unpin all compositions but the one in force, once all ports run that one.
 
-        A jump table is emptied when its last holder lets go, so first every packet that is still
-        in an earlier program is waited for.
+        The kernel empties a jump table when its last holder closes it, so this first waits until no
+        packet is in an earlier program any more.
         """
         folder = ensure_bpffs(self._bpffs / "programs")
         others = [each for each in folder.iterdir() if each != self._folder]
@@ -217,7 +217,7 @@ class Datapath:
         self._previous = []
 
     def _unpin_maps(self) -> None:
-        """Let go of maps that no composition uses any more: of another layout, or a cube gone."""
+        """Unpin maps that the composition does not use: of an earlier layout, or a removed cube."""
         used = (
             {f"{spec.c_name}-{spec.identity}" for spec in self.compiled.specs}
             if self.compiled
@@ -228,11 +228,11 @@ class Datapath:
                 unlink(pin)
 
     def attach(self, name: str, ifindex: int, port_class: str, quickly: bool = False) -> None:
-        """Run the class's program on a device, from now on and across compositions.
+        """Attach the class's program to a device; later compositions replace it there.
 
-        ``quickly`` by clsact, in a millisecond: to make a tcx link the kernel waits for an RCU
-        grace period (some 15 ms) under the lock that all devices share. Attaching again is what
-        makes a tcx link of it.
+        ``quickly`` attaches by clsact, in a millisecond: to make a tcx link the kernel waits for an
+        RCU grace period (some 15 ms) under the lock that all devices share. A second call without
+        it replaces the filter by a tcx link.
         """
         if self.programs is None:
             raise RuntimeError("nothing is composed yet")
@@ -255,7 +255,7 @@ class Datapath:
         self._attached[name] = (port_class, attachment)
 
     def detach(self, name: str) -> None:
-        """Take the program off a device, which may be gone."""
+        """Detach the program from a device, which may be gone."""
         known = self._attached.pop(name, None)
         if known is not None:
             known[1].detach()
@@ -277,7 +277,7 @@ class Datapath:
                 clsact.remove(ifindex, Direction.EGRESS)
 
     def run_early(self) -> None:
-        """Have the uplink's driver run what it is to run. Raises BpfError."""
+        """Have the uplink's driver run the composition's early program, if any. Raises BpfError."""
         if self.programs is not None:
             self._early.run(self.programs.early)
 
@@ -286,7 +286,7 @@ class Datapath:
         self.attach(port.host_ifname, port.ifindex, "pod", quickly)
 
     def forget_strangers(self, keep: Mapping[str, Port]) -> None:
-        """Detach pods' devices that an earlier run attached and that no longer belong to any."""
+        """Detach devices that an earlier run attached and that are no pod's port any more."""
         names = {port.host_ifname.replace(".", "_") for port in keep.values()}
         names |= {"early", "host", "overlay", "uplink"} | (set(_OUTWARD) & self._attached.keys())
         for pin in pins(self._links):

@@ -1,6 +1,6 @@
-"""The records of BPF maps: as Python mappings, and as rows that people read.
+"""The records of BPF maps: as Python mappings, and as rows for people to read.
 
-Nothing here knows any map: all is told by the declarations of maps and of their records.
+It works for any map, by the declarations of maps and of their records.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NAMED: Mapping[str, Callable[[int], str]] = {
     "protocol": protocol_name,
     "port_class": class_name,
 }
-"""Numbers that have names wherever they occur, by the name of their field."""
+"""Functions that name a field's numbers, by the field's name."""
 
 
 class Records(Mapping[Record, Record]):
     """A map's records, in the order of the keys' bytes.
 
-    An array's empty records are left out; numbers kept per CPU are summed up. Going through them
-    reads the map once; records that are only asked for by key are looked up one by one.
+    An array's empty records are left out; numbers kept per CPU are summed up. Iterating dumps the
+    map once; without that, each key is looked up by itself.
     """
 
     def __init__(self, declared: Map, table: BpfMap, family: Family) -> None:
@@ -55,7 +55,7 @@ class Records(Mapping[Record, Record]):
 
     def __getitem__(self, key: Record) -> Record:
         packed = key.pack(self._family)
-        # The kernel looks up in a trie what covers the key, which may be another one.
+        # A lookup in a trie gives the longest prefix that covers the key, not the key itself.
         listed = "_held" in vars(self) or self._declared.type is MapType.LPM_TRIE
         raw = self._held.get(packed) if listed else self._table.lookup(packed)
         if raw is None or not self._is_used(raw):
@@ -85,7 +85,7 @@ def reader_of(cube: Cube, table: Callable[[str], BpfMap]) -> Read:
 
 
 def record_row(record: Record) -> Row:
-    """A record's fields as people read them; nested records' fields get their name in front."""
+    """A record's fields in readable form; a nested record's fields get its name as prefix."""
     row: Row = {}
     hints = _hints(type(record))  # type: ignore[arg-type]
     for name, value in vars(record).items():
@@ -97,7 +97,7 @@ def record_row(record: Record) -> Row:
 
 
 def readable(name: str, value: Any, metadata: tuple[Any, ...] = ()) -> Any:
-    """The value of the field ``name`` as people read it; ``metadata`` is its annotations'."""
+    """The value of the field ``name`` in readable form; ``metadata`` is its annotation's."""
     if isinstance(value, enum.Enum):
         return value.name.lower()
     names = next((m for m in metadata if isinstance(m, enum.EnumType)), None)
@@ -111,10 +111,10 @@ def readable(name: str, value: Any, metadata: tuple[Any, ...] = ()) -> Any:
 
 
 def prefix_row(key: Record, family: Family) -> Row:
-    """A trie's key as people read it.
+    """A trie's key in readable form.
 
-    It holds the number of bits that count, then what they count in, an address last. The address
-    and its share of the bits become one column, ``prefix``.
+    The key holds the prefix length in bits, then other fields, an address last. The address and
+    its part of the prefix length become one column, ``prefix``.
     """
     length, *others = key.layout(family).fields
     address = others[-1]

@@ -13,15 +13,15 @@ OnDatapath = Callable[..., Awaitable[Any]]
 
 
 class DatapathThread:
-    """Runs functions one after another, in the order in which they were handed over."""
+    """Runs functions one after another, in the order of the calls."""
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(1, "datapath")
 
     def run(self, work: Callable[..., T], *arguments: Any) -> Awaitable[T]:
-        """Run a function on the datapath thread; what it returns or raises is the caller's."""
+        """Run a function on the datapath thread; awaiting gives its result or its exception."""
         return asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
 
     async def close(self) -> None:
-        """Wait for what was handed over."""
+        """Wait until all functions handed over have run."""
         await asyncio.to_thread(self._worker.shutdown)

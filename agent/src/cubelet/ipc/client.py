@@ -1,6 +1,6 @@
-"""Client of the agent's Unix socket; the protocol is told in :mod:`cubelet_hooks.command`.
+"""Client of the agent's Unix socket; :mod:`cubelet_hooks.command` describes the protocol.
 
-Imports only the standard library, and little of it: commands start quickly.
+It imports little, and only of the standard library, so that commands start quickly.
 """
 
 from __future__ import annotations

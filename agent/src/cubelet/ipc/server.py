@@ -19,9 +19,9 @@ from cubelet.ipc.client import INTERNAL_ERROR, INVALID_REQUEST, UNKNOWN_METHOD, 
 
 log = structlog.get_logger(__name__)
 
-# A garbage collection names every attachment of a node: 250 of them are about 30 kB.
+# Bytes. A CNI GC names every attachment of a node: 250 of them are about 30 kB.
 MAX_REQUEST = 1 << 20
-# A client that connects and says nothing holds a task and a descriptor; ours write at once.
+# Seconds. A client that sends nothing holds a task and a descriptor; our clients send at once.
 REQUEST_TIMEOUT = 10.0
 
 Params = Mapping[str, Any]
@@ -78,7 +78,7 @@ class AgentServer:
         )
 
     def refuse(self) -> None:
-        """Take no more calls; those under way go on."""
+        """Accept no more connections; calls under way go on."""
         if self._server is not None:
             self._server.close()
 
@@ -102,7 +102,7 @@ class AgentServer:
         try:
             await self._serve(reader, writer)
         except (ConnectionError, asyncio.CancelledError):
-            pass  # the client left, or the agent is stopping: neither is anyone's error
+            pass  # the client left, or the agent is stopping: neither is an error
         finally:
             self._connections.discard(task)
             writer.close()
@@ -167,7 +167,7 @@ async def _send_all(writer: asyncio.StreamWriter, results: AsyncIterator[Any]) -
 
 
 async def _until_gone(reader: asyncio.StreamReader, work: Awaitable[None]) -> None:
-    """Run `work`, and end it when the client hangs up: a stream at rest would never notice."""
+    """Run `work`, and end it when the client hangs up, which an idle stream would not notice."""
     working = asyncio.ensure_future(work)
     hung_up = asyncio.ensure_future(reader.read(1))
     try:

@@ -1,4 +1,4 @@
-"""What an API server and the controllers would fill in before an object is stored: pure functions.
+"""Completes objects as an API server and the controllers would before they are stored.
 
 Services get addresses and node ports, Namespaces the label with their name, Deployments become
 Pods, and Pods get a node.
@@ -19,7 +19,7 @@ NODE_PORTS: Final = range(30000, 32768)
 _OWNER: Final = "lab.cubelet.io/deployment"
 _WITH_SPEC: Final = ("Pod", "Service", "NetworkPolicy")
 _WITH_NODE_PORTS: Final = ("NodePort", "LoadBalancer")
-_FIRST_SERVICE_ADDRESS: Final = 10  # those below are left to be asked for, as the DNS's usually is
+_FIRST_SERVICE_ADDRESS: Final = 10  # lower ones are for Services that ask for them, such as DNS
 
 
 def normalise(manifest: Manifest) -> Manifest:
@@ -98,7 +98,7 @@ def _port_id(port: Mapping[str, Any]) -> tuple[object, object]:
 def expand(deployment: Manifest) -> list[Manifest]:
     """The Pods of a valid Deployment: NAME-0 to NAME-(replicas - 1), marked as its own.
 
-    The mark is an annotation: an owner reference must lead to an object that the server keeps.
+    The mark is an annotation: an owner reference would need an owner that the server stores.
     """
     key = key_of(deployment)
     spec = deployment.get("spec") or {}
@@ -128,7 +128,7 @@ def owned_by(pod: Manifest, deployment: Key) -> bool:
 
 
 def managed(manifest: Manifest) -> bool:
-    """Whether a controller made the object, and removes it with what it was made for."""
+    """Whether a controller made the object, and so also removes it."""
     return "endpointslice.kubernetes.io/managed-by" in (manifest["metadata"].get("labels") or {})
 
 
@@ -173,7 +173,7 @@ def container_ports(pod: Manifest) -> list[tuple[str, int]]:
 def same_pod(old: Manifest, new: Manifest) -> bool:
     """Whether `new` asks for no more than other labels and annotations on the running `old`.
 
-    What the cluster filled in (a node, a uid, the status) is no difference.
+    Fields that the cluster filled in (node, uid, status) are not compared.
     """
     spec = {"nodeName": old["spec"].get("nodeName"), **(new.get("spec") or {})}
     return spec == old["spec"] and _asked_address(old) == _asked_address(new)

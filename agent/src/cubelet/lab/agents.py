@@ -1,4 +1,4 @@
-"""The nodes' agents: starting them, waiting until they are ready, and until they have caught up."""
+"""Starts the nodes' agents, waits until they are ready, and until changes are in force."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def process(node: LabNode) -> str:
 
 
 def settings(layout: Layout, spec: LabSpec, node: LabNode) -> dict[str, Any]:
-    """The settings of a node's agent: what the lab needs, then what its user set."""
+    """The settings of a node's agent: those of the lab, overridden by its user's."""
     own: dict[str, Any] = {
         "node_name": node.name,
         **(api.settings(layout) if spec.api else {"manifests": str(layout.manifests)}),
@@ -66,8 +66,8 @@ def start(layout: Layout, spec: LabSpec) -> None:
 
 
 def wait_ready(layout: Layout, spec: LabSpec, tell: Callable[[str], None]) -> None:
-    """Wait until all agents are ready, telling of each; raises LabError with the log of one that
-    ended, has a problem that waiting does not cure, or took too long."""
+    """Wait until all agents are ready, reporting each; raises LabError with the log of one that
+    ended, has a lasting problem, or took too long."""
     began = time.monotonic()
     waiting = {node: Symptoms() for node in spec.nodes}
     while waiting:
@@ -94,16 +94,16 @@ class Symptoms:
         self._since: dict[str, float] = {}
 
     def lasting(self, problems: Sequence[str], now: float) -> list[str]:
-        """Take in the problems that there are `now` (seconds); those it has had for too long."""
+        """Take in the problems of the time `now` (seconds); returns those that last too long."""
         self._since = {problem: self._since.get(problem, now) for problem in problems}
         return [each for each, since in self._since.items() if now - since > PROBLEM_LIMIT]
 
 
 def sync(layout: Layout, spec: LabSpec) -> dict[str, list[str]]:
-    """Return once every agent has what is stored now in force.
+    """Wait until every agent has put the stored objects in force; returns problems by node.
 
-    Returns the problems that it has, by node; only nodes with some. Raises LabError with the
-    agent's log if one is gone, AgentError with what it says.
+    Nodes without problems are left out. Raises LabError with the agent's log if an agent is gone,
+    AgentError with an agent's own error.
     """
 
     def one(node: LabNode) -> list[str]:
@@ -123,12 +123,12 @@ def _status(layout: Layout, node: LabNode) -> dict[str, Any]:
     try:
         status: dict[str, Any] = call(str(layout.socket(node.name)), "status", {}, 5)
     except AgentUnreachableError:
-        return {"ready": False}  # it has not come that far yet
+        return {"ready": False}  # it does not listen yet
     return status
 
 
 def _obstacles(layout: Layout, status: Mapping[str, Any]) -> list[str]:
-    """The problems that may keep an agent from being ready: what a manifest says never does."""
+    """The problems that may keep an agent from being ready: those of manifests never do."""
     manifests = set(os.listdir(layout.manifests)) if layout.manifests.is_dir() else set()
     problems = status.get("problems", ())
     return [problem for problem in problems if problem.partition(":")[0] not in manifests]

@@ -1,4 +1,4 @@
-"""The API server of a lab: one of its own in the outside, or the one that KUBECONFIG names."""
+"""The API server of a lab: its own, in the outside namespace, or the one in KUBECONFIG."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cubelet.lab.kinds import KINDS, key_of
 from cubelet.lab.layout import API_PORT, OUTSIDE_ADDRESS, LabSpec, Layout
 from cubelet.lab.transport import KubeconfigTransport, NetnsTransport, Transport
 
-SERVER: Final = "api"  # the name under which the server, or the way to it, is recorded and logs
-HEARTBEAT: Final = "heartbeat"  # likewise, what renews the nodes' leases on a foreign server
+SERVER: Final = "api"  # the name of the process of the server, or of the relay to it
+HEARTBEAT: Final = "heartbeat"  # that of the process that renews leases on a foreign server
 LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _START_LIMIT: Final = 20.0  # seconds until it answers
 
@@ -35,9 +35,9 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def start(layout: Layout, spec: LabSpec) -> str:
-    """Start the API server, or the way to a foreign one; once it answers, what it is.
+    """Start the API server, or the relay to a foreign one; returns its description once it answers.
 
-    The wire must be there. Raises LabError.
+    The wire must exist. Raises LabError.
     """
     given = os.environ.get("KUBECONFIG", "")
     if os.pathsep in given:
@@ -68,16 +68,16 @@ def transport_of(layout: Layout) -> Transport:
 
 
 def announce(layout: Layout, spec: LabSpec) -> None:
-    """Let a foreign cluster know that the lab's nodes, which are stored, live."""
+    """Start renewing the leases of the lab's stored nodes, if the server is a foreign one."""
     if _load(layout).foreign:
         argv = [sys.executable, "-m", "cubelet.lab.heartbeat", spec.name]
         processes.spawn(layout, HEARTBEAT, None, argv)
 
 
 def withdraw(layout: Layout) -> None:
-    """Remove what the lab made on a foreign server; its own ends with all that it holds.
+    """Remove the lab's objects from a foreign server; the lab's own server just ends.
 
-    Raises LabError if that is not possible; what it made can be found by its label.
+    Raises LabError if that is not possible; the objects can then be found by the lab's label.
     """
     if not layout.api.exists() or not _load(layout).foreign:
         return
@@ -96,7 +96,7 @@ def withdraw(layout: Layout) -> None:
 
 
 def _start_own(layout: Layout) -> None:
-    if find_spec("kmock") is None:  # told here, where its user sees it
+    if find_spec("kmock") is None:  # check here, where the user sees the error
         raise LabError("the lab's API server needs kmock: pip install 'cubelet[lab-api]'")
     user = {"name": "lab", "user": {}}
     cluster = {"name": "lab", "cluster": {"server": f"http://{OUTSIDE_ADDRESS}:{API_PORT}"}}
@@ -117,10 +117,10 @@ def _start_own(layout: Layout) -> None:
 
 
 def _open_way(layout: Layout, spec: LabSpec, record: Record) -> None:
-    """Let the agents reach a server that is somewhere else, at the address that they know.
+    """Let the agents reach a foreign server at its own address, for which its certificate is.
 
-    Its certificate is for that address: so a relay listens there, in the nodes if it is a loopback
-    address, otherwise in the outside, through which all other addresses are reached.
+    A relay listens at that address: in the nodes' namespaces if it is a loopback address, else in
+    the outside, through which all other addresses are routed.
     """
     address, port = endpoint(record)
     if address.is_loopback:
@@ -133,7 +133,7 @@ def _open_way(layout: Layout, spec: LabSpec, record: Record) -> None:
 
 
 def endpoint(record: Record) -> tuple[ipaddress.IPv4Address, int]:
-    """Where a foreign server listens. Raises LabError for what cannot be reached from a lab."""
+    """A foreign server's address and port. Raises LabError if a lab cannot reach it."""
     transport = KubeconfigTransport(Path(record.kubeconfig))
     url = urlsplit(transport.server)
     host = "127.0.0.1" if url.hostname == "localhost" else url.hostname or ""

@@ -12,17 +12,17 @@ from cubelet.lab.kinds import Key, Kind, Manifest, file_name, key_of, kind_named
 from cubelet.lab.transport import Answer, Transport
 
 LABEL: Final = "cubelet.io/lab"
-"""On every object that a lab makes on a server that is not its own; the value is its name."""
+"""The label of all objects that a lab makes on a foreign server; its value is the lab's name."""
 
 _ACCOUNT_LIMIT: Final = 10.0  # seconds until a new namespace has its default service account
 _SERVERS: Final = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields")
 
 
 class ApiObjects:
-    """What `cubelet.lab.store.Store` does, by requests.
+    """Implements `cubelet.lab.store.Keeper` by requests to an API server.
 
-    With ``owner``, the name of a lab, the server is not its own: only objects that carry the lab's
-    label are seen, changed and removed, and all that are made get it.
+    ``owner`` is the lab's name on a foreign server: then only objects with the lab's label are
+    read, changed and removed, and all new objects get it.
     """
 
     allocates: Final = True
@@ -45,7 +45,7 @@ class ApiObjects:
         return sorted(({**head, **item} for item in answer.body["items"]), key=key_of)
 
     def put(self, manifest: Manifest) -> bool:
-        """Store an object; false if nothing of it was changed by that."""
+        """Store an object; false if that changed nothing."""
         key = key_of(manifest)
         old = self._read(key)
         if old is None:
@@ -53,9 +53,9 @@ class ApiObjects:
             return True
         if not self._ours(old):
             if key.kind == "Namespace":
-                return False  # the cluster's own, to be used with it
+                return False  # the cluster's own namespace, which the lab may use
             raise LabError(f"{key}: exists on the API server and is not this lab's")
-        # A version would make it a question of who was faster: the lab's word is the last.
+        # Send no resourceVersion: the lab's write wins over concurrent changes.
         metadata = {each: old["metadata"][each] for each in _SERVERS[2:] if each in old["metadata"]}
         wanted = self._marked(manifest, metadata)
         changed = self._call("PUT", _of(key), wanted).body
@@ -78,18 +78,18 @@ class ApiObjects:
                 stored = self._call("POST", path, made).body
                 break
             except LabError as error:
-                # Where pods need a service account, a new namespace has none in the beginning.
+                # Where pods need a service account, a new namespace does not have it at once.
                 if "serviceaccount" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
         self._put_status(key, manifest, stored)
 
     def _put_status(self, key: Key, manifest: Manifest, stored: Manifest) -> str:
-        """Store the status, where the kind has one of its own; the version afterwards."""
+        """Store the status, if it is a subresource of the kind; returns the resulting version."""
         status = manifest.get("status")
         if not kind_named(key.kind).status or status in (None, stored.get("status")):
             return _version(stored)
-        # Without a version: others, such as an agent, may change the object meanwhile.
+        # Send no resourceVersion: others, such as an agent, may change the object meanwhile.
         metadata = {k: v for k, v in stored["metadata"].items() if k != "resourceVersion"}
         changed = {**stored, "metadata": metadata, "status": status}
         return _version(self._call("PUT", f"{_of(key)}/status", changed).body)

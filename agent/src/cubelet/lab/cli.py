@@ -206,12 +206,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def explained(output: Format = Format.TABLE) -> Iterator[None]:
-    """Tell the user what went wrong, also what only the system says; exit with 1."""
+    """Print errors of the block, also those of the system and of YAML; exit with 1."""
     with told(output):
         try:
             yield
         except BrokenPipeError:
-            raise  # nobody reads what is printed
+            raise  # the reader of our output is gone
         except (OSError, subprocess.SubprocessError, yaml.YAMLError) as error:
             raise LabError(str(error)) from error
 
@@ -225,7 +225,7 @@ def _objects(name: str) -> Iterator[Objects]:
 
 
 def _documents(filename: Path) -> tuple[list[Document], list[Outcome]]:
-    """The objects to work on, and the outcomes of what is none."""
+    """The objects of a file or folder, and failed outcomes for its problems."""
     path = Path("/dev/stdin") if str(filename) == "-" else filename
     found, problems = documents.read(path)
     return found, [Outcome(Key("File", "", p.file), "failed", str(p)) for p in problems]

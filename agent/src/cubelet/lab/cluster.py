@@ -1,4 +1,4 @@
-"""`lab up` and `lab down`: the whole cluster, or nothing of it."""
+"""`lab up` and `lab down`: build the whole cluster, or leave nothing of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _INTERRUPTS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 def up(layout: Layout, spec: LabSpec, tell: Tell) -> None:
-    """Build the lab and wait until its agents are ready, telling what happens.
+    """Build the lab and wait until its agents are ready, reporting progress by `tell`.
 
-    Raises LabError if it is up already, or if anything fails or a signal interrupts: then nothing
-    of it is left.
+    Raises LabError if it is up already, or if a step fails. After an error or a signal the lab is
+    removed again.
     """
     _require_root()
     with locked(layout), interruptible():
@@ -53,10 +53,10 @@ def down(layout: Layout) -> bool:
 
 
 def tear_down(layout: Layout) -> None:
-    """Remove processes, then pins, then namespaces, then files; each may be gone already.
+    """Remove processes, then pins, then namespaces, then files, as far as they exist.
 
-    Signals that would interrupt it wait until it is done. Raises LabError, after all of that, if
-    something of the lab is left on an API server that is not its own.
+    Signals are blocked until it is done. Raises LabError at the end if objects of the lab are left
+    on a foreign API server.
     """
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_INTERRUPTS})
     left: LabError | None = None
@@ -86,7 +86,7 @@ def locked(layout: Layout) -> Iterator[None]:
         while True:
             handle = stack.enter_context(layout.lock.open("w"))
             fcntl.flock(handle, fcntl.LOCK_EX)
-            # The one before us removes the file when the lab is gone: then ours is no lock.
+            # The previous holder may have removed the file with its lab: then try again.
             if layout.lock.exists() and os.path.samestat(
                 os.fstat(handle.fileno()), layout.lock.stat()
             ):

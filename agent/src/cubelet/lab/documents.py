@@ -1,4 +1,4 @@
-"""Manifests as files give them: each object on its own, and where in its file everything is."""
+"""Reads manifests from files: each object separately, with the place of each field in its file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_str)
 
 @dataclass(frozen=True)
 class Document:
-    """One object's manifest; `file` and `node` (its YAML) say where it is from, if anywhere."""
+    """One object's manifest; `file` and `node` (its YAML) are its origin, if it has one."""
 
     manifest: Manifest
     file: str = ""
@@ -40,16 +40,16 @@ class Document:
         return Document(manifest, self.file, self.node and _descend(self.node, path))
 
     def problem(self, path: Path, message: str, kind: str = "", key: str = "") -> Problem:
-        """What is wrong with the field at `path`."""
+        """A problem with the field at `path`."""
         line = _descend(self.node, path).start_mark.line + 1 if self.node else 0
         return Problem(self.file, line, kind, key, dotted(path), message)
 
 
 def read(path: FilePath) -> tuple[list[Document], list[Problem]]:
-    """All objects in a file, or in the manifests of a folder, and what is none; Lists are opened.
+    """All objects in a file or in a folder's manifests, Lists expanded, and all problems.
 
-    A file that cannot be parsed is one problem, and so is one without objects; the others are read
-    all the same. Raises LabError for a folder without manifests.
+    A file that cannot be parsed, or that has no objects, is one problem; the other files are still
+    read. Raises LabError for a folder without manifests.
     """
     files = [path]
     if path.is_dir():
@@ -102,7 +102,7 @@ def _parse(path: FilePath) -> Iterator[Document]:
 def _objects(whole: Document) -> Iterator[Document | Problem]:
     try:
         for path, item in expand(whole.manifest):
-            # That it is a mapping is found out below: it has to have a kind.
+            # Whether it is a mapping is checked below, since it must have a kind.
             document = whole.part(path, item)  # type: ignore[arg-type]
             kind = ""
             try:
@@ -117,7 +117,7 @@ def _objects(whole: Document) -> Iterator[Document | Problem]:
 
 
 def _descend(node: yaml.Node, path: Path) -> yaml.Node:
-    """The node that `path` leads to, or the last one on the way that there is."""
+    """The YAML node at `path`, or the last existing one on the way."""
     for step in path:
         below: dict[object, yaml.Node] = {}
         if isinstance(node, yaml.SequenceNode):

@@ -1,4 +1,4 @@
-"""What goes wrong in a lab, told to its user."""
+"""The error of lab commands."""
 
 from __future__ import annotations
 

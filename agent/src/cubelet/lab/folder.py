@@ -41,7 +41,7 @@ class Folder:
         return sorted(wanted, key=key_of)
 
     def put(self, manifest: Manifest) -> bool:
-        """Store an object; false if it was there already, the same in every field."""
+        """Store an object; false if an equal one was stored already."""
         key = key_of(manifest)
         if self.get(key) == manifest:
             return False

@@ -1,9 +1,9 @@
-"""The lab's nodes' sign of life to a cluster that is not the lab's own.
+"""Renews the leases of a lab's nodes on a foreign API server.
 
     python -m cubelet.lab.heartbeat LAB
 
-Kubernetes' node lifecycle controller takes a node whose Lease is not renewed for lost after some 40
-seconds and calls its pods not ready. A kubelet renews it every 10 seconds (KEP-589).
+Kubernetes' node lifecycle controller considers a node lost, and its pods not ready, some 40 seconds
+after its Lease was last renewed. A kubelet renews it every 10 seconds (KEP-589).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LIFE: Final = 40  # seconds that a lease holds
 
 
 def beat(transport: Transport, node: str) -> None:
-    """Renew a node's lease, which goes with the Node. Raises LabError."""
+    """Renew a node's lease, which is owned by the Node object. Raises LabError."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     spec = {"holderIdentity": node, "leaseDurationSeconds": _LIFE, "renewTime": now}
     found = transport.call("GET", f"{LEASES}/{node}")
@@ -46,7 +46,7 @@ def _lease(node: str, uid: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(name: str) -> None:
-    """Renew the leases of a lab's nodes until SIGTERM; what fails is logged and tried again."""
+    """Renew the leases of a lab's nodes until SIGTERM; errors are logged, and it tries again."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     layout = Layout(name)

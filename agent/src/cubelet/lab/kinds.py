@@ -18,9 +18,9 @@ _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object that the lab keeps, and what it may be called on a command line.
+    """A kind of object that the lab keeps, with its names on a command line.
 
-    ``status`` says whether its status is a subresource of the API, changed on its own.
+    ``status``: its status is a subresource of the API, which is written by a request of its own.
     """
 
     name: str
@@ -48,7 +48,7 @@ KINDS: Final = (
 
 
 class Key(NamedTuple):
-    """What identifies an object; `namespace` is empty for what has none."""
+    """An object's identity; `namespace` is empty for cluster-wide kinds."""
 
     kind: str
     namespace: str
@@ -69,12 +69,12 @@ def kind_named(text: str) -> Kind:
 
 
 def namespaced(kind: str) -> bool:
-    """Whether objects of a kind live in a namespace; true for kinds that the lab does not keep."""
+    """Whether a kind is namespaced; true for kinds that the lab does not keep."""
     return next((known.namespaced for known in KINDS if known.name == kind), True)
 
 
 def key_of(manifest: Manifest) -> Key:
-    """The key of a manifest; the namespace is `default` where it is needed and absent."""
+    """The key of a manifest; a missing namespace is `default` for namespaced kinds."""
     kind = str(manifest["kind"])
     metadata = manifest["metadata"]
     namespace = str(metadata.get("namespace") or "default") if namespaced(kind) else ""
@@ -87,7 +87,7 @@ def is_kept(kind: str) -> bool:
 
 
 def read_documents(path: Path) -> list[Document]:
-    """All objects in a file or a folder; raises LabError for the first thing that is none."""
+    """All objects in a file or a folder; raises LabError for the first problem."""
     found, problems = documents.read(path)
     if problems:
         raise LabError(str(problems[0]))
@@ -97,7 +97,7 @@ def read_documents(path: Path) -> list[Document]:
 def file_name(key: Key) -> str:
     """The file that an object is stored in, within the folder of manifests.
 
-    Raises LabError for a name that no object can have: it must not lead anywhere else.
+    Raises LabError for a name that no object can have, since it could lead out of the folder.
     """
     parts = [key.kind.lower(), *([key.namespace] if key.namespace else []), key.name]
     if not all(map(_NAME.fullmatch, parts)):

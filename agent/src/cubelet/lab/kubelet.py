@@ -1,7 +1,7 @@
 """The stand-in for a node's kubelet: gives a pod its namespace, its network and its process.
 
-The network comes from the real CNI plugin, run as a container runtime does: a process in the
-node's namespace, the call in its environment, the configuration on its standard input.
+The network comes from the real CNI plugin, run as a container runtime does: as a process in the
+node's namespace, with the call in its environment and the configuration on its standard input.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Kubelet:
         self._store = store
 
     def start(self, pod: Manifest) -> None:
-        """Wire and start a stored pod and store its status; nothing of it is left on failure.
+        """Attach and start a stored pod and store its status; after an error the pod is removed.
 
-        Raises LabError with what the CNI plugin or the pod's process said.
+        Raises LabError with the error of the CNI plugin or of the pod's process.
         """
         key = key_of(pod)
         try:
@@ -78,7 +78,7 @@ class Kubelet:
         return self._layout.pod_netns(key.namespace, key.name)
 
     def _attach(self, pod: Manifest) -> list[str]:
-        """Call CNI ADD; the pod's addresses."""
+        """Call CNI ADD; returns the pod's addresses."""
         result = self._cni("ADD", pod)
         addresses = [str(ip["address"]).partition("/")[0] for ip in result.get("ips", ())]
         if not addresses:
@@ -161,7 +161,7 @@ def _host_network(pod: Manifest) -> bool:
 
 
 def _port_mappings(pod: Manifest) -> list[dict[str, Any]]:
-    """The containers' host ports, in the words in which runtimes pass them to plugins."""
+    """The containers' host ports, in the format in which runtimes pass them to plugins."""
     return [
         {
             "hostPort": port["hostPort"],
@@ -180,5 +180,5 @@ def _process(key: Key) -> str:
 
 
 def _sandbox(pod: Manifest) -> str:
-    """The container id that the plugin is told: the same for ADD and DEL of one pod."""
+    """The container id for the plugin: the same for ADD and DEL of one pod."""
     return str(pod["metadata"]["uid"]).replace("-", "")

@@ -1,7 +1,7 @@
 """Names and paths of a lab.
 
-All that a lab creates is named after it, so that `down` finds it again from the name alone,
-whatever state a crash left behind.
+All that a lab creates is named after it, so that `down` finds it by the lab's name alone, also
+after a crash.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MAX_NODES: Final = 64
 
 SERVICE_CIDR: Final = ipaddress.IPv4Network("10.96.0.0/16")
 DEFAULT_POD_CIDR: Final = ipaddress.IPv4Network("10.244.0.0/16")
-NODE_PREFIX_LENGTH: Final = 24  # of a node's share of a pod CIDR, where it is large enough
+NODE_PREFIX_LENGTH: Final = 24  # of a node's share of a pod CIDR, if that is large enough
 
 _LONGEST_NETNS: Final = 64
 _LAB_NAME: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 
 
 class LabNode(msgspec.Struct, frozen=True):
-    """A node: its name, its address on the underlay and the range its pods' addresses are from."""
+    """A node: its name, its address on the underlay and its pod CIDR."""
 
     name: str
     address: str
@@ -45,9 +45,9 @@ class LabNode(msgspec.Struct, frozen=True):
 
 
 class LabSpec(msgspec.Struct, frozen=True):
-    """What `lab up` was asked for; stored in the lab's folder as JSON.
+    """The options of `lab up`; stored in the lab's folder as JSON.
 
-    With ``api`` objects are kept by an API server instead of a folder of manifests.
+    With ``api`` an API server keeps the objects instead of a folder of manifests.
     """
 
     name: str
@@ -58,7 +58,7 @@ class LabSpec(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the lab `name` keeps things. The name has no hyphen: `cubelet-NAME-` is its alone."""
+    """Paths and names of the lab `name`, which has no hyphen: `cubelet-NAME-` is unambiguous."""
 
     name: str
 
@@ -80,7 +80,7 @@ class Layout:
 
     @property
     def api(self) -> Path:
-        """How the lab's API server is reached; absent where objects are in `manifests`."""
+        """The file that says how to reach the API server; absent if objects are in `manifests`."""
         return self.root / "api.json"
 
     @property
@@ -95,17 +95,17 @@ class Layout:
 
     @property
     def processes(self) -> Path:
-        """One record for each process that the lab started."""
+        """The folder of the records of processes that the lab started."""
         return self.root / "processes"
 
     @property
     def spec(self) -> Path:
-        """The lab's `LabSpec`."""
+        """The file with the lab's `LabSpec`."""
         return self.root / "lab.json"
 
     @property
     def lock(self) -> Path:
-        """Held by a command that changes the lab."""
+        """The file that is locked by a command that changes the lab."""
         return RUN_ROOT / f"{self.name}.lock"
 
     @property
@@ -130,12 +130,12 @@ class Layout:
         return self.node(node) / "bin"
 
     def log(self, process: str) -> Path:
-        """What a process of the lab writes to stderr."""
+        """The file with the stderr of a process of the lab."""
         return self.root / "logs" / f"{process}.log"
 
     @property
     def netns_prefix(self) -> str:
-        """What the names of all network namespaces of this lab, and of no other, begin with."""
+        """The prefix of the names of this lab's network namespaces, and of no others."""
         return f"cubelet-{self.name}-"
 
     @property
@@ -145,7 +145,7 @@ class Layout:
 
     @property
     def outside_netns(self) -> str:
-        """The namespace of what is not part of the cluster."""
+        """The namespace of the server outside the cluster."""
         return f"{self.netns_prefix}outside"
 
     def node_netns(self, node: str) -> str:
@@ -206,7 +206,7 @@ def _ranges(
     if len(given) > 1:
         raise LabError(f"--pod-cidr: {len(given)} ranges for {count} nodes: give one, or one each")
     base = given[0] if given else DEFAULT_POD_CIDR
-    # As kubeadm does: the first share is nobody's, so node N owns the Nth.
+    # As with kubeadm, the first share is not used, so that node N owns the Nth.
     prefix = max(NODE_PREFIX_LENGTH, base.prefixlen + count.bit_length())
     if prefix > 29:
         raise LabError(f"--pod-cidr: {base} is too small for {count} nodes")

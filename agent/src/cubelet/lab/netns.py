@@ -1,7 +1,7 @@
-"""Network namespaces: making them, and running Python in them.
+"""Makes network namespaces, and runs Python in them.
 
-A function runs in a namespace in a forked child that enters it (`setns(2)`) and sends its result
-back, so the caller never leaves its own namespace.
+A function runs in a forked child that enters the namespace (`setns(2)`) and sends its result back,
+so the caller never leaves its own.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def create(name: str) -> None:
 
 
 def delete(name: str) -> None:
-    """Delete a namespace, also what is left of one that was half made; absent is fine."""
+    """Delete a namespace or the rest of an interrupted `create`, if it exists."""
     if exists(name):
         subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-    # What `ip netns add` leaves when it is interrupted before it mounts is a plain file.
+    # An `ip netns add` that is interrupted before it mounts leaves a plain file.
     path(name).unlink(missing_ok=True)
 
 
 def ip(arguments: Sequence[str], netns: str | None = None) -> None:
-    """Run one `ip` command, in a namespace if given; raises LabError with what it says."""
+    """Run one `ip` command, in a namespace if given; raises LabError with its output."""
     _run_ip([*arguments], netns, None)
 
 
@@ -146,7 +146,7 @@ def run_all(calls: Sequence[Call[T]], *, timeout: float, limit: int = 16) -> lis
 
 @contextmanager
 def _children() -> Iterator[dict[Connection, tuple[int, BaseProcess]]]:
-    """The running children; those still there at the end are killed."""
+    """The running children; those still running at the end are killed."""
     running: dict[Connection, tuple[int, BaseProcess]] = {}
     try:
         yield running

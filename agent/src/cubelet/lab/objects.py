@@ -1,4 +1,4 @@
-"""`lab apply` and `lab delete`: from documents to stored objects and running pods."""
+"""`lab apply` and `lab delete`: turns documents into stored objects and running pods."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _BAD: Final = ("failed", "not found", "problem")
 
 
 class Outcome(NamedTuple):
-    """What became of one object: created, configured, unchanged, deleted, ignored, not found or
-    failed; or a `problem` that a node's agent has."""
+    """The outcome for one object: created, configured, unchanged, deleted, ignored, not found or
+    failed; or a `problem` of a node's agent."""
 
     key: Key
     done: str
@@ -33,19 +33,19 @@ class Outcome(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether it is what was asked for."""
+        """Whether it is a success."""
         return self.done not in _BAD
 
     def __str__(self) -> str:
         return f"{self.key} {self.done}" + (f": {self.detail}" if self.detail else "")
 
     def row(self) -> dict[str, str]:
-        """The outcome for programs."""
+        """The outcome as a row for JSON or YAML."""
         return {**self.key._asdict(), "outcome": self.done, "detail": self.detail}
 
 
 class Objects:
-    """The lab's objects as its user changes them. One command at a time: hold the lab's lock."""
+    """Changes the lab's objects for its user. Callers hold the lab's lock."""
 
     def __init__(self, layout: Layout, spec: LabSpec) -> None:
         self._layout = layout
@@ -56,9 +56,8 @@ class Objects:
     def apply(self, documents: Sequence[Manifest | Document]) -> list[Outcome]:
         """Store objects and start pods; returns when the agents have put all of it in force.
 
-        Policies and Services are in force before a new pod is attached. What is wrong with one
-        object is its outcome (`failed`): nothing of it is stored, and the others are applied all
-        the same.
+        Policies and Services are in force before a new pod is attached. An object with an error has
+        the outcome `failed` and is not stored; the others are applied nevertheless.
         """
         outcomes: list[Outcome] = []
         accepted = self._accept(documents, outcomes)
@@ -81,9 +80,9 @@ class Objects:
         return outcomes + self._sync()
 
     def delete(self, keys: Sequence[Key]) -> list[Outcome]:
-        """Remove objects and stop pods; a Namespace takes its objects, a Deployment its pods.
+        """Remove objects and stop pods, with a Namespace its objects, with a Deployment its pods.
 
-        Returns when the agents have put it in force; what does not exist is `not found`.
+        Returns when the agents have put it in force; a missing object is `not found`.
         """
         outcomes: list[Outcome] = []
         pods: list[Manifest] = []
@@ -102,7 +101,7 @@ class Objects:
         return outcomes + self._sync()
 
     def _sync(self) -> list[Outcome]:
-        """Wait for the agents; the problems that they have."""
+        """Wait for the agents; returns their problems as outcomes."""
         return [
             Outcome(Key("Node", "", node), "problem", problem)
             for node, problems in agents.sync(self._layout, self._spec).items()
@@ -141,7 +140,7 @@ class Objects:
         return Outcome(key, "deleted" if self.store.remove(key) else "not found")
 
     def _add_namespaces(self, manifests: Sequence[Manifest]) -> list[Outcome]:
-        """Create the namespaces that objects are in, unless they come along."""
+        """Create the missing namespaces of these objects, unless they are among the manifests."""
         named = {key_of(m).name for m in manifests if m["kind"] == "Namespace"}
         used = {key_of(m).namespace for m in manifests} - named - {""}
         missing = [name for name in sorted(used) if not self.store.get(Key("Namespace", "", name))]
@@ -163,7 +162,7 @@ class Objects:
         return Outcome(key, "unchanged" if not changed else "configured" if old else "created")
 
     def _store(self, document: Document, completed: Manifest) -> bool:
-        """Store what was made of a document, if that is valid too; false if it was there."""
+        """Store a document's completed manifest, if valid; false if an equal one was stored."""
         validation.check(replace(document, manifest=completed))
         return self.store.put(completed)
 
@@ -236,7 +235,7 @@ class Objects:
 
 
 def _attempt(outcomes: list[Outcome], key: Key, work: Callable[[], T]) -> T | None:
-    """Do what concerns one object; what is wrong with it becomes its outcome, and None."""
+    """Do work for one object; an error is added as its `failed` outcome, and None returned."""
     try:
         return work()
     except (LabError, OSError) as error:
@@ -247,7 +246,7 @@ def _attempt(outcomes: list[Outcome], key: Key, work: Callable[[], T]) -> T | No
 
 
 def _outcome(key: Key, work: Callable[[], Outcome]) -> list[Outcome]:
-    """The one outcome of `work`, also if it fails."""
+    """The outcome of `work`, `failed` if it raises."""
     failed: list[Outcome] = []
     outcome = _attempt(failed, key, work)
     return failed if outcome is None else [outcome]
@@ -258,10 +257,10 @@ def _ignored(key: Key) -> Outcome:
 
 
 def _expand(deployment: Document) -> list[Document]:
-    """A Deployment's pods; what is wrong with one is with all, so it is told once."""
+    """A Deployment's pods. Only the last is checked, since all have the same errors."""
     made = admission.expand(deployment.manifest)
     pods = [deployment.part(("spec", "template"), pod) for pod in made]
-    for pod in pods[-1:]:  # that of the longest name
+    for pod in pods[-1:]:  # the one with the longest name
         validation.check(pod)
     return pods
 

@@ -1,8 +1,8 @@
-"""The process of a lab pod: it serves the declared ports and says who it is and whom it sees.
+"""The process of a lab pod: it serves the declared ports and tells its name and the peer it sees.
 
     python -S -m cubelet.lab.podserver '{"name": "ns/pod", "ports": [["TCP", 80], ["UDP", 53]]}'
 
-It prints `ready` once all ports are served. What it answers:
+It prints `ready` once all ports are served. Its answers:
 
 * TCP, by the first line: `who` the identity; `sink N` takes N bytes and answers their SHA-256
   (both any number of times); `GET /`, `/hostname` and `/clientip` HTTP; all else is echoed.
@@ -39,11 +39,11 @@ class Server:
         self._name = name
 
     def identity(self, peer: tuple[str, int]) -> bytes:
-        """The line that says who answers and whom it sees."""
+        """The line with the server's name and the peer that it sees."""
         return json.dumps({"name": self._name, "peer": peer[0], "port": peer[1]}).encode() + b"\n"
 
     def tcp(self, port: int) -> Callable[[], None]:
-        """Bind a TCP port; the result serves it."""
+        """Bind a TCP port; returns the function that serves it."""
         listener = socket.create_server(("", port), backlog=_BACKLOG)
 
         def serve() -> None:
@@ -54,11 +54,11 @@ class Server:
         return serve
 
     def udp(self, port: int) -> Callable[[], None]:
-        """Bind a UDP port; the result serves it."""
+        """Bind a UDP port; returns the function that serves it."""
         bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         bound.bind(("", port))
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
-        # A node has several addresses: the answer leaves from the one that was asked.
+        # A node has several addresses: an answer must leave from the request's destination.
         bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
 
         def serve() -> None:
@@ -73,7 +73,7 @@ class Server:
         return serve
 
     def sctp(self, ports: frozenset[int]) -> Callable[[], None]:
-        """Open a raw SCTP socket; the result answers for the ports."""
+        """Open a raw SCTP socket; returns the function that answers for the ports."""
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, sctp.PROTOCOL)
 
         def serve() -> None:
@@ -122,19 +122,19 @@ class Server:
 
 
 class _Stream:
-    """What arrives on a TCP connection, by line or by size."""
+    """Reads a TCP connection by line or by size."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._buffer = b""
 
     def peek(self) -> bytes:
-        """What is there, waiting for some; empty at the end of the stream."""
+        """The bytes received so far, at least one; empty at the end of the stream."""
         self._buffer = self._buffer or self._connection.recv(65536)
         return self._buffer
 
     def line(self) -> bytes:
-        """The next line; at the end of the stream what is left."""
+        """The next line; at the end of the stream the rest."""
         while b"\n" not in self._buffer and len(self._buffer) < _LONGEST_LINE:
             data = self._connection.recv(65536)
             if not data:
@@ -172,7 +172,7 @@ def _background(function: Callable[[], None]) -> None:
 
 
 def main(argument: str) -> None:
-    """Serve what the JSON argument says until the process is ended."""
+    """Serve the ports in the JSON argument until the process is ended."""
     document = json.loads(argument)
     server = Server(document["name"])
     ports = [(protocol, int(port)) for protocol, port in document["ports"]]
@@ -187,7 +187,7 @@ def main(argument: str) -> None:
     for loop in loops:
         _background(loop)
     print("ready", flush=True)
-    # Nobody reads on: the pipe's other end closes once `ready` was seen.
+    # The reader closes its end of the pipe after `ready`: write nothing more to it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     threading.Event().wait()
 

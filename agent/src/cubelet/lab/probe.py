@@ -1,7 +1,7 @@
-"""`lab probe`: which pod reaches which, tried with real packets.
+"""`lab probe`: tries with real packets which pods reach which.
 
-Every ordered pair of different pods, for each port that the second one declares. A verdict is
-`allowed` only when the answer of that very pod was seen; SCTP is asked with a raw INIT.
+It probes every ordered pair of different pods, for each port that the second one declares. A
+verdict is `allowed` only if that very pod answered; SCTP is probed by a raw INIT.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cubelet.lab.layout import Layout
 from cubelet.lab.netns import Call
 from cubelet.lab.store import Store
 
-# How long to wait for an answer, once more after silence: a lost packet is no verdict, and a
-# machine may be busy. Answers between pods of one machine take well under a millisecond.
+# Seconds to wait for an answer, at the first and the second attempt: a packet may be lost, and the
+# machine busy. Answers between pods of one machine take well under a millisecond.
 _PATIENCE: Final = (0.4, 0.8)
 _CONCURRENT: Final = 128  # probes of one pod at a time; each holds a socket
 _PROBERS: Final = 8  # pods that probe at a time; each is a process
@@ -73,7 +73,7 @@ def probe(layout: Layout) -> list[Row]:
 
 
 def probe_all(targets: Sequence[Target]) -> list[bool]:
-    """Whether each target answers, asked from the caller's namespace, all at the same time."""
+    """Whether each target answers; all are probed at once, from the caller's namespace."""
     return asyncio.run(_probe_all(targets))
 
 
@@ -114,9 +114,9 @@ async def _ask_sctp(target: Target) -> bool:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, sctp.PROTOCOL) as client:
         client.setblocking(False)
-        client.connect((target.address, 0))  # at once: it only filters what is received
+        client.connect((target.address, 0))  # does not block: it only filters received packets
         await loop.sock_sendall(client, sctp.build(request))
-        while True:  # all SCTP of that pod comes here; the caller's patience ends it
+        while True:  # all SCTP packets of that pod arrive here; the caller's timeout ends the loop
             chunk = sctp.answers(request, await loop.sock_recv(client, 4096))
             if chunk:
                 return chunk == sctp.INIT_ACK

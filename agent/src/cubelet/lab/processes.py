@@ -1,6 +1,6 @@
-"""The lab's processes: started detached, recorded by pid and start time, ended by that record.
+"""Starts the lab's processes detached, records them by pid and start time, and ends them.
 
-A pid alone may be another process's by the time it is used; pid and start time together are not.
+A pid alone may have been reused by another process; pid and start time together are unique.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def spawn_server(
 ) -> None:
     """Start a process that serves `ports` in a namespace and return once it does.
 
-    Raises LabError, with what it said, if a port cannot be served.
+    Raises LabError, with its output, if a port cannot be served.
     """
     document = msgspec.json.encode({"name": identity, "ports": sorted(set(ports))}).decode()
     # Without `site` it starts in a few milliseconds; it needs the standard library alone.
@@ -103,7 +103,7 @@ def spawn_server(
 
 
 def end(layout: Layout, names: Iterable[str]) -> None:
-    """End recorded processes together: SIGTERM, then SIGKILL; gone or never started is fine."""
+    """End recorded processes together, as far as they run: SIGTERM, then SIGKILL."""
     paths = [layout.processes / f"{name}.json" for name in names]
     _end_records([_read(path) for path in paths])
     for path in paths:
@@ -157,12 +157,12 @@ def _end_records(records: Iterable[Record | None]) -> None:
 
 
 def _open(record: Record) -> int | None:
-    """A pidfd of the recorded process; None if it is gone, also if its pid is another's now."""
+    """A pidfd of the recorded process; None if it is gone, also if its pid was reused."""
     try:
         fd = os.pidfd_open(record.pid)
     except ProcessLookupError:
         return None
-    # Checked after opening: from here on the descriptor means this process and no other.
+    # Check after opening: the descriptor stays with this process even if its pid is reused.
     if record.start == 0 or start_time(record.pid) != record.start:
         os.close(fd)
         return None
@@ -170,7 +170,7 @@ def _open(record: Record) -> int | None:
 
 
 def _signal(fd: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # ended by itself
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
         signal.pidfd_send_signal(fd, number)
 
 

@@ -45,7 +45,7 @@ def _listener(name: str, address: str, port: int) -> socket.socket:
 
 
 async def _copy(reader: StreamReader, writer: StreamWriter) -> None:
-    """Copy one direction to its end, and tell the other side of the end."""
+    """Copy one direction to its end, then pass the end on."""
     while chunk := await reader.read(_CHUNK):
         writer.write(chunk)
         await writer.drain()

@@ -1,7 +1,7 @@
-"""As much SCTP (RFC 9260) as it takes to ask for an association and to answer: raw packets.
+"""A minimal SCTP (RFC 9260) on raw packets: requests for an association, and answers to them.
 
-Kernels often have no SCTP, so a lab's pods and probes speak it themselves: INIT, answered by
-INIT ACK where the port is served and by ABORT where it is not. Packets start at the SCTP header.
+Kernels often have no SCTP, so a lab's pods and probes implement it: an INIT is answered by INIT ACK
+if the port is served, else by ABORT. Packets start at the SCTP header.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHUNK: Final = struct.Struct("!BBH")  # type, flags, length with these four byt
 _INIT: Final = struct.Struct("!IIHHI")  # tag, window, outbound and inbound streams, first TSN
 _COOKIE: Final = struct.pack("!HH8s", 7, 12, b"cubelet ")  # a state cookie, mandatory in INIT ACK
 _WINDOW: Final = 65536
-_TAG: Final = 0x6375_6265  # the server's; it keeps no associations, so one serves them all
+_TAG: Final = 0x6375_6265  # the server's only tag: it keeps no associations
 
 
 def _table() -> tuple[int, ...]:
@@ -49,7 +49,7 @@ class Packet:
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of RFC 9260 appendix A, as the number whose little-endian form is sent."""
+    """The checksum of RFC 9260 appendix A, as a number that is sent in little-endian order."""
     crc = 0xFFFF_FFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
@@ -90,7 +90,7 @@ def init(source: int, destination: int, tag: int) -> bytes:
 
 
 def answer(packet: Packet, served: Container[int]) -> bytes | None:
-    """What a host that serves these ports answers; None if it stays silent."""
+    """The answer of a host that serves these ports; None if it stays silent."""
     if packet.chunk != INIT:
         return None
     accepted = packet.destination in served
@@ -115,5 +115,5 @@ def answers(request: Packet, datagram: bytes) -> int:
 
 
 def payload(datagram: bytes) -> bytes:
-    """What follows the IPv4 header of a packet read from a raw socket."""
+    """The bytes after the IPv4 header of a packet read from a raw socket."""
     return datagram[(datagram[0] & 0x0F) * 4 :]

@@ -1,4 +1,4 @@
-"""The objects of a lab: one file each in the folder that agents watch, or kept by an API server."""
+"""The objects of a lab: files in the folder that agents watch, or objects on an API server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cubelet.lab.layout import Layout
 
 
 class Keeper(Protocol):
-    """Where objects are kept."""
+    """Keeps the objects of a lab."""
 
     @property
     def allocates(self) -> bool:
-        """Whether it gives Services their addresses and node ports."""
+        """Whether it allocates Services' addresses and node ports itself."""
 
     def get(self, key: Key) -> Manifest | None:
         """The object of that key, None if there is none."""
@@ -38,7 +38,7 @@ class Store:
 
     @property
     def allocates(self) -> bool:
-        """Whether Services are given addresses and node ports when they are stored."""
+        """Whether storing a Service allocates its addresses and node ports."""
         return self._keeper.allocates
 
     def get(self, key: Key) -> Manifest | None:
@@ -50,7 +50,7 @@ class Store:
         return self._keeper.list(kind, namespace)
 
     def put(self, manifest: Manifest) -> bool:
-        """Store an object; false if it was there already, the same in every field."""
+        """Store an object; false if that changed nothing."""
         return self._keeper.put(manifest)
 
     def remove(self, key: Key) -> bool:

@@ -1,8 +1,8 @@
-"""Real traffic from where the caller is: each function is one measurement with a structured result.
+"""Sends real traffic from the caller's namespace: each function is one measurement.
 
-They are run in a namespace with `netns.run(name, traffic.who, address, port)`. Nothing here raises
-for what a network does; it is the `outcome`. Times are seconds from the first packet sent.
-Servers are those of `podserver`.
+Run them in a namespace with `netns.run(name, traffic.who, address, port)`. Network errors are not
+raised but are the result's `outcome`. Times are seconds from the first packet sent. Servers are
+those of `podserver`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OUTCOMES: Final[dict[int, Outcome]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What came of an exchange: `data` is the answer, `local` the client's own address and port."""
+    """The result of an exchange: `data` is the answer, `local` the client's address and port."""
 
     outcome: Outcome
     seconds: float
@@ -51,23 +51,23 @@ class Result:
 
     @property
     def answered(self) -> bool:
-        """Whether the server answered, intact where that is checked."""
+        """Whether the server answered, and correctly if the answer is checked."""
         return self.outcome == "answered"
 
     @property
     def server(self) -> str:
-        """Who answered a `who`: `namespace/pod`, or `outside`; empty if nobody did."""
+        """The server that answered a `who`: `namespace/pod`, or `outside`; empty if none did."""
         return str(json.loads(self.data)["name"]) if self.answered else ""
 
     @property
     def seen_as(self) -> str:
-        """The client's address as the server of a `who` saw it; empty if nobody answered."""
+        """The client's address as the server of a `who` saw it; empty without an answer."""
         return str(json.loads(self.data)["peer"]) if self.answered else ""
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One step of a traceroute: who answered (None: nobody), and whether it is the destination."""
+    """One hop of a traceroute: its address (None: no answer), and whether it is the destination."""
 
     ttl: int
     address: str | None
@@ -75,13 +75,13 @@ class Hop:
 
 
 def who(address: str, port: int, protocol: str = "TCP", timeout: float = TIMEOUT) -> Result:
-    """Ask who serves a TCP or UDP port, and as whom it sees us."""
+    """Ask a TCP or UDP port for its server's name and the client address that it sees."""
     exchange = tcp if protocol == "TCP" else udp
     return exchange(address, port, b"who\n", timeout)
 
 
 def tcp(address: str, port: int, request: bytes, timeout: float = TIMEOUT) -> Result:
-    """Connect, send one request and return the first that comes back."""
+    """Connect, send one request and return the first bytes of the answer."""
 
     def work(client: socket.socket) -> bytes:
         client.connect((address, port))
@@ -122,7 +122,7 @@ def http_get(address: str, port: int, path: str = "/", timeout: float = TIMEOUT)
 
 
 def transfer(address: str, port: int, size: int, timeout: float = 60) -> Result:
-    """Send `size` random bytes over TCP; the server's SHA-256 of them has to be ours."""
+    """Send `size` random bytes over TCP, and compare the server's SHA-256 of them with ours."""
     digest = hashlib.sha256()
     chunk = os.urandom(_CHUNK)
 
@@ -131,7 +131,7 @@ def transfer(address: str, port: int, size: int, timeout: float = 60) -> Result:
         client.sendall(f"sink {size}\n".encode())
         left = size
         while left:
-            # Each chunk differs from the last, so that a repeated or a lost one is noticed.
+            # Chunks differ, so that a repeated or a lost one changes the digest.
             data = (left.to_bytes(8) + chunk[8:])[:left]
             digest.update(data)
             client.sendall(data)
@@ -187,10 +187,10 @@ def ping(address: str, size: int = 56, timeout: float = TIMEOUT) -> Result:
 
 
 def traceroute(address: str, most_hops: int = 8, timeout: float = 1.0) -> tuple[Hop, ...]:
-    """The hops to a host, by UDP to ports that nobody serves, with a growing TTL.
+    """The hops to a host, by UDP to unserved ports with a growing TTL.
 
-    The kernel gives an ICMP error only to the socket whose packet it quotes: a hop is seen if what
-    it quotes is what was sent.
+    The kernel gives an ICMP error only to the socket whose packet it quotes, so a hop is seen only
+    if it quotes the packet as it was sent.
     """
     hops: list[Hop] = []
     while len(hops) < most_hops and not (hops and hops[-1].final):
@@ -222,7 +222,7 @@ def _measure(
 ) -> Result:
     with socket.socket(socket.AF_INET, kind, protocol) as client:
         client.settimeout(timeout)
-        if kind != socket.SOCK_STREAM:  # else the kernel keeps "host unreachable" to itself
+        if kind != socket.SOCK_STREAM:  # else the kernel does not report "host unreachable"
             client.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
         began = time.perf_counter()
         outcome: Outcome = "answered"

@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 class Transport(Protocol):
-    """A way to an API server. Calls can be made from several threads at once."""
+    """Makes requests to an API server. Calls can be made from several threads at once."""
 
     def call(self, method: str, path: str, body: object = None) -> Answer:
         """Make one request, with JSON in both directions. Raises LabError without an answer."""
@@ -43,7 +43,7 @@ class NetnsTransport:
         text = None if body is None else json.dumps(body)
         try:
             with closing(connection), opened(str(netns.path(self._netns))) as namespace:
-                # A socket stays in the namespace that it was made in.
+                # A socket stays in the namespace in which it was made.
                 connection.sock = run_in(
                     namespace, lambda: socket.create_connection(self._peer, _TIMEOUT)
                 )
@@ -55,14 +55,14 @@ class NetnsTransport:
 
 
 class KubeconfigTransport:
-    """The official client, with what the kubeconfig says of address, TLS and credentials."""
+    """The official client, with the kubeconfig's address, TLS settings and credentials."""
 
     def __init__(self, kubeconfig: Path) -> None:
         from kubernetes import config
 
         try:
             self._client = config.new_client_from_config(str(kubeconfig))
-        except Exception as error:  # the loader raises what it meets: YAML, files, TLS, its own
+        except Exception as error:  # the loader raises errors of YAML, files, TLS and its own
             raise LabError(f"kubeconfig {kubeconfig} cannot be used: {error}") from error
 
     @property
@@ -79,7 +79,7 @@ class KubeconfigTransport:
             )
             answer = self._client.call_api(*request[:4], _request_timeout=_TIMEOUT)
             return _answer(answer.status, answer.read())
-        except Exception as error:  # urllib3's, the client's, those of what gives credentials
+        except Exception as error:  # of urllib3, the client, or the credentials' plugin
             raise LabError(f"the API server {self.server} does not answer: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""What the API server would refuse, as far as agents or the lab itself read it."""
+"""Checks the fields that agents or the lab read as the API server would."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_FILE_NAME: Final = 255  # NAME_MAX of every usual file system
 
 
 def check(document: Document) -> None:
-    """Raise LabError, with file, line, kind, key and field, for the first thing that is wrong."""
+    """Raise LabError, with file, line, kind, key and field, for the first error."""
     key = key_of(document.manifest)
     root = Field(document.manifest)
     try:

@@ -1,4 +1,4 @@
-"""How lab objects are shown: as tables, and as lists for programs."""
+"""Formats lab objects as tables, and as lists for programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def manifests(kind: Kind, found: Sequence[Manifest]) -> str:
 
 
 def as_list(found: Sequence[Manifest]) -> Manifest:
-    """Objects as the API server lists them."""
+    """Objects as a ``List``, as the API server gives it."""
     return {"apiVersion": "v1", "kind": "List", "items": list(found)}
 
 

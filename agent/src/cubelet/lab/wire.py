@@ -4,8 +4,8 @@
     node2 eth0 ──┤ wire0 (namespace cubelet-LAB-wire)
     outside eth0 ┘
 
-The outside is the nodes' default gateway, knows no route to any pod, and serves TCP, UDP and SCTP
-on one port, so that what arrives from the cluster can be seen with the address it arrives from.
+The outside is the nodes' default gateway, has no route to any pod, and serves TCP, UDP and SCTP on
+one port, so that a check can see from which address packets of the cluster arrive.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def build(layout: Layout, spec: LabSpec) -> None:
 
 
 def serve_outside(layout: Layout) -> None:
-    """Start the server that says which address it sees."""
+    """Start the outside server, which answers with the client address that it sees."""
     ports = [(protocol, OUTSIDE_PORT) for protocol in ("TCP", "UDP", "SCTP")]
     processes.spawn_server(layout, "outside", layout.outside_netns, "outside", ports)
 

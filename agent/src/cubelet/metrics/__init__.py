@@ -1,8 +1,8 @@
-"""The agent's ``/metrics``: what Prometheus reads of a node, in its text format.
+"""The agent's ``/metrics``: a node's metrics in Prometheus' text format.
 
-What happens is counted as it happens (:mod:`.meters`); what is, is looked up when it is asked for:
-of the node (:mod:`.node`), of maps (:mod:`.maps`), of cubes' own (:mod:`.cubes`). Only an agent
-that serves the page imports any of it but the first.
+Events are counted as they happen (:mod:`.meters`); states are looked up at each scrape: those of
+the node (:mod:`.node`), of maps (:mod:`.maps`) and of cubes (:mod:`.cubes`). An agent that does not
+serve the page imports only :mod:`.meters`.
 """
 
 from __future__ import annotations

@@ -23,10 +23,11 @@ from cubelet_hooks.view import View
 
 @dataclass(frozen=True)
 class Sources:
-    """What is told of.
+    """The parts of the agent that metrics are read from.
 
-    ``counts`` gives what instances were told; ``refused`` why the configuration is not in force;
-    ``passing_since`` when (``time.monotonic``) the pass under way began, None without one.
+    ``counts`` gives the counts of events and packets by instance, ``refused`` the reason why the
+    configuration is not in force, ``passing_since`` the start of the pass under way in monotonic
+    seconds, None between passes.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Sources:
 
 
 def make_page(sources: Sources, on_datapath: OnDatapath) -> tuple[Recorder, Page]:
-    """Who is to be told of what happens, and the page; ``on_datapath`` runs what touches maps."""
+    """The recorder of events, and the page; ``on_datapath`` runs the sections that read maps."""
     reconciler, recorder = sources.reconciler, Recorder()
     node = NodeMetrics(
         sources.name,

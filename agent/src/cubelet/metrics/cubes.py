@@ -1,4 +1,4 @@
-"""Metrics by instance: those that cubes declare (``Cube.metrics``), and what they were told."""
+"""Metrics by instance: those that cubes declare (``Cube.metrics``), and counts of callbacks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cubelet_hooks.cube import Cube, Read
 from cubelet_hooks.view import View
 
 _MOST = 10_000
-"""Samples of one instance: more would burden whoever keeps them."""
+"""Samples that one instance may give: more would burden Prometheus."""
 
 Samples = list[tuple[str, tuple[str, ...], float]]
 """Metric, label values, value."""
 
 
 class BadSampleError(Exception):
-    """A cube gave a sample that it did not declare like this."""
+    """A cube gave a sample that does not match its declared metrics."""
 
 
 class CubeMetrics:
-    """The families of all instances in force. An instance that fails has no samples, this once."""
+    """The families of all instances in force, without the samples of one that fails."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class CubeMetrics:
     def _samples(self, cube: Cube) -> Samples:
         try:
             samples = checked(cube.metrics, cube.collect(self._read(cube), self._view))
-        except Exception as error:  # a cube's bug must not hide what others have to say
+        except Exception as error:  # a cube's bug must not hide the samples of others
             self._recorder.failed(cube.instance, error)
             return []
         self._recorder.worked(cube.instance)
@@ -69,7 +69,7 @@ def _family(cube: Cube, metric: hooks.Metric, families: dict[str, Metric]) -> Me
 
 
 def checked(metrics: Iterable[hooks.Metric], samples: Iterable[hooks.Sample]) -> Samples:
-    """The samples, if each is of a declared metric and told once. Raises BadSampleError."""
+    """The samples, if each is of a declared metric and given once. Raises BadSampleError."""
     declared: Mapping[str, hooks.Metric] = {each.name: each for each in metrics}
     found: dict[tuple[str, tuple[str, ...]], float] = {}
     for sample in samples:
@@ -91,7 +91,7 @@ def checked(metrics: Iterable[hooks.Metric], samples: Iterable[hooks.Sample]) ->
 
 
 def callback_families(counts: Mapping[str, Counts]) -> Iterable[Metric]:
-    """What instances were told of by their own programs, and what was lost."""
+    """Events and packets that were delivered to instances' Python, and those that were lost."""
     texts = {
         "events": "Events that a cube's Python was told of.",
         "packets": "Packets that were handed to a cube's Python.",

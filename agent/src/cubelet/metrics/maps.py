@@ -17,7 +17,7 @@ from cubelet.datapath.flows import TABLES, FlowSweeper
 _COUNTED = frozenset({MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH, MapType.LPM_TRIE})
 """Types that fill up; an array is always full."""
 _COUNTABLE = 65_536
-"""Entries that a map may hold to be counted one by one, which takes up to 1 µs each."""
+"""The largest size of a map whose entries are counted one by one, at up to 1 µs each."""
 
 
 class MapMetrics:
@@ -28,7 +28,7 @@ class MapMetrics:
         self._reasons = reasons
 
     def drops(self) -> Iterable[Metric]:
-        """Dropped packets, by whose reason it is, the reason, and where they entered."""
+        """Dropped packets by cube, drop reason, and port class they entered by."""
         maps = self._reconciler.datapath.maps
         return drop_families(drop_rows(maps, self._reasons()) if maps else [])
 
@@ -57,7 +57,7 @@ def drop_families(rows: Iterable[Mapping[str, object]]) -> Iterable[Metric]:
 
 
 def flow_families(sweeper: FlowSweeper | None) -> Iterator[Metric]:
-    """Records, of which a connection has two."""
+    """Flow records by state; a connection has two."""
     family = GaugeMetricFamily(
         "cubelet_flow_records",
         "Flow records by state, of which a connection has two, as of the last sweep.",
@@ -75,14 +75,14 @@ def flow_families(sweeper: FlowSweeper | None) -> Iterator[Metric]:
 
 
 def _swept(sweeper: FlowSweeper | None) -> Mapping[str, int]:
-    """The flow tables are too large to count, but are gone through every few seconds anyway."""
+    """The flow tables' entries as of the last sweep: the tables are too large to count here."""
     return sweeper.last.tables if sweeper and sweeper.last else {}
 
 
 def fill_families(
     specs: Iterable[MapSpec], maps: Mapping[str, BpfMap], known: Mapping[str, int]
 ) -> Iterable[Metric]:
-    """``known`` are numbers of entries by C name; maps that are small enough are counted."""
+    """Entries and sizes of maps: entries from ``known``, by C name, or counted in small maps."""
     labels = ("instance", "map")
     entries = GaugeMetricFamily(
         "cubelet_map_entries",

@@ -1,4 +1,4 @@
-"""What is counted as it happens. Nothing is, in an agent without ``/metrics``."""
+"""The interface that counts events of the agent; without ``/metrics`` it counts nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _CNI_COMMANDS = frozenset(("ADD", "DEL", "CHECK", "GC", "STATUS"))
 
 
 class Meters(Protocol):
-    """Who is told of what happens in the agent."""
+    """Receives events of the agent."""
 
     def passed(self, seconds: float) -> None:
-        """A pass has ended, and took so long."""
+        """A pass has ended after so many seconds."""
 
     def recomposed(self) -> None:
         """Another composition has taken over."""
@@ -25,22 +25,22 @@ class Meters(Protocol):
 
 
 class NoMeters:
-    """Nobody asks."""
+    """Counts nothing, for an agent without ``/metrics``."""
 
     def passed(self, seconds: float) -> None:
-        """Forget it."""
+        """Ignored."""
 
     def recomposed(self) -> None:
-        """Forget it."""
+        """Ignored."""
 
     def answered(self, command: str, code: int, seconds: float) -> None:
-        """Forget it."""
+        """Ignored."""
 
 
 def metered(
     handle: Callable[[Mapping[str, Any]], Awaitable[Reply]], meters: Meters
 ) -> Callable[[Mapping[str, Any]], Awaitable[Reply]]:
-    """The handler of CNI calls, with its answers told to ``meters``."""
+    """The handler of CNI calls, whose answers are counted by ``meters``."""
 
     async def handler(params: Mapping[str, Any]) -> Reply:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Metrics of the agent as a whole, of which none needs a map."""
+"""Metrics of the agent as a whole; none of them reads a map."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PLACES = (
     *("composition", "configuration", "cni", "cube", "maps", "node", "pass", "plans"),
     *("port", "rejected", "routes", "runtime", "source", "sweep"),
 )
-"""Where problems can be; each is told with 0 when there are none."""
+"""Places of problems; each is a sample, 0 if it has none."""
 _LONGEST = 120
-"""Characters of a reason in a label."""
+"""Characters of a reason that a label keeps."""
 
 
 class NodeMetrics:
-    """What the agent knows of itself.
+    """The families of the agent as a whole.
 
-    ``refused`` tells why the configuration is not in force, ``passing_since`` when the pass began
-    (of ``time.monotonic``) that is under way.
+    ``refused`` gives the reason why the configuration is not in force, ``passing_since`` the start
+    of the pass under way in monotonic seconds.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class NodeMetrics:
         self._passing_since = passing_since
 
     def families(self) -> Iterator[Metric]:
-        """All of them."""
+        """All families."""
         yield InfoMetricFamily("cubelet_build", "What runs.", {"version": version("cubelet")})
         yield from self._composition()
         yield _plugins(self._discovery.rows(self._kinds()))

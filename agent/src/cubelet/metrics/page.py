@@ -1,4 +1,4 @@
-"""The page ``/metrics``: always answered, whatever the agent is busy with."""
+"""The page ``/metrics``, which is answered also while a pass blocks the datapath thread."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cubelet.metrics.recorder import Recorder
 Section = Callable[[], Iterable[Metric]]
 
 _PATIENCE = 2.0
-"""Seconds to wait for maps to be read, which a pass may be writing: Prometheus gives up at 10."""
+"""Seconds to wait for the maps' metrics while a pass runs: Prometheus gives up after 10."""
 
 
 class Page(Collector):
-    """Puts sections together, each called by a name for when it fails.
+    """Puts sections of metrics together; their names identify those that fail.
 
-    ``of_maps`` are those that ``on_datapath`` has to run. They are read once
-    for all who ask meanwhile; while that is not their turn, the figures of the last time stand.
+    Sections ``of_maps`` run by ``on_datapath``, once for all concurrent scrapes. If that takes too
+    long, a scrape gets the figures of the last time.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Page(Collector):
         yield from self._recorder.collect()
 
     def _collected(self, sections: Mapping[str, Section]) -> list[Metric]:
-        """What the sections give; one that fails is left out."""
+        """The families of the sections; one that fails is left out."""
         found: list[Metric] = []
         for name, section in sections.items():
             try:
                 found += section()
-            except Exception as error:  # the others must be seen, now above all
+            except Exception as error:  # a failure must not hide the other sections
                 self._recorder.failed(name, error)
             else:
                 self._recorder.worked(name)

@@ -1,4 +1,4 @@
-"""Counts what happens, in the objects of the library for Prometheus."""
+"""Counts events of the agent in objects of prometheus_client."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from prometheus_client import Counter, Histogram, Metric, disable_created_metric
 log = structlog.get_logger()
 
 _PASS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-"""A pass over one change takes milliseconds, one that compiles seconds."""
+"""Seconds; a pass over one change takes milliseconds, one that compiles takes seconds."""
 _CNI_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
-"""The runtime's patience is longer than the last."""
+"""Seconds; runtimes wait longer than the last bucket."""
 
 
 class Recorder:
-    """Implements ``cubelet.metrics.meters.Meters``; its figures begin anew with the agent."""
+    """Implements ``cubelet.metrics.meters.Meters``; its counters start at 0 with the agent."""
 
     def __init__(self) -> None:
-        # When a figure began is when the agent did, which process_start_time_seconds tells.
+        # Counters start with the agent, so process_start_time_seconds replaces their _created.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._passes = Histogram(
             "cubelet_pass_duration_seconds",
@@ -48,7 +48,7 @@ class Recorder:
         self._failing: set[str] = set()
 
     def passed(self, seconds: float) -> None:
-        """A pass has ended, and took so long."""
+        """A pass has ended after so many seconds."""
         self._passes.observe(seconds)
 
     def recomposed(self) -> None:
@@ -60,17 +60,17 @@ class Recorder:
         self._cni.labels(command, str(code)).observe(seconds)
 
     def failed(self, instance: str, error: Exception) -> None:
-        """Metrics of an instance could not be had; logged when it begins."""
+        """Count a failure of an instance's metrics; the first of several in a row is logged."""
         self._failures.labels(instance).inc()
         if instance not in self._failing:
             log.error("no metrics", instance=instance, error=repr(error))
         self._failing.add(instance)
 
     def worked(self, instance: str) -> None:
-        """Metrics of an instance could be had."""
+        """An instance's metrics were read without an error."""
         self._failing.discard(instance)
 
     def collect(self) -> Iterator[Metric]:
-        """The families of all that was counted."""
+        """The families of all counted events."""
         for each in (self._passes, self._recompositions, self._cni, self._failures):
             yield from each.collect()

@@ -1,4 +1,4 @@
-"""What the agent sets up in the kernel besides eBPF: devices, addresses, routes, sysctls."""
+"""The agent's kernel setup besides eBPF: devices, addresses, routes, sysctls."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The agent's own devices: the gateway's veth pair and the overlay.
 
 Each carries an alias that begins with ``cubelet`` and its role, so a later run finds what an
-earlier one made under other names. The gateway's alias also notes the ports that the agent, and
-nobody else, has reserved: the note then lives exactly as long as the namespace it speaks of. The
-datapath end's notes what `cubelet.net.former` puts back.
+earlier one made under other names. The gateway's alias also lists the ports that the agent itself
+has reserved, so that the list lives exactly as long as the namespace it is about. The datapath
+end's alias has the settings that `cubelet.net.former` puts back.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Wanted:
 
 
 def owned(found: Mapping[str, Link]) -> dict[str, Link]:
-    """Those of the devices that an agent made in one of the roles."""
+    """The devices that an agent made, as their aliases tell."""
     return {name: link for name, link in found.items() if link.alias.startswith(_ROLES)}
 
 
 def ensure_pair(ipr: IPRoute, gateway: Wanted, datapath: Wanted) -> tuple[Link, Link]:
-    """The veth pair, host end first, both ends down or up as they were.
+    """Make the veth pair and return it, host end first. Whether an end is up does not change.
 
-    Devices in the way that are not this pair are replaced. Raises NetError.
+    Other devices with these names are replaced. Raises NetError.
     """
     found = rtnl.links(ipr)
     ends = [found.get(end.name) for end in (gateway, datapath)]
@@ -95,7 +95,7 @@ def ensure_overlay(ipr: IPRoute, overlay: Wanted, port: int) -> Link:
 
 
 def _clear(ipr: IPRoute, link: Link | None) -> None:
-    """Remove a device that holds a name of ours."""
+    """Remove a device that has a name we need."""
     if link is None:
         return
     if link.kind is None:
@@ -120,7 +120,7 @@ def _converge(ipr: IPRoute, wanted: Wanted, role: str) -> Link:
 
 
 def delete(ipr: IPRoute, link: Link) -> None:
-    """Remove a device (and a veth's other end); gone already is fine. Raises NetError."""
+    """Remove a device (and a veth's other end), if it exists. Raises NetError."""
     with rtnl.attempt(f"remove {link.name}", ignore=_GONE):
         ipr.link("del", index=link.index)
 
@@ -161,10 +161,10 @@ def ensure_addresses(ipr: IPRoute, link: Link, wanted: set[rtnl.Interface], fami
 def reserve_ports(
     ipr: IPRoute, gateway: Link, before: frozenset[int], wanted: frozenset[int]
 ) -> None:
-    """Reserve `wanted` in the kernel instead of `before`, leaving what others reserved.
+    """Reserve `wanted` in the kernel instead of `before`, leaving ports that others reserved.
 
-    The note is widened before the setting changes and cut back after: at every point it covers
-    what is ours and nothing of others. Raises NetError.
+    The list in the alias is extended before the setting changes and shortened after: at any time it
+    has all ports that we reserved and none of others. Raises NetError.
     """
     others = sysctl.reserved_ports() - before
     ours = wanted - others
@@ -190,7 +190,7 @@ def _note_ports(ipr: IPRoute, gateway: Link, ports: frozenset[int]) -> None:
 
 
 def set_alias(ipr: IPRoute, link: Link, alias: str) -> None:
-    """Give a device an alias unless it has it. Raises NetError."""
+    """Set a device's alias if it differs. Raises NetError."""
     if rtnl.links(ipr)[link.name].alias != alias:
         with rtnl.attempt(f"set the alias of {link.name}"):
             ipr.link("set", index=link.index, ifalias=alias)

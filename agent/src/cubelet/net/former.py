@@ -1,8 +1,8 @@
-"""Kernel settings as they were before the agent changed them, so that they can be put back.
+"""Remembers kernel settings from before the agent changed them, to put them back.
 
-They are noted in the alias of the gateway's datapath end before they are changed: the note then
-lives exactly as long as the namespace whose settings it tells. A value noted once stays noted: a
-later run finds what the agent set, not what was there before.
+They are noted in the alias of the gateway's datapath end before they are changed, so that the note
+lives exactly as long as the namespace it is about. A noted value is never replaced: a later run
+would find the agent's own value, not the former one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def note(ipr: IPRoute, datapath: Link, before: Values, uplink: str) -> None:
 
 
 def noted(found: Mapping[str, Link]) -> Values:
-    """What earlier runs noted, from the aliases of our devices among `found`."""
+    """The values noted by earlier runs, from the aliases of our devices among `found`."""
     values: dict[str, str] = {}
     for link in devices.owned(found).values():
         for pair in link.alias.partition(_NOTE)[2].split():
@@ -49,9 +49,9 @@ def noted(found: Mapping[str, Link]) -> Values:
 
 
 def put_back(values: Values) -> tuple[str, ...]:
-    """Write the values; the ``key = value`` that were changed by it. Raises NetError.
+    """Write the values; returns the changed ones as ``key = value``. Raises NetError.
 
-    A setting that is gone (its device is) has nothing to put back.
+    Settings of devices that no longer exist are passed over.
     """
     changed = [key for key, old in values.items() if sysctl.exists(key) and sysctl.read(key) != old]
     for key in values:

@@ -1,4 +1,4 @@
-"""Whole frames out of a device, past everything that the kernel would do to a packet."""
+"""Sends whole frames by a device; the kernel sends them as they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 _ETHERNET_HEADER = 14
 _ANY: Mapping[str, int] = {"family": socket.AF_PACKET, "type": socket.SOCK_RAW, "proto": 0}
-"""Protocol 0: such a socket sends, and nothing is ever copied to it."""
+"""Protocol 0: such a socket only sends, and the kernel copies no packets to it."""
 
 
 class Frames:
@@ -19,9 +19,9 @@ class Frames:
         self._socket: socket.socket | None = None
 
     def send(self, frame: bytes, ifindex: int) -> None:
-        """Put a frame, from the Ethernet header on, out of a device.
+        """Send a frame, from the Ethernet header on, by a device.
 
-        Raises ValueError for what has no such header, and OSError naming the device.
+        Raises ValueError for a frame without that header, and OSError naming the device.
         """
         if len(frame) < _ETHERNET_HEADER:
             raise ValueError(f"a frame has {_ETHERNET_HEADER} bytes at least, not {len(frame)}")

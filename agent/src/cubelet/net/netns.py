@@ -1,8 +1,8 @@
-"""Other network namespaces: is a path one, and run code inside it.
+"""Opens other network namespaces by path, and runs code inside them.
 
-A thread enters the namespace and ends there. pyroute2's own way forks, which is slow and, in an
-agent with several threads, unsafe; entering and leaving on a shared thread leaves that thread in
-the wrong namespace when leaving fails.
+Each run starts a thread, which enters the namespace and ends there. pyroute2 would fork, which is
+slow and, in an agent with several threads, unsafe; a shared thread that fails to return would stay
+in the wrong namespace.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NetnsGone(NetError):
-    """There is no network namespace at the path (any more)."""
+    """There is no network namespace at the path, or none any more."""
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def opened(path: str) -> Iterator[int]:
         raise NetError(f"cannot open network namespace {path}: {error.strerror}") from error
     try:
         if not _is_netns(descriptor):
-            # Once a bind-mounted namespace is unmounted, the file it covered is seen again.
+            # After a bind-mounted namespace is unmounted, its path is the ordinary file below.
             raise NetnsGone(f"{path} is not a network namespace (any more)")
         yield descriptor
     finally:
@@ -74,7 +74,7 @@ def enter(descriptor: int) -> None:
 
 
 def run_in(descriptor: int, work: Callable[[], T]) -> T:
-    """The result of `work()` run inside the namespace; its exceptions come out as they are.
+    """Run `work()` inside the namespace; returns its result or raises its exception.
 
     Sockets that `work` opens belong to that namespace, and `/proc/sys/net` is that namespace's.
     """

@@ -1,4 +1,4 @@
-"""A node's own devices, addresses and sysctls: what every port class but the pods' stands on.
+"""A node's own devices, addresses and sysctls, for the host, overlay and uplink classes.
 
 Everything here runs in the node's network namespace, can run again at any time, and then changes
 only what differs. `teardown` undoes it by the marks that the devices and routes carry.
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """What the node is to look like; a mistake in it is a NetError at construction.
+    """The wanted state of the node. The constructor raises NetError for a mistake in it.
 
     `addresses` are the Node object's, InternalIP first. `snat_ports` is first and last port,
     both included. `uplink` None means to detect it.
@@ -99,9 +99,9 @@ def mac_of(node_name: str, role: str) -> str:
 def ensure(settings: NodeSettings) -> LocalNode:
     """Bring the namespace to what the settings say and describe it.
 
-    A changed podCIDR takes the routes with the old source address away: follow with
-    `sync_routes`. A replaced device has a new ifindex: programs are to be attached again.
-    Blocks; raises NetError, after which another call goes on from where this one stopped.
+    A changed podCIDR removes the routes with the old source address: call `sync_routes` after it.
+    A replaced device has a new ifindex: attach programs again. Blocks. Raises NetError, after which
+    another call continues where this one stopped.
     """
     with rtnl.session() as ipr:
         found = rtnl.links(ipr)
@@ -120,9 +120,9 @@ def ensure(settings: NodeSettings) -> LocalNode:
 def teardown() -> tuple[str, ...]:
     """Remove our devices, routes, port reservations and sysctls, whatever the settings were.
 
-    The result says what was removed or put back. Forwarding is turned off if an agent turned it
-    on; whoever has come to rely on it since turns it on anew. The devices, which carry the notes
-    of all this, go last, so that a call after one that failed goes on. Blocks; raises NetError.
+    Returns the removed and restored things. Forwarding is turned off if an agent turned it on, even
+    if other software relies on it by now. The devices carry the notes of all this and go last, so
+    that a call after a failed one can continue. Blocks; raises NetError.
     """
     done = []
     with rtnl.session() as ipr:
@@ -141,10 +141,10 @@ def teardown() -> tuple[str, ...]:
 def _make_devices(
     ipr: IPRoute, settings: NodeSettings, uplink: Uplink, ours: Mapping[str, Link]
 ) -> _Own:
-    """Make our devices, and away with those of `ours` that have names of earlier settings.
+    """Make our devices, and remove those of `ours` that have names of earlier settings.
 
-    An earlier pair holds the notes of ports and sysctls until the new one has them; an earlier
-    overlay holds the UDP port until it is gone.
+    An earlier pair is removed once the new one has its notes of ports and sysctls; an earlier
+    overlay before the new one is made, because it occupies the UDP port.
     """
 
     def wanted(name: str, role: str, mtu: int) -> Wanted:
@@ -175,7 +175,7 @@ def _write_sysctls(own: _Own, uplink: str) -> None:
     # bpf_fib_lookup answers only for packets from devices that forward.
     for device in (gateway, datapath, overlay, uplink):
         sysctl.write(f"ipv4/conf/{device}/forwarding", "1")
-    # What enters by the gateway has sources routed elsewhere: clients, and the node itself.
+    # Packets from the gateway have sources that are routed elsewhere: clients and the node itself.
     sysctl.write(f"ipv4/conf/{gateway}/rp_filter", "0")
     sysctl.write(f"ipv4/conf/{gateway}/accept_local", "1")
     for key in former.LOOPBACK:
@@ -187,7 +187,7 @@ def _write_sysctls(own: _Own, uplink: str) -> None:
             "outside clients of hostNetwork pods may be dropped; set it to 0 or 2",
             gateway=gateway,
         )
-    # On the datapath's own ends the host's stack has nothing to say.
+    # Keep the host's stack from sending by the datapath's own devices.
     for device in (datapath, overlay):
         if sysctl.exists(key := f"ipv6/conf/{device}/addr_gen_mode"):
             sysctl.write(key, _ADDR_GEN_NONE)
@@ -200,7 +200,7 @@ def _bring_up(ipr: IPRoute, own: _Own, settings: NodeSettings) -> None:
     devices.ensure_addresses(ipr, own.gateway, {address}, AF_INET)
     for link in (own.datapath, own.overlay):
         devices.ensure_addresses(ipr, link, set(), AF_UNSPEC)
-    # A changed MAC of the gateway's flushes its neighbours, so this one comes last.
+    # Set the neighbour last, since changing the gateway's MAC flushes its neighbours.
     with rtnl.attempt(f"set the neighbour {routes.NEXT_HOP} on {own.gateway.name}"):
         ipr.neigh(
             "replace",

@@ -1,7 +1,7 @@
 """A pod's wiring: a veth pair between the node's namespace and the pod's.
 
-All functions work on the calling thread's namespace, block, and may be repeated: what is already
-as asked stays, what is already gone is no error. All raise NetError.
+All functions work on the calling thread's namespace, block, and may be repeated: a missing device
+is no error when removing it. All raise NetError.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTAX_MTU = 4, 5, 8, 2
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 4, 0, 1
 
-# The node's stack takes no part in pod traffic: packets that eBPF leaves to it are not answered.
+# The node's stack takes no part in pod traffic: it must not answer packets that eBPF passes to it.
 _HOST_SYSCTLS = {
     "ipv4/conf/{}/rp_filter": "0",
     # 8: answer ARP for no local address. Without it the node answers for every address it has.
@@ -50,8 +50,8 @@ _HOST_SYSCTLS = {
 class PodLink(msgspec.Struct, frozen=True):
     """A veth pair as it should be. `ifname` and `mac` are the pod side's.
 
-    `mtu` is that of both devices, `route_mtu` what the pod sends at most to other nodes; bytes
-    above the Ethernet header.
+    `mtu` is that of both devices, `route_mtu` that of the pod's default route, for other nodes; in
+    bytes above the Ethernet header.
     """
 
     netns: str
@@ -72,12 +72,12 @@ def host_ifname(container_id: str, ifname: str) -> str:
 
 
 def host_mac(container_id: str, ifname: str) -> str:
-    """The host side's: locally administered, unicast, the same for the same attachment."""
+    """The host side's MAC: locally administered, unicast, the same for the same attachment."""
     return _local(_digest("host", container_id, ifname))
 
 
 def mac_of(address: Address) -> str:
-    """The pod side's, the same for the same address: neighbours still hold its predecessor's."""
+    """The pod side's MAC, the same for the same address: neighbours may still have it cached."""
     return _local(_digest("pod", str(address)))
 
 
@@ -88,9 +88,9 @@ def _local(digest: bytes) -> str:
 
 
 def wire(link: PodLink) -> int:
-    """Make the pair and configure both sides, the host side down; its ifindex.
+    """Make the pair and configure both sides, the host side down; returns the host side's ifindex.
 
-    A pair left under the same name is replaced. When a step fails, nothing stays behind.
+    A pair with the same name is replaced. If a step fails, the pair is removed.
     """
     with netns.opened(link.netns) as pod:
         if netns.is_current(pod):
@@ -120,7 +120,7 @@ def unwire(host_ifname: str) -> bool:
 
 
 def check(link: PodLink, ifindex: int) -> None:
-    """Raises NetError saying what is no longer as `wire` and `bring_up` left it."""
+    """Raise NetError for a property that is no longer as `wire` and `bring_up` set it."""
     with rtnl.session() as ipr:
         host = _get(ipr, link.host_ifname)
         _expect(f"ifindex of {link.host_ifname}", host["index"], ifindex)
@@ -206,7 +206,7 @@ def _add_address(kernel: Connection, link: PodLink, index: int) -> None:
 
 
 def _add_default_route(kernel: Connection, link: PodLink, index: int) -> None:
-    """The route's MTU limits what leaves the node: pods of this node see the device's."""
+    """Add the default route; its MTU is for other nodes, the device's for pods of this node."""
     gateway = ip_address(link.gateway)
     kind = (_RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST)
     body = struct.pack("=BBBBBBBBI", _family(gateway), 0, 0, 0, _MAIN_TABLE, *kind, 0)

@@ -1,8 +1,8 @@
 """The host's routes into the datapath.
 
-What host processes send to pods, Services and external VIPs enters through the gateway. These
+Packets of host processes to pods, Services and external VIPs enter through the gateway. These
 routes share a next hop that exists only as a permanent neighbour entry, and a protocol number of
-their own, by which the next run tells them from everybody else's.
+their own, by which a later run recognises them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GONE = (errno.ESRCH, errno.ENODEV)
 
 @dataclass(frozen=True)
 class Refused:
-    """A wanted network that has no route of ours, and why."""
+    """A wanted network that we could not route, and why."""
 
     network: Network
     reason: str
@@ -40,7 +40,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class RouteReport:
-    """What one synchronisation changed; `refused` holds for as long as its cause does."""
+    """The changes of one synchronisation; `refused` lists networks as long as the cause lasts."""
 
     installed: tuple[Network, ...] = ()
     removed: tuple[Network, ...] = ()
@@ -107,7 +107,7 @@ def _taken(network: Network, spared: Collection[Address], foreign: Collection[Ne
 
 
 def remove_routes(ipr: IPRoute) -> tuple[Network, ...]:
-    """Remove every route of ours; their networks. Raises NetError."""
+    """Remove every route of ours; returns their networks. Raises NetError."""
     ours = [route for route in _main_table(ipr) if route["proto"] == PROTOCOL]
     for route in ours:
         _remove(ipr, route)
@@ -162,7 +162,7 @@ class _Sync:
         return None if route is None else f"another route to it exists: {_describe(route)}"
 
     def _install(self, network: Network) -> str | None:
-        """Add the route, or put it in the place of a wrong one of ours; the reason if it fails."""
+        """Add the route, or replace a wrong one of ours; returns the reason if it fails."""
         try:
             with rtnl.attempt(f"route {network} through the gateway"):
                 self._ipr.route(
@@ -178,7 +178,7 @@ class _Sync:
         return None
 
     def _prune(self, held: set[Network]) -> tuple[Network, ...]:
-        """Remove our routes that no wanted one replaced; the networks that lost theirs."""
+        """Remove our unwanted routes; returns the networks that have none any more."""
         removed: dict[Network, None] = {}
         for route in self._ours:
             network = _network(route)
@@ -200,7 +200,8 @@ def _network(route: Any) -> IPv4Network:
 
 
 def _is_plain(route: Any) -> bool:
-    """Without TOS and metric: with the prefix, the key by which the kernel replaces a route."""
+    """Whether a route has neither TOS nor metric: the kernel replaces only routes that agree in
+    prefix, TOS and metric."""
     return not route["tos"] and not route.get("priority")
 
 
@@ -210,7 +211,7 @@ def _describe(route: Any) -> str:
     if gateway := route.get("gateway"):
         words.append(f"via {gateway}")
     if index := route.get("oif"):
-        # The device may be gone by now, and its routes with it.
+        # The device may have been removed meanwhile, and its routes with it.
         with suppress(OSError):
             words.append(f"dev {if_indextoname(index)}")
     if metric := route.get("priority"):

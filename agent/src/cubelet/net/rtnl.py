@@ -1,4 +1,4 @@
-"""Route netlink: one connection, the devices as values, and errors that say what was tried."""
+"""Route netlink by pyroute2: a connection, devices as values, and errors that name the attempt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RT_SCOPE_UNIVERSE = 0
 
 @dataclass(frozen=True)
 class Link:
-    """A network device; `peer` is the other end's ifindex where that is in this namespace too."""
+    """A network device; `peer` is the ifindex of a veth's other end, if in this namespace."""
 
     index: int
     name: str
@@ -42,10 +42,10 @@ class Link:
 
 @contextmanager
 def session() -> Iterator[IPRoute]:
-    """A connection to the current network namespace, imported late: pyroute2 costs 0.2 s.
+    """A connection to the current network namespace. Importing pyroute2 takes 0.2 s, once.
 
-    pyroute2 runs an event loop of its own, so inside a running loop call through
-    `asyncio.to_thread`; anything else is a RuntimeError.
+    pyroute2 runs an event loop of its own, so a call inside a running loop is a RuntimeError: go
+    through `asyncio.to_thread`.
     """
     try:
         asyncio.get_running_loop()
@@ -114,7 +114,7 @@ def addresses(
 ) -> tuple[Interface, ...]:
     """The addresses of a device with their prefix lengths, in the kernel's order."""
     return tuple(
-        # IFA_ADDRESS is the far end's on a point-to-point device; IPv6 may give it alone.
+        # IFA_ADDRESS is the far end's on a point-to-point device; IPv6 may have no IFA_LOCAL.
         ip_interface((m.get("IFA_LOCAL") or m.get("IFA_ADDRESS"), m["prefixlen"]))
         for m in ipr.get_addr(index=index, family=family)
         if not global_only or m["scope"] == _RT_SCOPE_UNIVERSE

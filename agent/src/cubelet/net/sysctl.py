@@ -19,7 +19,7 @@ _RESERVED = "ipv4/ip_local_reserved_ports"
 
 
 def exists(key: str) -> bool:
-    """Whether this kernel has the setting (IPv6 may be left out or turned off)."""
+    """Whether this kernel has the setting (it may lack IPv6, or the device may be gone)."""
     return (_ROOT / key).exists()
 
 
@@ -32,7 +32,7 @@ def read(key: str) -> str:
 
 
 def write(key: str, value: str) -> None:
-    """Write unless the value is there already (so a read-only /proc can do). Raises NetError."""
+    """Write a value that differs (a read-only /proc may suffice). Raises NetError."""
     if read(key) == value:
         return
     try:

@@ -1,4 +1,4 @@
-"""Which device is the node's uplink, and what it has."""
+"""Finds the node's uplink, and its addresses and MTU."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Uplink:
 
     @property
     def overlay_mtu(self) -> int:
-        """What a packet may have to fit through the uplink once it is encapsulated."""
+        """The largest packet in bytes that fits through the uplink once it is encapsulated."""
         return self.mtu - VXLAN_OVERHEAD
 
 

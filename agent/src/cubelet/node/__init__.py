@@ -1,1 +1,1 @@
-"""The machine: can it run cubelet, and how cubelet leaves it."""
+"""Checks whether the machine can run cubelet, and removes cubelet from it."""

@@ -1,4 +1,4 @@
-"""What this machine must offer, each looked at by doing it, and the remedy where it is missing.
+"""Checks by trial what this machine must offer, and names the remedy for what is missing.
 
 Devices and attachments are tried in a network namespace that exists only for the length of the
 check; maps and programs go with their descriptors. Nothing is left behind or changed.
@@ -55,7 +55,7 @@ UAPI = {
 
 @dataclass(frozen=True)
 class Check:
-    """One finding; `remedy` is what the user can do, empty where `ok`."""
+    """One result; `remedy` is for the user, empty if `ok`."""
 
     name: str
     ok: bool
@@ -65,7 +65,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Probe:
-    """How to find out: `run` returns what it saw, or raises with what is missing."""
+    """One check: `run` returns a text about what it found, or raises Missing."""
 
     name: str
     run: Callable[[], str]
@@ -107,7 +107,7 @@ def _os_release() -> Mapping[str, str]:
 
 
 def capabilities(status: str | None = None) -> str:
-    """Who runs this, from /proc/self/status; raises Missing with the capabilities that lack."""
+    """The user's capabilities, from /proc/self/status; raises Missing naming those that lack."""
     text = Path("/proc/self/status").read_text() if status is None else status
     effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", text, re.MULTILINE)
     held = int(effective[1], 16) if effective else 0
@@ -129,7 +129,7 @@ def kernel(release: str | None = None, machine: str | None = None) -> str:
 
 
 def _btf() -> str:
-    # Programs are compiled for the machine they run on, so this is a comfort and never a failure.
+    # BTF is optional: programs are compiled on the machine they run on.
     if Path("/sys/kernel/btf/vmlinux").exists():
         return "/sys/kernel/btf/vmlinux"
     return "none; not needed, but bpftool shows less"
@@ -238,7 +238,7 @@ def _bcc() -> str:
     try:
         module = importlib.import_module("bcc")
         return f"{module.__version__} in {Path(str(module.__file__)).parent}"
-    except (ImportError, AttributeError) as error:  # PyPI's bcc is another thing, without a version
+    except (ImportError, AttributeError) as error:  # PyPI's bcc is unrelated and has no version
         raise Missing(f"BCC's Python module does not load: {error}") from error
 
 

@@ -1,7 +1,7 @@
-"""Takes cubelet off a node, so that the node is as it was before the first agent ran there.
+"""Removes cubelet from a node, which is then as it was before the first agent ran there.
 
-Every step stands alone: one that fails keeps no other from being done, and a second run does what
-the first one could not. What to remove is known by our own marks and names; all else stays.
+The steps are independent: if one fails, the others are still done, and a second run does what the
+first one could not. Only things with our own marks and names are removed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STATE = re.compile(r"(ipam|memory)\.json|attachments|\..+\.tmp")
 _CACHE = re.compile(r"[0-9a-f]{16}\..+|kernel-.+|\.?cubelet-cni.*")
 
 Step = Callable[[], Iterator[str]]
-"""Removes one sort of thing and yields the name of each as it goes; raises what stops it."""
+"""Removes things of one sort, yields the name of each, and raises the error that stops it."""
 
 
 class StillInUse(Exception):
@@ -38,7 +38,7 @@ class StillInUse(Exception):
 
 @dataclass
 class Report:
-    """What was removed, and what could not be, each with its reason."""
+    """The things that were removed, and those that could not be, each with its reason."""
 
     removed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -47,9 +47,9 @@ class Report:
 def uninstall(settings: Settings, *, force: bool = False, keep_state: bool = False) -> Report:
     """Remove all that agents with these settings put on this node.
 
-    ``keep_state`` leaves ``state_dir``, so that an agent that comes back knows which addresses
-    were in use. Raises StillInUse while an agent answers, and while pods are attached unless
-    ``force``, which cuts them off; then nothing was touched. Blocks.
+    ``keep_state`` leaves ``state_dir``, so that a later agent knows which addresses were in use.
+    Raises StillInUse, without removing anything, while an agent answers, and while pods are
+    attached unless ``force``, which cuts them off. Blocks.
     """
     if _answers(settings.socket):
         raise StillInUse(
@@ -73,7 +73,7 @@ def uninstall(settings: Settings, *, force: bool = False, keep_state: bool = Fal
 
 
 def _steps(settings: Settings, keep_state: bool) -> Iterator[tuple[str, Step]]:
-    # First of all the runtime must send no more pods.
+    # First, so that the runtime sends no more pods.
     yield "CNI configuration", partial(_configuration, settings.cni_conf)
     yield "CNI plugin", partial(_plugin, settings.cni_bin)
     yield "programs", partial(_programs, settings.bpffs / "links")
@@ -95,12 +95,12 @@ def _answers(path: Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         except TimeoutError:
-            return True  # it listens, busy as it is
+            return True  # it listens, but is busy
     return True
 
 
 def _attached(settings: Settings) -> list[str]:
-    """The pods whose devices are here: by name, or by device where the record is lost."""
+    """The attached pods: by name, or by device if the record is lost."""
     records = AttachmentStore(settings.state_dir / "attachments")
     names = {each.link.host_ifname: f"{each.namespace}/{each.name}" for each in records}
     return sorted(names.get(device, device) for device in pods.list_wired())
@@ -125,7 +125,7 @@ def _programs(links: Path) -> Iterator[str]:
 
 
 def _filters() -> Iterator[str]:
-    """Without tcx programs are filters, which nothing in bpffs tells of."""
+    """Remove clsact filters, which carry the programs without tcx and have no pins in bpffs."""
     if tcx_supported():
         return
     with rtnl.session() as ipr:
@@ -151,13 +151,13 @@ def _pins(bpffs: Path) -> Iterator[str]:
 def _socket(path: Path) -> Iterator[str]:
     if unlink(path):
         yield str(path)
-    # Any other folder may be somebody else's.
+    # Any other folder may belong to other software.
     if path == Path(DEFAULT_SOCKET) and path.parent.is_dir():
         _rmdir(path.parent, errno.ENOTEMPTY)
 
 
 def _folder(folder: Path, ours: re.Pattern[str]) -> Iterator[str]:
-    """Empty a folder of what agents put there, and remove it; OSError names what is not ours."""
+    """Remove agents' files from a folder, then the folder; OSError names files of others."""
     if not folder.is_dir():
         return
     strange = []
@@ -178,6 +178,6 @@ def _rmdir(folder: Path, *tolerated: int) -> None:
     try:
         folder.rmdir()
     except OSError as error:
-        # Busy is what is mounted into this container: empty is all that it can be.
+        # A folder that is mounted into this container is busy: it can only be emptied.
         if error.errno not in {errno.EBUSY, *tolerated}:
             raise

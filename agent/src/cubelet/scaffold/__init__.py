@@ -1,1 +1,1 @@
-"""``cubelet new``: a complete package for a cube of one's own, which passes its tests as it is."""
+"""``cubelet new``: makes a complete package for a new cube, which passes its tests as it is."""

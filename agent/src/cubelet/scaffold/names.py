@@ -1,4 +1,4 @@
-"""Which names a new cube can have."""
+"""Checks the name of a new cube."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cubelet.cubes.discovery import KIND, RESERVED
 from cubelet_hooks.hookspecs import ENTRY_POINT_GROUP
 
 LONGEST = 20
-"""Letters; the name begins every identifier of the C, and is part of every map's name."""
+"""Letters of a name, with which every identifier of the C and every map's name begins."""
 TABLES = frozenset(("cubes", "drops", "flows", "ports"))
 """Nouns of ``cubelet get`` that are the core's own."""
 

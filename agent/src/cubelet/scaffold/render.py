@@ -1,4 +1,4 @@
-"""The files of a new package: templates filled in. Pure."""
+"""Renders the files of a new package from templates, without writing them."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def _templates() -> Iterator[tuple[str, str]]:
 
 
 def _releases(installed: str) -> tuple[str, str]:
-    """The installed minor release and the next: what a package of today is built for."""
+    """The installed minor release and the next, the bounds of a new package's requirement."""
     major, minor = installed.split(".")[:2]
     return f"{major}.{minor}", f"{major}.{int(minor) + 1}"
 
 
 def prototype(start: str, *parameters: str) -> str:
-    """A C function's first lines as clang-format breaks them, whatever the name's length."""
+    """A C function's first lines, broken as clang-format does for names of any length."""
     lines, line = [], f"{start}("
     column = len(line)
     indent = "\t" * (column // _TAB) + " " * (column % _TAB)

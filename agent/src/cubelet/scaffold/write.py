@@ -1,4 +1,4 @@
-"""Puts a new package where it was asked for: all of it, or nothing."""
+"""Writes a new package into its folder: all of it, or nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_package(folder: Path, files: Mapping[str, str], force: bool = False) -
     """Write ``files``, by their paths in ``folder``.
 
     Without ``force`` the folder may not exist; with it, files that are there are replaced and
-    others left. Whatever fails, the folder is as it was. Raises CommandError, OSError.
+    others left. After an error the folder is as it was. Raises CommandError, OSError.
     """
     there = folder.exists()
     if there and not force:

@@ -1,1 +1,1 @@
-"""Where the agent's objects come from. A source emits changes and never plans or waits."""
+"""The sources of the agent's objects. A source emits changes, without waiting for passes."""

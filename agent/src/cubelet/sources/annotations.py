@@ -1,6 +1,6 @@
-"""Which annotations are kept: those that cubes read, and our own.
+"""Keeps only the annotations that cubes read, and our own.
 
-Others change every few minutes, and each change would be a pass.
+Others change every few minutes, and each change would cause a pass.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Kept:
         self._keys = names.difference(self._prefixes)
 
     def of(self, found: Annotated) -> Annotated:
-        """The object without other annotations; the very same if it has none."""
+        """The object without other annotations; the same instance if it has none."""
         kept = {
             key: text
             for key, text in found.annotations.items()

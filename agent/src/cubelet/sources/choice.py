@@ -1,4 +1,4 @@
-"""Which source an agent has: a folder of manifests, or the API server."""
+"""Opens the agent's source: a folder of manifests, or the API server."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from cubelet_hooks.resources import Resource
 
 
 def reader_of(resource: Resource) -> Callable[[Field, str, str], Custom]:
-    """Reads an object of the kind. Only what every object has is checked: its schema is its own."""
+    """A reader of the kind's objects. It checks only metadata: the spec's schema is the cube's."""
 
     def read(root: Field, namespace: str, name: str) -> Custom:
         metadata, spec = root["metadata"], root["spec"]

@@ -15,10 +15,10 @@ from cubelet_hooks.resources import Resource
 
 
 class ObjectError(Exception):
-    """A document is not an object that can be used. ``path`` leads to the field at fault.
+    """A document that is no usable object. ``path`` leads to the field at fault.
 
-    ``kind`` and ``key`` are empty as far as the document does not tell them; ``file`` is empty
-    when it came from none.
+    ``kind`` and ``key`` are empty if the document lacks them; ``file`` is empty if it came from
+    none.
     """
 
     def __init__(self, file: str, kind: str, key: str, path: Path, message: str) -> None:
@@ -37,7 +37,7 @@ class ObjectError(Exception):
 
 
 class Identity(NamedTuple):
-    """What tells one object from all others."""
+    """An object's kind and key, which identify it."""
 
     kind: str
     key: str
@@ -124,7 +124,7 @@ def decode_object(document: object, file: str = "", kinds: Kinds = KINDS) -> Obj
 
 
 def possible_identities(document: object, kinds: Kinds = KINDS) -> tuple[Identity, ...] | None:
-    """Which objects a document that cannot be read may be about; None: it might be any.
+    """The objects that an unreadable document may be about; None: it could be any.
 
     A document of an unknown kind may be a misspelt one of the kinds of its API version.
     """

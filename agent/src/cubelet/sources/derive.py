@@ -26,11 +26,11 @@ class EndpointDeriver:
     """Stands between a source and the queue, and adds the slices that the source lacks.
 
     A Service with a selector and without an EndpointSlice of its own gets ``SERVICE-derived``
-    (for IPv6 ``SERVICE-derived-ipv6``). Where a named target port has different numbers in
-    different pods there is one for each, with the numbers appended. These names are taken: a
-    slice of the source's own must not have one and belong to another Service.
+    (for IPv6 ``SERVICE-derived-ipv6``). If a named target port has different numbers in different
+    pods, there is a slice for each, with the numbers appended. A slice of the source must not have
+    such a name and belong to another Service.
 
-    A change costs as much as the endpoints of the Services that it concerns.
+    The cost of a change grows with the endpoints of the Services that it concerns.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class EndpointDeriver:
         return [change, *(each for key in self._learn(change) for each in self._derive(key))]
 
     def _learn(self, change: Change) -> Iterable[str]:
-        """Take the change in; the keys of the Services whose endpoints it may alter."""
+        """Take the change in; returns the keys of the Services whose endpoints it may alter."""
         key, new = change.key, change.new
         if change.kind == Pod.kind:
             pods = (self._pods.get(key), new if isinstance(new, Pod) else None)
@@ -73,7 +73,7 @@ class EndpointDeriver:
                     yield service.key
 
     def _derive(self, service_key: str) -> Iterator[Change]:
-        """Changes to the Service's derived slices: what is new first, so none is ever missed."""
+        """Changes to the Service's derived slices: new ones first, so that endpoints never lack."""
         before = self._derived.get(service_key, {})
         after = self._wanted(service_key)
         _store(self._derived, service_key, after or None)

@@ -1,4 +1,4 @@
-"""What the agent asks of a source of objects, and what is told there in return."""
+"""The interface of a source of objects, to which the agent also reports the end of passes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Feed(Protocol):
 
     @property
     def problems(self) -> list[Problem]:
-        """What could not be read, and whether the source is away."""
+        """Objects that could not be read, and whether the source is unreachable."""
 
     @property
     def synced(self) -> bool:
-        """Whether all that the source held was known once."""
+        """Whether all objects of the source have been read once."""
 
     @property
     def away(self) -> bool:
@@ -32,7 +32,7 @@ class Feed(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether all is known: what nobody speaks of is then unwanted."""
+        """Whether all objects are known, so that entries without an object are unwanted."""
 
     @property
     def usable(self) -> bool:
@@ -47,14 +47,14 @@ class Feed(Protocol):
     async def watch(self, resources: Iterable[Resource]) -> None:
         """Follow these kinds beyond the built-in ones, and no others, from now on.
 
-        Returns when what is new has been emitted, if that can be had soon.
+        Returns when the objects of new kinds have been emitted, or after a few seconds without.
         """
 
     async def refresh(self) -> None:
-        """Return once all that the source holds now has been emitted."""
+        """Return once all present objects of the source have been emitted."""
 
     async def find_pod(self, key: str) -> Pod | None:
-        """A pod that CNI asks for. Raises AgentError when it must not be served unknown."""
+        """The pod of a CNI call. Raises AgentError if it must not be served while unknown."""
 
     def passed(
         self,

@@ -1,4 +1,4 @@
-"""Typed reading of plain Kubernetes documents, with the path to whatever is wrong in them."""
+"""Typed reading of plain Kubernetes documents; errors have the path to the field at fault."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dotted(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Field:
-    """A value within a document. Null and absent are the same, as in the API.
+    """A value within a document. Null counts as absent, as in the API.
 
     Every reader returns its ``default`` for an absent value and raises FieldError for a value of
     another type or outside the allowed range; a reader without a default requires a value.
@@ -76,7 +76,7 @@ class Field:
         return tuple(Field(item, (*self.path, number)) for number, item in enumerate(self.value))
 
     def each(self, read: Callable[[Field], T]) -> tuple[T, ...]:
-        """What ``read`` makes of a list's items."""
+        """The results of ``read`` for a list's items."""
         return tuple(read(item) for item in self.items())
 
     def text(self, default: str | None = "") -> str:
@@ -200,7 +200,7 @@ class Field:
 
 
 def _shown(value: object) -> str:
-    """The value as it may stand in a message: short, and of what type it is."""
+    """The value as text for a message: short, and showing its type."""
     if isinstance(value, list | tuple):
         return "a list"
     if isinstance(value, Mapping):

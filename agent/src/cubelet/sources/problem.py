@@ -1,4 +1,4 @@
-"""What a source could not use, for the log and the agent's status."""
+"""A problem of a source with an object or a file, for the log and the agent's status."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import msgspec
 
 
 class Problem(msgspec.Struct, frozen=True, order=True):
-    """Something wrong in ``file``, at ``line`` (from 1; 0: not known).
+    """A problem in ``file``, at ``line`` (from 1; 0: unknown).
 
-    ``kind``, ``key`` and ``field`` are empty where they are not known or the whole document or
-    file is meant.
+    ``kind``, ``key`` and ``field`` are empty if they are unknown, or if the problem is with the
+    whole document or file.
     """
 
     file: str

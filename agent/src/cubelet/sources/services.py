@@ -29,7 +29,7 @@ _LONGEST_AFFINITY = 86400
 
 
 def read_service(root: Field, namespace: str, name: str) -> Service:
-    """Read a Service; what does not apply to its type (such as a node port) is left out."""
+    """Read a Service; fields that do not apply to its type (such as a node port) are left out."""
     metadata, spec = root["metadata"], root["spec"]
     type_ = spec["type"].choice(_TYPES, "ClusterIP")
     balanced = type_ == "LoadBalancer"
@@ -112,7 +112,7 @@ def _service_port(field: Field, exposed: bool) -> ServicePort:
 
 
 def read_slice(root: Field, namespace: str, name: str) -> EndpointSlice:
-    """Read an EndpointSlice; absent conditions mean what the API says they mean."""
+    """Read an EndpointSlice; absent conditions get the API's defaults."""
     address_type = root["addressType"].choice(_ADDRESS_TYPES)
     endpoints = root["endpoints"].each(lambda each: _endpoint(each, namespace, address_type))
     ports = root["ports"].each(_endpoint_port)

@@ -1,1 +1,1 @@
-"""What the agent knows: the cluster's objects, and what must survive a restart."""
+"""The agent's state: the cluster's objects, and the memory that survives a restart."""

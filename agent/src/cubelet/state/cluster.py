@@ -1,4 +1,4 @@
-"""What the agent knows of the cluster: the one place where objects are kept."""
+"""The agent's state of the cluster: the one place where objects are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cubelet_hooks.objects import (
 class State:
     """Implements ``cubelet_hooks.view.View``; changed by ``apply`` alone.
 
-    An update costs as much as the object is large, whatever the size of the cluster.
+    The cost of an update grows with the size of the object, not with that of the cluster.
     """
 
     def __init__(self) -> None:
@@ -75,8 +75,8 @@ class State:
     def apply(self, change: Change) -> Change | None:
         """Take in ``change.new``, or remove the object when that is None.
 
-        Returns the change against what was known here (``change.old`` is not read), or None when
-        nothing differs. Raises ValueError for a kind that is not known.
+        Returns the change from the object known here (``change.old`` is not read), or None if the
+        two are equal. Raises ValueError for an unknown kind.
         """
         table = self._tables.get(change.kind)
         if table is None:

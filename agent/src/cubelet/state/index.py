@@ -1,4 +1,4 @@
-"""A lookup table that follows objects as they change."""
+"""An index of objects by values computed from them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ T = TypeVar("T", bound=Keyed)
 class Index(Generic[K, T]):
     """Finds objects by values computed from them; ``terms`` gives an object's values.
 
-    Where a value finds one object, as a pod's address does, it is kept without a table of its
-    own: with 100,000 pods that is 30 MB.
+    A value that finds one object, such as a pod's address, has no table of its own: with 100,000
+    pods that saves 30 MB.
     """
 
     def __init__(self, terms: Callable[[T], Iterable[K]]) -> None:
@@ -30,7 +30,7 @@ class Index(Generic[K, T]):
         self._found: dict[K, T | dict[str, T]] = {}
 
     def replace(self, old: T | None, new: T | None) -> None:
-        """Forget ``old``, exactly as it was added, and find ``new`` from now on."""
+        """Remove ``old``, which must be equal to the object that was added, and add ``new``."""
         if old is not None:
             for term in self._terms(old):
                 self._forget(term, old.key)

@@ -1,7 +1,7 @@
-"""What an agent must still know after a restart while nobody can tell it.
+"""Remembers on disk what an agent needs after a restart while the API server is unreachable.
 
-With the API server away an agent that starts knows no objects. It must not take for it that there
-are none: what the last run compiled in stays compiled in, and the node keeps its podCIDR.
+Such an agent knows no objects, and must not act as if there were none: the facts that the last run
+compiled in stay compiled in, and the node keeps its podCIDR.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """``config`` is the configuration that was put in force last, None if it was the default.
+    """``config`` is the last configuration in force, None if it was the default.
 
     ``reasons`` are the places of kinds' drop reasons, ``slots`` those of instances' flow fields;
     ``addresses`` and ``pod_cidrs`` are the node's; ``policed`` the namespaces that had
@@ -39,7 +39,7 @@ class Remembered(msgspec.Struct, frozen=True):
     api_servers: tuple[tuple[str, int], ...] = ()
 
     def node(self, name: str) -> Node | None:
-        """The node as it was known last; None if it never was."""
+        """The node as it was last known; None if it never was."""
         if not self.pod_cidrs:
             return None
         return Node(
@@ -50,9 +50,9 @@ class Remembered(msgspec.Struct, frozen=True):
 
 
 class Memory:
-    """One small file. A file that cannot be read is as none: what is lost is found out anew.
+    """One small file. If it cannot be read, the agent starts without a memory.
 
-    ``problem`` says why it cannot be written; the next time, that is tried again.
+    ``problem`` says why it cannot be written; the next change is another try.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class Memory:
         self.problem = ""
 
     def remember(self, **changed: object) -> None:
-        """Replace fields, on disk too where that can be."""
+        """Replace fields, in memory and, if possible, on disk."""
         fresh = msgspec.structs.replace(self.known, **changed)
         if fresh == self.known and not self.problem:
             return
@@ -74,7 +74,7 @@ class Memory:
             self.problem = ""
 
     def remember_node(self, node: Node) -> None:
-        """Keep what :meth:`Remembered.node` gives back."""
+        """Remember the fields of the node that :meth:`Remembered.node` returns."""
         self.remember(
             addresses=tuple(map(str, node.addresses)), pod_cidrs=tuple(map(str, node.pod_cidrs))
         )

@@ -1,6 +1,6 @@
-"""The test kit: a cube's packets through real programs, by trial runs in the kernel.
+"""The test kit: sends packets through a cube's real programs, by trial runs in the kernel.
 
-Installed by ``pip install "cubelet[testkit]"``. Packets need root and BCC, plans need neither. A
+Installed by ``pip install "cubelet[testkit]"``. Sending needs root and BCC, planning neither. A
 pytest plugin offers the ``datapath`` fixture; :class:`Datapath` can be used without pytest too.
 """
 

@@ -1,4 +1,4 @@
-"""What a datapath's maps and rings hold, by cube: the half of the test kit that looks."""
+"""Reading a test datapath's maps, events and flow records, by cube."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cubelet_hooks.records import Record
 
 
 class Contents:
-    """Looks at a composition's maps. Where a method wants a ``cube``, it takes a kind or instance.
+    """Reads and writes a composition's maps. A method's ``cube`` is a kind or an instance's name.
 
-    ``sent`` are the frames that cubes have sent by their contexts, each with the device's index.
+    ``sent`` are the frames that cubes have sent by their contexts, each with its ifindex.
     """
 
     state: State
@@ -50,7 +50,7 @@ class Contents:
         }
 
     def put(self, cube: str, name: str, key: Record, value: Record) -> None:
-        """Write one record, for tests of what only the datapath writes."""
+        """Write one record, for instance to a map that otherwise only the datapath writes."""
         self.maps[f"{self._instance(cube)}_{name}"].update(key.pack(), value.pack())
 
     def _instance(self, cube: str) -> str:
@@ -62,7 +62,7 @@ class Contents:
         return next(each for each in self.composition.cubes if each.instance == instance)
 
     def events(self, cube: str) -> list[Any]:
-        """The events that the cube's C has sent since they were asked for last, oldest first."""
+        """The events that the cube's C has sent since the last call, oldest first."""
         asked = self._cube(cube)
         if asked.event is None:
             raise KeyError(f"{cube} sends no events: Cube.event is None")
@@ -70,7 +70,7 @@ class Contents:
         return [unpack(raw, family) for raw in self._drained(asked, EVENT_RING)]
 
     def punted(self, cube: str) -> list[Packet]:
-        """The packets that the cube's C has handed over since they were asked for last."""
+        """The packets that the cube's C has handed over since the last call."""
         asked = self._cube(cube)
         if not asked.punts:
             raise KeyError(f"{cube} hands no packets over: Cube.punts is False")
@@ -85,10 +85,10 @@ class Contents:
             return list(opened.records())
 
     def fields(self, cube: str, packets: Tuple) -> Any:
-        """The cube's fields in the record of the flow whose ``packets`` have this tuple.
+        """The cube's fields in the flow record whose key is the tuple ``packets``.
 
-        They are as its C sees them: all zero if it has written none. Raises KeyError if no flow
-        has such packets.
+        They are all zero if the cube's C has written none. Raises KeyError if there is no such
+        record.
         """
         asked = self._cube(cube)
         if asked.flow_fields is None:
@@ -97,9 +97,9 @@ class Contents:
         return read_fields(asked, self.composition.slots.held[asked.instance], area)
 
     def context(self, cube: str) -> CubeContext:
-        """What the cube's callbacks are given in the agent; frames it sends come to ``sent``.
+        """A context for the cube's callbacks, as in the agent; the frames it sends go to ``sent``.
 
-        So callbacks can be tested on what real programs told:
+        It lets a test call a callback with an event or packet of a real program:
         ``cube.on_packet(dp.punted("desk")[0], dp.context("desk"))``.
         """
         asked = self._cube(cube)
@@ -111,11 +111,11 @@ class Contents:
         self.sent.append((frame, ifindex))
 
     def close_contexts(self) -> None:
-        """Let go of the contexts that were asked for."""
+        """Close the contexts that :meth:`context` has made."""
         for each in self._contexts.values():
             each.close()
         self._contexts.clear()
 
     def flows(self) -> dict[Tuple, Flow]:
-        """All flow records, pending and replied."""
+        """All flow records, of unanswered flows (pending) and of answered ones."""
         return self.table("cubelet", "pending") | self.table("cubelet", "flows")

@@ -64,12 +64,12 @@ class Result:
 
 
 class Datapath(Contents):
-    """Cubes composed for trial runs: objects in, map contents planned, packets through.
+    """Cubes composed for trial runs: give it objects, it fills the maps; then send packets.
 
-    ``stacks`` gives the cubes of each port class from the port inward; ``core`` the forwarding
+    ``stacks`` lists the cubes of each port class from the port inward, ``core`` the forwarding
     ones (default: an :class:`Outlet`, whose settings say where everything leaves). A further
-    instance of a kind is given by its name, ``{"pod": [Meter, "meter1"]}``, which then also has
-    settings of its own; where a method wants a ``cube``, its kind stands for the first instance.
+    instance of a kind is given by its name, ``{"pod": [Meter, "meter1"]}``, and has settings of
+    its own; where a method takes a ``cube``, a kind stands for its first instance.
     ``directions`` are those of a Chain.
     """
 
@@ -218,7 +218,7 @@ class Datapath(Contents):
         }[enters]
 
     def close(self) -> None:
-        """Let go of programs and maps."""
+        """Close programs and maps."""
         self.close_contexts()
         self._epochs.close()
         self.programs.close()
@@ -257,7 +257,7 @@ def _composition(
 
 
 class _one_cpu:  # noqa: N801 - reads as a statement
-    """Per-CPU state must be that of one CPU for the whole of a run."""
+    """Pins the thread to one CPU, so that all of a run uses the same per-CPU state."""
 
     def __enter__(self) -> None:
         self._before = os.sched_getaffinity(0)

@@ -29,7 +29,7 @@ class TestNetwork:
 
 @contextmanager
 def private_network() -> Iterator[None]:
-    """Run in a new network namespace, and come back. The thread's own is left untouched."""
+    """Run the block in a new network namespace, then return the thread to its own."""
     libc = ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
@@ -46,7 +46,7 @@ def build_network(pods: int = 4) -> TestNetwork:
     """Make the devices in the current namespace: uplink 172.18.0.2/24, podCIDR 10.1.0.0/24."""
     from pyroute2 import IPRoute
 
-    _switch("ipv6/conf/default/disable_ipv6")  # or devices send packets of their own
+    _switch("ipv6/conf/default/disable_ipv6")  # or the kernel sends IPv6 packets by new devices
     with IPRoute() as ip:
         uplink = _pair(ip, "uplink0", UPLINK_MAC)
         overlay = _pair(ip, "overlay0", "02:00:00:00:00:05")

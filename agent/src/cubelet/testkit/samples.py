@@ -1,4 +1,4 @@
-"""What tests of plans start from: objects, a view of them, and the cube as it is installed."""
+"""Sample objects, a view of them and the installed cube, for tests of plans."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _LOCAL = LocalNode(
 
 
 def local_node(pod_cidr: Network = PODS, **fields: object) -> LocalNode:
-    """This node: ``node1``, 172.18.0.2, its gateway the podCIDR's first; with these fields."""
+    """The LocalNode ``node1``, 172.18.0.2, gateway the podCIDR's first address; or ``fields``."""
     wanted = {"pod_cidr": pod_cidr, "gateway": pod_cidr[1], **fields}
     return msgspec.structs.replace(_LOCAL, **wanted)
 
 
 def pod_mac(number: int) -> str:
-    """The MAC address of the n-th pod's end."""
+    """The MAC address of the n-th pod's own interface."""
     return f"02:00:00:00:01:{number:02x}"
 
 
@@ -64,7 +64,7 @@ def complaints(planned: Iterable[Entry | Complaint]) -> list[Complaint]:
 
 
 def installed(kind: str) -> Mapping[str, object]:
-    """What ``cubelet plugins`` says of an installed cube: ``state``, ``reason`` and more.
+    """An installed cube's row of ``cubelet plugins``: ``state``, ``reason`` and more.
 
     Raises LookupError for a kind that no installed package offers.
     """

@@ -1,7 +1,7 @@
-"""What ``cubelet ddos`` asks of the running cube: blocks for a time, which the datapath ends.
+"""The running cube's answers to ``cubelet ddos``: temporary blocks, which the datapath ends.
 
-Blocks are in a map that belongs to the datapath and outlives the agent, by the clock that both
-read: CLOCK_MONOTONIC.
+Blocks are in a map of the datapath, which outlives the agent. Their times are of CLOCK_MONOTONIC,
+which C and Python both read.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from cubelet_hooks.context import Context
 from cubelet_hooks.records import Family
 
 BAD_ADDRESS, BAD_TIME, ALLOWED, NOT_BLOCKED = 1, 2, 3, 4
-"""Codes of the errors."""
+"""Codes of AgentErrors."""
 LONGEST: Final = 366 * 86_400
-"""Seconds; whoever means to block for longer means a Blocklist."""
+"""Longest block in seconds; a Blocklist blocks for longer."""
 
 Params = Mapping[str, Any]
 
@@ -35,14 +35,14 @@ def now() -> int:
 
 @dataclass(frozen=True)
 class Control:
-    """One instance while it answers. Methods raise AgentError for what an operator got wrong."""
+    """One instance while it answers. Methods raise AgentError for an operator's mistake."""
 
     settings: Settings
     family: Family
     context: Context
 
     def block(self, params: Params) -> dict[str, object]:
-        """Drop an address for a number of seconds from now on, whatever was said of it before."""
+        """Drop an address for a number of seconds from now on; replaces an earlier block."""
         source, seconds = self._source(params), params.get("seconds")
         if not isinstance(seconds, int) or not 1 <= seconds <= LONGEST:
             raise AgentError(
@@ -58,7 +58,7 @@ class Control:
         return {"source": str(source.address), "seconds": seconds}
 
     def unblock(self, params: Params) -> dict[str, object]:
-        """Let an address in again, with a new count of what it sends."""
+        """Let an address in again, with a fresh rate limit."""
         source, blocked = self._source(params), self.context.table("blocked")
         held = blocked.get(source)
         if held is None or held.until <= now():
@@ -67,13 +67,13 @@ class Control:
             remedy = f"it is in: {', '.join(names)}" if names else "see: cubelet ddos list"
             raise AgentError(NOT_BLOCKED, f"{source.address} is not blocked for a time", remedy)
         self.context.table("buckets").pop(source, None)
-        # The datapath may have seen its time end just now.
+        # The datapath may have removed it just now, at the end of its time.
         blocked.pop(source, None)
         self.context.log.info("unblocked", source=str(source.address))
         return {"source": str(source.address)}
 
     def list(self, _params: Params) -> list[dict[str, object]]:
-        """Who is blocked for a time."""
+        """The temporary blocks."""
         return show.temporary(self.context.table("blocked"), now())
 
     def _source(self, params: Params) -> Source:

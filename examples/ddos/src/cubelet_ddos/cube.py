@@ -1,8 +1,8 @@
 """The ddos cube: drops unwanted sources of the uplink before anything else sees their packets.
 
 What happens to packets is in ``bpf/ddos.bpf.c``. The lists are planned from the settings, the
-cluster's Nodes and Blocklists; the datapath itself keeps who is blocked for a time, and operators
-add to that by ``cubelet ddos block``.
+cluster's Nodes and Blocklists. Temporary blocks are made by the datapath itself and by operators,
+with ``cubelet ddos block``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Ddos(Cube):
         Reason("blocked", "its source was blocked by an operator, for a time"),
         Reason("rate", "its source has sent more than the setting rate allows"),
     )
-    # Every packet is looked at, established or not, so no verdict depends on them.
+    # They concern no cached verdict, since the cube sees every packet, established or not.
     maps: ClassVar[tuple[Map, ...]] = (
         Map("allowed", MapType.LPM_TRIE, Prefix, Present, "max_prefixes"),
         Map("limits", MapType.ARRAY, Index, RateLimit, 1),
@@ -81,7 +81,7 @@ class Ddos(Cube):
     commands: ClassVar[str] = "cubelet_ddos.commands:app"
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """Fixed meanings, and whether rates are looked at; how high they may be is in a map."""
+        """Numbers of causes, and whether there is a rate limit; its height is in a map."""
         return {
             "ADDRESS_BITS": bits_of(self.family),
             "BY_OPERATOR": Cause.OPERATOR,
@@ -90,7 +90,7 @@ class Ddos(Cube):
         }
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """Each Node and each Blocklist, and ``("local",)``: the settings and the node's own."""
+        """Each Node and Blocklist, and ``("local",)``: the settings and this node's addresses."""
         if change.kind == LocalNode.kind:
             return [("local",)]
         if change.kind in (Node.kind, lists.BLOCKLIST.kind):
@@ -98,7 +98,7 @@ class Ddos(Cube):
         return ()
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """Who is allowed, who is listed, and how much a source may send."""
+        """Entries for allowed and listed networks, and for the rate limit."""
         if unit == ("local",):
             return dict.fromkeys(self._plan_local(view))
         if unit[0] == Node.kind:
@@ -124,17 +124,17 @@ class Ddos(Cube):
         )
 
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
-        """Who is dropped and why, or what the Blocklists hold."""
+        """The dropped sources with their causes, or the Blocklists."""
         if noun == "blocklists":
             return show.blocklists(view)
         return show.blocked(read, self.settings, view, control.now())
 
     def collect(self, read: Read, view: View) -> Iterable[Sample]:
-        """How many are blocked and listed, and how many packets the allowlist has saved."""
+        """Numbers of blocked sources, listed networks, and packets that the allowlist let in."""
         return show.samples(read, control.now())
 
     def on_event(self, event: Flooder, context: Context) -> None:
-        """Log who was blocked for what it sent; of many at once only some are told of."""
+        """Log a source that was blocked for its rate; of many at once some events are lost."""
         seconds = self.settings.block_seconds
         context.log.warning("over the rate", source=str(event.source), seconds=seconds)
 

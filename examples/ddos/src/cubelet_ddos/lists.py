@@ -1,4 +1,4 @@
-"""Who is on the two lists: what the settings, the Blocklists and the cluster's nodes say."""
+"""The blocked and allowed networks: from the settings, the Blocklists and the cluster's nodes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cubelet_hooks.view import View
 
 BLOCKLIST = Resource("Blocklist", "ddos.cubelet.io/v1", "blocklists", namespaced=False)
 SETTING = "setting block"
-"""Stands where a Blocklist's name would."""
+"""Stands for the setting in the place of a Blocklist's name."""
 
 
 class Content(NamedTuple):
-    """What a Blocklist says, and what of it cannot be used."""
+    """The networks of a Blocklist, the errors in it, and its reason."""
 
     networks: list[Network]
     wrong: list[str]
@@ -26,7 +26,7 @@ class Content(NamedTuple):
 
 
 def content(blocklist: Custom) -> Content:
-    """What it says. In a folder of manifests no schema has looked at it, so anything may stand."""
+    """The content of a Blocklist; one from a folder of manifests was checked by no schema."""
     prefixes, reason = blocklist.spec.get("prefixes", ()), blocklist.spec.get("reason", "")
     if not isinstance(prefixes, tuple):
         return Content([], [f"spec.prefixes is {prefixes!r}: write a list"], str(reason))

@@ -1,4 +1,4 @@
-"""Addresses and prefixes as people write them."""
+"""Reads addresses and prefixes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cubelet_hooks.records import Network
 def parse(text: object) -> Network:
     """The network of ``203.0.113.0/24`` or of a bare address.
 
-    Raises ValueError, with the remedy, for all else: also for an address within its network, which
-    could be meant either way.
+    Raises ValueError with a remedy for any other text, also for a prefix with host bits set, which
+    could mean the address or its network.
     """
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is no text: write a prefix such as 203.0.113.0/24 in quotes")
@@ -23,7 +23,7 @@ def parse(text: object) -> Network:
 
 
 def parse_all(texts: Iterable[object]) -> tuple[list[Network], list[str]]:
-    """The networks of those that can be read, and what is wrong with the others."""
+    """The networks of the texts that can be read, and the errors of the others."""
     networks, wrong = [], []
     for text in texts:
         try:

@@ -1,4 +1,4 @@
-"""Keys and values of the cube's maps; how packets meet them is told in the C source."""
+"""Keys and values of the cube's maps; the C source describes how packets use them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Present(Record):
 
 
 class Source(Record):
-    """One address that packets come from."""
+    """A source address of packets."""
 
     address: Addr
 
 
 class Block(Record):
-    """Until when a source is dropped, in nanoseconds of CLOCK_MONOTONIC; ``packets`` were.
+    """A source is dropped until ``until``, in ns of CLOCK_MONOTONIC; ``packets`` were so far.
 
     ``cause`` is ``Cause.OPERATOR`` or ``Cause.RATE``.
     """
@@ -46,13 +46,13 @@ class Block(Record):
 
 
 class Bucket(Record):
-    """When the bucket of a source will be empty, in jiffies times the rate."""
+    """The time at which a source's bucket will be empty, in jiffies times the rate."""
 
     empty: U64
 
 
 class RateLimit(Record):
-    """The rate limit: packets a second, packets at once, and nanoseconds of being blocked."""
+    """The rate limit: nanoseconds of a block, packets per second, and packets at once."""
 
     block: U64
     rate: U32
@@ -60,7 +60,7 @@ class RateLimit(Record):
 
 
 class Flooder(Record):
-    """What the C tells of: a source that it has begun to drop for its rate."""
+    """The event of the C: a source that it has begun to drop for its rate."""
 
     source: Addr
 

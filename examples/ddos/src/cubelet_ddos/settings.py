@@ -1,4 +1,4 @@
-"""What the cube can be told."""
+"""The settings of the cube."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
 
 class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whom to drop, whom never, and how much a source may send.
+    """Sources to drop, sources never to drop, and the rate limit.
 
-    Memory as the kernel counts it: 30 bytes for each prefix, and as much again for inner nodes; at
-    once 80 bytes for each of ``max_sources`` and 96 for each of ``max_blocked``.
+    Memory by the kernel's count: 30 bytes for each prefix, and as much again for inner nodes;
+    allocated at once are 80 bytes for each of ``max_sources`` and 96 for each of ``max_blocked``.
     """
 
     block: tuple[str, ...] = ()
     """Prefixes and addresses to drop on every node that has this setting."""
     allow: tuple[str, ...] = ()
-    """Prefixes and addresses never to drop, as those of the cluster's nodes."""
+    """Prefixes and addresses never to drop; addresses of the cluster's nodes never are."""
     rate: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
     """Packets a second that one address may send; 0: any number."""
     burst: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
     """Packets it may send at once; 0: those of one second."""
     block_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 60
-    """For how long an address that sends more is dropped."""
+    """Seconds for which an address that sends more is dropped."""
     max_prefixes: _Size = 65_536
     """Entries of each of the two lists."""
     max_sources: _Size = 65_536
-    """Addresses whose rate is watched at a time; the one unheard of for longest gives way."""
+    """Addresses whose rate is tracked; the least recently seen one is evicted."""
     max_blocked: _Size = 16_384
-    """Addresses that are blocked for a time; likewise."""
+    """Addresses with a temporary block; likewise."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError naming the field that makes no sense."""
+        """Raise ValueError naming a field with a bad value."""
         for name in ("block", "allow"):
             for text in getattr(self, name):
                 try:

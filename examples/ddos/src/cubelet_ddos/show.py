@@ -1,4 +1,4 @@
-"""What people and monitoring systems see: pure functions of the maps' records."""
+"""Tables and metrics of the cube, as pure functions of the maps' records."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cubelet_hooks.view import View
 
 
 def seconds_left(block: Block, now: int) -> int:
-    """For how many seconds it still holds, rounded up; 0: it has ended."""
+    """Seconds until the block ends, rounded up; 0: it has ended."""
     return max(0, -(-(block.until - now) // 1_000_000_000))
 
 
 def temporary(blocked: Mapping[Source, Block], now: int) -> list[dict[str, object]]:
-    """Addresses that are blocked for a time, those that sent most since then first."""
+    """Addresses with a temporary block, those with the most dropped packets first."""
     held = [(key, block) for key, block in blocked.items() if block.until > now]
     held.sort(key=lambda each: (-each[1].packets, each[0].address))
     return [
@@ -34,7 +34,7 @@ def temporary(blocked: Mapping[Source, Block], now: int) -> list[dict[str, objec
 
 
 def blocked(read: Read, settings: Settings, view: View, now: int) -> Iterator[Row]:
-    """Who is dropped: for a time, then by the lists, with the lists that name them."""
+    """The dropped sources: temporary blocks, then listed networks with the lists that name them."""
     for row in temporary(read("blocked"), now):
         yield {**row, "lists": [], "reason": ""}
     names, reasons = defaultdict(list), defaultdict(list)
@@ -53,7 +53,7 @@ def blocked(read: Read, settings: Settings, view: View, now: int) -> Iterator[Ro
 
 
 def blocklists(view: View) -> Iterator[Row]:
-    """Every Blocklist, with what of it cannot be used."""
+    """Every Blocklist, with the errors in it."""
     for key, blocklist in sorted(view.custom(lists.BLOCKLIST.kind).items()):
         networks, wrong, reason = lists.content(blocklist)
         yield {"name": key, "prefixes": len(networks), "reason": reason, "ignored": wrong}

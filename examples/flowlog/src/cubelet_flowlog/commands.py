@@ -1,4 +1,4 @@
-"""``cubelet flowlog tail`` and ``status``: imported only when they are asked for."""
+"""``cubelet flowlog tail`` and ``status``; imported only when one of them is called."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def status(as_json: Json = False, instance: Instance = "flowlog") -> None:
 
 
 def show(records: list[Any], as_json: bool) -> None:
-    """Print numbered records, at once also into a pipe."""
+    """Print numbered records; flushed, so that a pipe gets them at once."""
     for _, line in records:
         print(json.dumps(line) if as_json else in_words(line), flush=True)
 

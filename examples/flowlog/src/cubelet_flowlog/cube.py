@@ -1,8 +1,8 @@
 """The flowlog cube: a record of each flow that opens, with its pods' names, sampled.
 
-It stands next to every port, inward and outward: what it sees on the way out has been allowed by
-all others. What happens to packets is in ``bpf/flowlog.bpf.c``; here events become records
-(:mod:`cubelet_flowlog.lines`), which go to the agent's log or to a file.
+It stands next to every port, inward and outward: a packet that it sees on the way out has been
+allowed by all other cubes. What happens to packets is in ``bpf/flowlog.bpf.c``; this module turns
+events into records (:mod:`cubelet_flowlog.lines`), for the agent's log or a file.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from cubelet_hooks.view import View
 RECENT = 1_000
 """Records that ``cubelet flowlog tail`` can still show."""
 MAX_CPUS = 256
-"""CPUs on which what is denied is told: the size of the array of marks, as CPUs are numbered."""
+"""CPUs on which denied packets are reported: the size of the array of marks, by CPU number."""
 SETTLED = 1_000_000_000
-"""Nanoseconds after which a packet whose mark still stands has been denied: judging takes less than
-one, and a packet's fate is known by then."""
+"""Nanoseconds after which a packet whose mark is still there counts as denied: judging takes far
+less than this second."""
 
 
 class Flowlog(Cube):
-    """Tells of flows and never decides about them."""
+    """Reports flows and never decides about them."""
 
     kind: ClassVar[str] = "flowlog"
     inward: ClassVar[frozenset[str]] = frozenset(PORT_CLASSES)
@@ -65,7 +65,7 @@ class Flowlog(Cube):
         told = self.settings
         self._writer = Writer(told.file, told.max_bytes, told.files) if told.file else None
         self._recent: deque[tuple[int, Line]] = deque(maxlen=RECENT)
-        # Numbers grow from one composition to the next, so whoever follows them misses none.
+        # Numbers also grow from one composition to the next, so that ``tail --follow`` misses none.
         self._numbers = count(time.monotonic_ns())
         self._made: Counter[What] = Counter()
         self._settled: dict[int, int] = {}
@@ -73,9 +73,9 @@ class Flowlog(Cube):
         self._complained = ""
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """What is compiled in: names for the numbers of :class:`What` and :class:`How`, settings.
+        """The numbers of :class:`What` and :class:`How` by name, and the settings.
 
-        Without an interval nothing is left of ``KIND_packet``, without a sample there is no hash.
+        Without an interval ``KIND_packet`` compiles to nothing; without sampling there is no hash.
         """
         numbers = {str(each.name): int(each) for each in (*What, *How)}
         chosen = self.settings
@@ -86,7 +86,7 @@ class Flowlog(Cube):
         }
 
     def on_event(self, event: Told, context: Context) -> None:
-        """Write down what the C has told, and now and then what else has been denied."""
+        """Record an event of the C, and at intervals the denied packets that no event reports."""
         if event.time not in self._settled.values():
             self._record(event, context)
         if time.monotonic_ns() - self._looked > SETTLED:
@@ -103,7 +103,7 @@ class Flowlog(Cube):
         self._complain(self._writer.error, context)
 
     def _complain(self, error: str, context: Context) -> None:
-        """Say once what is wrong with the file, and again when it is something else."""
+        """Log an error of the file once, and again when it is another one."""
         if error and error != self._complained:
             context.log.warning(
                 "flow records are lost",
@@ -113,7 +113,7 @@ class Flowlog(Cube):
         self._complained = error
 
     def _settle(self, context: Context) -> None:
-        """Tell of denied packets that no other packet has followed on their CPUs."""
+        """Record denied packets whose marks no later packet on their CPUs has replaced."""
         now = self._looked = time.monotonic_ns()
         for index, mark in dict(context.table("marks")).items():
             known = self._settled.get(index.index) == mark.time
@@ -148,7 +148,7 @@ class Flowlog(Cube):
         return status
 
     def collect(self, read: Read, view: View) -> Iterable[Sample]:
-        """Records since this configuration took over, and those that the file did not take."""
+        """Numbers of records since this configuration took over, and of those lost for the file."""
         for what in What:
             yield Sample("records", self._made[what], (what.name.lower(),))
         yield Sample("lost_records", self._writer.lost if self._writer else 0)

@@ -1,4 +1,4 @@
-"""From an event to the record that is written: names for addresses, wall-clock time."""
+"""Turns an event into the record that is written, with pods' names and wall-clock time."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ PROTOCOLS: Mapping[int, str] = {
     for name, number in vars(socket).items()
     if name in ("IPPROTO_ICMP", "IPPROTO_TCP", "IPPROTO_UDP", "IPPROTO_SCTP", "IPPROTO_ICMPV6")
 }
-"""Names of IANA's protocol numbers; the others are written as numbers."""
+"""Names of IP protocols; other protocols are written as numbers."""
 
 
 def clock_offset() -> int:
-    """What to add to the kernel's monotonic clock for the time of day, in ns."""
+    """Nanoseconds to add to the kernel's monotonic clock to get the time of day."""
     return time.time_ns() - time.monotonic_ns()
 
 
 def describe(told: Told, view: View, offset: int) -> Line:
     """The record of an event, always in the flow's forward direction.
 
-    ``source`` and ``destination`` are as the first packet had them, ``to_source`` and
-    ``to_destination`` as they are after translation, and only there if it changed them. A pod is
-    named if this node knows one with the address; pods on the host's network share the node's
-    and are not told apart.
+    ``source`` and ``destination`` are the first packet's, ``to_source`` and ``to_destination``
+    those after translation, given only if it changed them. A pod is named if this node knows one
+    with the address, but not pods on the host network, which share the node's.
     """
     reply, denied = How.REPLY & told.how, told.what == What.DENIED
     sent, became = (_inverted(told.left), _inverted(told.arrived)) if reply else _forward(told)

@@ -1,4 +1,4 @@
-"""What the C and the Python of flowlog share: see ``bpf/flowlog.bpf.c``."""
+"""Records and numbers that flowlog's C and Python share: see ``bpf/flowlog.bpf.c``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cubelet_hooks.records import U8, U32, U64, Record
 
 
 class What(enum.IntEnum):
-    """What an event tells of a flow; ``FLOWLOG_OPENED`` and so on in C, by ``Cube.defines``."""
+    """The kind of an event; ``FLOWLOG_OPENED`` and so on in C, by ``Cube.defines``."""
 
     OPENED = 0
     DENIED = 1
@@ -18,12 +18,12 @@ class What(enum.IntEnum):
 
 
 class How(enum.IntFlag):
-    """More about it; ``FLOWLOG_REPLY`` and so on in C."""
+    """Flags of an event; ``FLOWLOG_REPLY`` and so on in C."""
 
     REPLY = 1
-    """Counts are of the reply direction, and so are the event's tuples."""
+    """The event's counts and tuples are those of the reply direction."""
     PORT_UNKNOWN = 2
-    """Its source port is chosen after all cubes have spoken."""
+    """The translated source port is unknown: it is chosen after all cubes have run."""
 
 
 class Told(Record):
@@ -45,7 +45,7 @@ class Told(Record):
 
 
 class Mark(Record):
-    """The packet that a CPU has begun to judge, or whose judging never came to the way out.
+    """The packet that a CPU has begun to judge, until this cube sees it on the way out.
 
     ``time`` is 0 once it left; ``mode`` says why it was judged (``enum cubelet_mode``).
     """
@@ -57,7 +57,7 @@ class Mark(Record):
 
 
 class Fields(Record):
-    """What is kept of a flow, by direction: ``told`` in jiffies, and whether it is being told."""
+    """Fields of a flow record: the time of the last event in jiffies; whether more will come."""
 
     told: U32
     counting: U8

@@ -1,8 +1,8 @@
-"""Lines to a file that is rotated by its size, without waiting for the disk.
+"""Writes lines to a file that is rotated by its size, without waiting for the disk.
 
-Lines are written by a thread that lives only while there are any: a second later it closes the file
-and ends. So a cube that is no longer composed leaves neither a thread nor an open file behind, and
-the file may be moved by others.
+A thread writes them. A second after the last line it closes the file and ends, so that a cube which
+is no longer composed leaves neither a thread nor an open file, and other software may move the
+file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 
 WAITING = 10_000
-"""Lines that may wait for the disk; what comes on top is lost, and counted."""
+"""Lines that may wait for the disk; further ones are lost, and counted."""
 LINGER = 1.0
 """Seconds that the thread waits for another line before it ends."""
 
@@ -24,8 +24,8 @@ LINGER = 1.0
 class Writer:
     """Appends lines to ``path``; see :class:`cubelet_flowlog.settings.Settings` for the others.
 
-    ``written`` and ``lost`` count lines; ``error`` says why the last one could not be written, and
-    is empty when it could.
+    ``written`` and ``lost`` count lines; ``error`` says why the last one could not be written,
+    empty if it could.
     """
 
     def __init__(self, path: str, max_bytes: int, files: int, linger: float = LINGER) -> None:
@@ -40,7 +40,7 @@ class Writer:
         self._running = False
 
     def write(self, line: str) -> None:
-        """Take a line, without its end; returns at once."""
+        """Enqueue a line without its line end; returns at once."""
         with self._lock:
             try:
                 self._lines.put_nowait(line)
@@ -60,7 +60,7 @@ class Writer:
             file.close()
 
     def _next(self) -> str | None:
-        """The next line; None when none has come for a while, and then the thread must end."""
+        """The next line; None if none has come for ``linger`` seconds: the thread must then end."""
         try:
             return self._lines.get(timeout=self._linger)
         except queue.Empty:
@@ -80,9 +80,9 @@ class Writer:
 
 
 class _File(RotatingFileHandler):
-    """The library's rotation, for lines instead of log records; what fails is raised.
+    """logging's rotation, for lines instead of log records; errors are raised.
 
-    Flow records tell who talks to whom, so others than the owner's group cannot read them.
+    Flow records show who talks to whom, so only the owner and its group can read the file.
     """
 
     def __init__(self, path: str, max_bytes: int, files: int) -> None:
@@ -93,7 +93,7 @@ class _File(RotatingFileHandler):
         self.emit(logging.LogRecord("flowlog", logging.INFO, "", 0, line, None, None))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
-        """Raise what ``emit`` has caught, which calls this while it handles it."""
+        """Raise the exception that ``emit`` is handling when it calls this."""
         raise  # noqa: PLE0704 - there is one
 
     def _open(self) -> io.TextIOWrapper:

@@ -31,14 +31,14 @@ _QUANTITY = re.compile(
     re.ASCII,
 )
 _LONGEST = 64
-"""Characters; the longest quantity within the bounds that is written for people has a third."""
+"""Longest text in characters, three times that of any sensible quantity within the bounds."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One direction's annotation: what it says, and its rate, or why it has none.
+    """One direction's annotation: its text, and its rate or the error in it.
 
-    ``bits_per_second`` 0: the text makes no sense, as ``problem`` says, and nothing is limited.
+    ``bits_per_second`` 0: the text is invalid, ``problem`` says why, and nothing is limited.
     """
 
     direction: Direction
@@ -48,7 +48,7 @@ class Limit:
 
 
 def limits_of(annotations: Mapping[str, str]) -> Iterator[Limit]:
-    """The limits that a pod's annotations ask for, also those that make no sense."""
+    """The limits that a pod's annotations ask for, including invalid ones."""
     for direction, name in ANNOTATIONS.items():
         if (text := annotations.get(name)) is None:
             continue
@@ -59,14 +59,14 @@ def limits_of(annotations: Mapping[str, str]) -> Iterator[Limit]:
 
 
 def limits_anything(annotations: Mapping[str, str]) -> bool:
-    """Whether a pod has one of the annotations, whatever it says."""
+    """Whether a pod has one of the annotations, valid or not."""
     return any(name in annotations for name in ANNOTATIONS.values())
 
 
 def parse_bandwidth(text: str) -> int:
     """Bits per second of a quantity such as ``10M``, ``1.5G``, ``100Mi`` or ``2e6``, rounded up.
 
-    Raises ValueError that says what is wrong: no quantity, or out of the kubelet's bounds.
+    Raises ValueError for a text that is no quantity, or that is out of the kubelet's bounds.
     """
     found = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:
@@ -74,7 +74,7 @@ def parse_bandwidth(text: str) -> int:
     if found["exponent"] is None:
         value = Decimal(found["number"]) * _SUFFIXES[found["suffix"]]
     else:
-        # Far beyond the bounds, where a greater exponent makes no difference.
+        # Exponents beyond +-200 are out of the bounds anyway: clamp them to keep numbers short.
         exponent = max(-200, min(200, int(found["exponent"])))
         value = Decimal(found["number"]).scaleb(exponent)
     if value <= LEAST - 1:

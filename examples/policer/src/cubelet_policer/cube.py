@@ -1,7 +1,7 @@
 """The policer cube: a token bucket for each limited direction of a pod's traffic.
 
-What happens to packets is in ``bpf/policer.bpf.c``. A rate is planned; how much of it is used is
-the datapath's own, so a changed annotation takes effect with the next packet, and a bucket stays.
+What happens to packets is in ``bpf/policer.bpf.c``. Rates are planned; the buckets belong to the
+datapath, so a changed annotation takes effect with the next packet and keeps the bucket.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EMPTY = Bucket(0, 0, 0)
 
 
 class Policer(Cube):
-    """Drops what a pod sends or receives over the rate that its annotations allow."""
+    """Drops packets that a pod sends or receives over the rate of its annotations."""
 
     kind: ClassVar[str] = "policer"
     abi: ClassVar[int] = 1  # of the contract that the C is written for
@@ -39,7 +39,7 @@ class Policer(Cube):
         Reason("ingress_rate", "the pod is sent more than kubernetes.io/ingress-bandwidth allows"),
         Reason("egress_rate", "the pod sends more than kubernetes.io/egress-bandwidth allows"),
     )
-    # No verdict depends on them, so neither says whom it concerns: every packet is looked at.
+    # They concern no cached verdict, since the cube sees every packet.
     maps: ClassVar[tuple[Map, ...]] = (
         Map("buckets", MapType.HASH, LimitKey, Bucket, "max_limits", planned=False),
         Map("rates", MapType.HASH, LimitKey, Rate, "max_limits"),
@@ -57,7 +57,7 @@ class Policer(Cube):
         return {direction.name: direction for direction in Direction}
 
     def needed_on(self, view: View) -> Collection[str]:
-        """Pods' ports, while a pod of this node has an annotation: before the pod is attached."""
+        """Pods' ports, while a pod of this node, attached or not yet, has an annotation."""
         if view.local is None:
             return ()
         here = (pod for pod in view.pods_on(view.local.name) if not pod.host_network)
@@ -65,11 +65,11 @@ class Policer(Cube):
         return ("pod",) if limited else ()
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """A pod is planned when it changes, and when it is attached or goes."""
+        """Each pod: it is planned when it changes, and when it is attached or detached."""
         return [("pod", change.key)] if change.kind in (Pod.kind, Port.kind) else ()
 
     def plan(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """The pod's rates: none for a direction that is not limited, or not by a number."""
+        """The pod's rates; none for a direction without a valid limit."""
         pod, port = view.pods.get(unit[1]), view.ports.get(unit[1])
         if pod is None or port is None:
             return
@@ -79,22 +79,22 @@ class Policer(Cube):
                 yield Entry("rates", key, self.rate(limit.bits_per_second))
 
     def rate(self, bits_per_second: int) -> Rate:
-        """A rate with its bucket's depth, which is a time: that of the burst that it can hold."""
+        """A rate with its bucket's depth in ns: the time in which the rate fills the bucket."""
         least = self.settings.min_burst_bytes * 8 * NANOSECONDS // bits_per_second
         return Rate(bits_per_second, max(int(self.settings.burst_seconds * NANOSECONDS), least))
 
     def on_event(self, event: LimitKey, context: Context) -> None:
-        """A bucket was made, or found no room: remove those of pods that are gone.
+        """Remove the buckets of deleted pods; the C sends an event when it makes a bucket or fails.
 
-        The datapath makes buckets, and does not see pods go; a plan cannot remove what it did not
-        plan. So a bucket of a pod that is gone stays until the next one is made, at the longest.
+        The datapath makes buckets but does not see pods go, and a plan cannot remove entries that
+        it did not plan. So a deleted pod's bucket stays at most until the next one is made.
         """
         rates, buckets = context.table("rates"), context.table("buckets")
         for key in [each for each in buckets if each not in rates]:
             buckets.pop(key, None)
 
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Mapping[str, object]]:
-        """Every limit that a pod of this node asks for, with what it dropped, or its mistake."""
+        """Every limit that a pod of this node asks for, with its drops, or the error in it."""
         rates, buckets = read("rates"), read("buckets")
         for key, port in sorted(view.ports.items()):
             pod = view.pods.get(key)
@@ -113,7 +113,7 @@ class Policer(Cube):
                 }
 
     def collect(self, read: Read, view: View) -> Iterable[Sample]:
-        """What was dropped, by pod: there are as many series as pods have limits."""
+        """Drops by pod and direction: there are as many series as limits."""
         pods = {port.ifindex: key for key, port in view.ports.items()}
         for key, bucket in read("buckets").items():
             if pod := pods.get(key.ifindex):
@@ -123,7 +123,7 @@ class Policer(Cube):
 
 
 def burst_bytes(rate: Rate) -> int:
-    """What a full bucket holds."""
+    """Bytes in a full bucket."""
     return rate.bits_per_second * rate.depth_ns // (8 * NANOSECONDS)
 
 

@@ -1,4 +1,4 @@
-"""What the policer's maps hold."""
+"""Keys and values of the policer's maps."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class LimitKey(Record):
 
 
 class Rate(Record):
-    """What is planned: bits per second, and for how long, in ns, a pod may save them up."""
+    """A planned limit: bits per second, and the bucket's depth as ns of that rate."""
 
     bits_per_second: U64
     depth_ns: U64
 
 
 class Bucket(Record):
-    """What the datapath keeps: up to when the allowance is used up, and what was dropped.
+    """A token bucket of the datapath, and the packets and bytes it has dropped.
 
-    ``used_ns`` is on the kernel's monotonic clock: what lies between it and now is free, up to the
-    rate's depth. So all zeros are a full bucket, and a bucket is as full after a change of its rate
-    as it was before. Packets and bytes are those on the wire, Ethernet headers included.
+    ``used_ns`` is a time on the kernel's monotonic clock: the time since then, up to the rate's
+    depth, is available. So all zeros are a full bucket, and a bucket is as full after a change of
+    its rate as before. Packets and bytes are those on the wire, Ethernet headers included.
     """
 
     used_ns: U64

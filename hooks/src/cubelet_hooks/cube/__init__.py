@@ -1,7 +1,8 @@
 """The Cube class: everything the agent must know of a network function, and its planning.
 
-:class:`Cube` is put together from four parts: where it stands (``places``), what it keeps and plans
-(``plans``), what its C tells its Python (``telling``) and what it has for people (``showing``).
+:class:`Cube` has four bases: its place in a composition (``places``), its maps and planning
+(``plans``), events and packets from its C to its Python (``telling``), and its tables, metrics and
+commands (``showing``).
 """
 
 from cubelet_hooks.cube.base import ABI, Cube, Reason, Settings

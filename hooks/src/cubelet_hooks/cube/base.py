@@ -22,7 +22,7 @@ ABI = 1
 class Reason:
     """Why a cube drops packets. C knows it as ``KIND_REASON_NAME``.
 
-    A cube's list is append-only: a reason keeps its place in it, since it is a metric label.
+    A cube's list is append-only: a reason's number in drop counters follows from its place there.
     """
 
     name: str

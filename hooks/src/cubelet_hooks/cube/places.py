@@ -1,4 +1,4 @@
-"""Where a cube stands in a composition, and of which packets it sees what."""
+"""Where a cube stands in a composition, and which packets it sees."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ what the host's sockets send out by the uplink is looked up, so that flows from 
 those sockets under their client's address (``cubelet_keep_src``)."""
 
 Direction = Literal["both", "inward", "outward"]
-"""The flows whose first packets a cube on a stack sees: entering by the port, leaving, or both."""
+"""Which first packets a cube on a stack sees: those entering by the port, leaving, or both."""
 
 
 @dataclass(frozen=True)
 class Placement:
     """A place on a port class's stack: ``before`` names cubes further from the port.
 
-    Cubes are named by kind or by instance. With neither a cube stands next to the port.
+    Cubes are named by kind or by instance. Without ``before`` and ``after`` a cube stands next to
+    the port.
     """
 
     port_class: str
@@ -31,7 +32,7 @@ class Placement:
 
 
 class Placed:
-    """Where the cube stands. Every cube sets :attr:`inward` or :attr:`outward`, the others few."""
+    """Where the cube stands. Most cubes set only :attr:`inward` and :attr:`outward`."""
 
     core: ClassVar[bool] = False
     """A forwarding cube of the middle; all others are transparent cubes of a stack."""
@@ -62,11 +63,12 @@ class Placed:
     ``CUBELET_POLICED`` is 1: core cubes then let nothing pass that it would not see."""
     placement: ClassVar[tuple[Placement, ...]] = ()
     """Where the cube joins every composition once it is installed, unless the configuration
-    excludes it or places it itself. Empty: it waits until it is placed. Names of cubes that are
-    not there are passed over."""
+    excludes it or places it itself. Empty: it joins only where the configuration places it. Names
+    of cubes that are not there are passed over."""
     essential: ClassVar[bool] = False
-    """Without it the node must not run. Any other cube that fails is quarantined with its reason,
-    and the rest runs without it; an essential one holds up what is new, and what ran runs on."""
+    """The node must not run without it. If an essential cube fails, the new composition is given up
+    and the running one stays; any other cube that fails is quarantined with its reason, and the
+    composition goes on without it."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Kinds that must be in the composition for this one to work."""
 

@@ -1,4 +1,4 @@
-"""What a cube keeps in maps and flows, and its planning: objects in, wanted entries out."""
+"""A cube's maps, its fields in flow records, and its planning: objects in, wanted entries out."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Planned:
     records: ClassVar[tuple[type[Record], ...]] = ()
     """Further structs the C source uses, beyond the maps' keys and values."""
     flow_fields: ClassVar[type[Record] | None] = None
-    """What the cube keeps of each flow, in each of its two records: ``struct KIND_flow_fields``.
+    """The cube's fields in each of a flow's two records: ``struct KIND_flow_fields``.
     ``KIND_packet`` has those of the packet's direction by ``KIND_fields(flow)``. What
     ``KIND_inward`` and ``KIND_outward`` write to ``KIND_new_fields(pkt)`` stands in both records
     when they are made; while a known flow is judged again that is a copy, which is not kept. Fields
@@ -98,9 +98,9 @@ class Planned:
     """Kinds of Kubernetes objects beyond the built-in ones that it plans from: see
     :mod:`cubelet_hooks.resources`."""
     annotations: ClassVar[tuple[str, ...]] = ()
-    """Annotations of Namespaces and Nodes that it reads, by key or (ending in ``/``) by prefix; of
-    those objects others are not kept. This node's pods have all of theirs. What a pod's or else
-    its namespace's annotation says is planned by a unit for each pod:
+    """Annotations of Namespaces and Nodes that it reads, by key or (ending in ``/``) by prefix; the
+    agent keeps no others of those objects. Pods of this node have all of theirs. To plan from a
+    pod's annotation, or else its namespace's, take one unit per pod:
 
         annotations = ("quota.example.com/",)
 
@@ -128,18 +128,18 @@ class Planned:
         return self.number(declared.size)
 
     def number(self, value: int | str) -> int:
-        """A number, or that of the setting with this name."""
+        """``value`` itself if it is a number, else the value of the setting with this name."""
         return value if isinstance(value, int) else int(getattr(self.settings, value))
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """Compile-time constants, names without the ``KIND_`` prefix: what specialises the C.
+        """Compile-time constants of the C source; their names lack the ``KIND_`` prefix.
 
         A changed value leads to a new composition, so derive them from what changes seldom.
         """
         return {}
 
     def needed_on(self, view: View) -> Collection[str]:
-        """Port classes on which the cube has something to do now; the others go without its code.
+        """Port classes on which the cube has something to do now; the others get none of its code.
 
         ``UPLINK_EGRESS`` beside them has the host's answers by the uplink looked up. A cube of a
         stack that is needed nowhere is no part of the composition: neither its code nor its maps

@@ -1,8 +1,8 @@
 """The bridge cube: the Ethernet segment that a node's pods share.
 
-Pods are static stations, known from CNI. What else speaks through a pod's port (a MAC of its own
-inside the pod) is learned and ages out. ARP requests for known addresses are answered in place,
-so pods flood next to nothing at each other.
+Pods are static FDB entries, known from CNI. Other MAC addresses behind a pod's port (such as those
+of devices inside the pod) are learned and age out. ARP requests for known addresses are answered at
+once, so pods hardly flood each other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cubelet_hooks.records import Address
 from cubelet_hooks.view import View
 
 FLOOD_PORTS = 256
-"""Floods reach at most so many ports: those attached first."""
+"""The most ports that a flood reaches: those attached first."""
 
 POD_SEGMENT = 0
 """Pods send untagged frames."""
@@ -47,7 +47,7 @@ class BridgeSettings(Settings, frozen=True, kw_only=True):
     """Rates are per source port, sizes in entries."""
 
     aging_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 300
-    """How long a learned station that is silent stays known (IEEE 802.1Q recommends 300)."""
+    """Seconds after which a silent learned FDB entry ages out (IEEE 802.1Q recommends 300)."""
     vlans: bool = False
     """Whether pods may send tagged frames. NetworkPolicy does not see what those carry: while
     policies are in force on the node, only ARP passes in them."""
@@ -58,7 +58,7 @@ class BridgeSettings(Settings, frozen=True, kw_only=True):
 
 
 class Bridge(Cube):
-    """Forwards frames between the ports of a segment; frames for the router's MAC it leaves."""
+    """Forwards frames between the ports of a segment, except frames to the router's MAC."""
 
     kind: ClassVar[str] = "bridge"
     essential: ClassVar[bool] = True
@@ -115,7 +115,7 @@ class Bridge(Cube):
         }
 
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
-        """Of the FDB the configured entries, and those that were learned."""
+        """The FDB: configured entries, then learned ones; other tables by default."""
         if noun != "fdb":
             yield from super().rows(noun, read, view)
             return
@@ -129,7 +129,7 @@ class Bridge(Cube):
                 }
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """A port is a unit; the list of all that floods reach is one more."""
+        """Each port is a unit; the list of flood ports is one more."""
         if change.kind != Port.kind:
             return ()
         return (("port", change.key), _FLOOD)

@@ -27,13 +27,13 @@ class FdbKey(Record):
 
 
 class FdbEntry(Record):
-    """The port of a station that is configured: a pod."""
+    """The port of a configured FDB entry: a pod's."""
 
     ifindex: U32
 
 
 class LearnedEntry(Record):
-    """The port that a station was last heard on, and when, in jiffies."""
+    """The port on which a MAC was last seen as source, and when, in jiffies."""
 
     ifindex: U32
     seen: U32
@@ -54,7 +54,7 @@ class FloodRateKey(Record):
 
 
 class FloodRate(Record):
-    """A port's token bucket: what it held when it was last used, in jiffies.
+    """A port's token bucket: its tokens at the last use, and the time of that in jiffies.
 
     A packet costs as many tokens as a second has jiffies, so whole numbers are exact enough.
     """

@@ -1,4 +1,4 @@
-"""ipBlocks: CIDRs minus exceptions, cut into networks that each have one answer."""
+"""Cuts ipBlocks (CIDRs minus exceptions) into networks that each allow one set of ports."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _EVERYWHERE: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network(
 
 
 def blocks(rules: tuple[Rule, ...], family: Family) -> Iterator[tuple[Network, PortSet]]:
-    """What may be spoken with the addresses of a network, by the longest prefix that has them.
+    """The networks and the ports allowed with their addresses; the longest prefix decides.
 
-    Rules without peers allow it with every address. A network is left out if its answer is that
-    of the one around it, or nothing at all.
+    Rules without peers allow their ports with every address. A network is left out if it allows the
+    same as the network around it, or nothing at all.
     """
     allowed: list[PortSet] = [union(rule.ports for rule in rules if not rule.peers)]
     everywhere = _EVERYWHERE[family]

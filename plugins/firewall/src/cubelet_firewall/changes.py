@@ -1,7 +1,7 @@
-"""Which plans a change may have altered.
+"""Finds the units whose plans a change may have altered.
 
-Changes come in batches, and the view already holds the whole batch: each change names all that
-depends on its own object, given what the others have become.
+Changes come in batches, and the view already holds the whole batch: each change yields all units
+that depend on its own object, given the new state of the others.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _of_pod(change: Change, view: View) -> Iterator[Unit]:
 
 
 def _shape(pod: object) -> tuple[object, ...] | None:
-    """What of a pod plans are made of; not its readiness, which changes most often."""
+    """The fields of a pod that plans use; not its readiness, which changes most often."""
     if not isinstance(pod, Pod):
         return None
     return (pod.labels, pod.ports, pod.ips, pod.host_network, pod.finished, pod.terminating)
@@ -96,9 +96,9 @@ def _policies(homes: Iterable[str]) -> Iterator[Unit]:
 
 
 def _first_or_last(change: Change, view: View) -> bool:
-    """Whether identities begin or cease to matter.
+    """Whether the first policy has come or the last one has gone, which all identities depend on.
 
-    If a batch brings the first policies, whichever the view lists first is among them.
+    If a batch adds the first policies, the one that the view lists first stands for them.
     """
     if change.new is None:
         return not view.policies

@@ -1,4 +1,4 @@
-"""The firewall cube: NetworkPolicy, judged per pod when a flow opens."""
+"""The firewall cube: judges a flow's first packet by the NetworkPolicies of its pods."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Firewall(Cube):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("isolated_pods", "gauge", "This node's pods that policies isolate.", ("direction",)),
     )
-    # The first three hold numbers of contents, which mean the same for ever: only who begins to
-    # be known by another number, or to be isolated by one, makes a verdict stale.
+    # The keys of the first three maps are hashes of contents, whose entries never change: verdicts
+    # become stale only when an address gets another identity or another policy's number.
     maps: ClassVar[tuple[Map, ...]] = (
         Map("ports", MapType.LPM_TRIE, PortKey, Present, "max_ports"),
         Map("peers", MapType.LPM_TRIE, PeerKey, PortSet, "max_peers"),
@@ -100,7 +100,7 @@ class Firewall(Cube):
     )
 
     def defines(self, view: View) -> Mapping[str, int]:
-        """Fixed meanings; nothing that changes: another policy must not wait for a compiler."""
+        """Constants that no policy changes: a policy must not wait for a compiler."""
         return {
             "INGRESS": Direction.INGRESS,
             "EGRESS": Direction.EGRESS,
@@ -155,7 +155,7 @@ class Firewall(Cube):
         return (Pod.kind, pod.key) if pod is not None else None
 
     def collect(self, read: Read, view: View) -> Iterable[Sample]:
-        """How many pods may not be reached, or not reach, whom they want: what is in force."""
+        """The number of isolated pods by direction, from the map in force."""
         isolated = Counter(key.direction for key in read("isolated"))
         for direction in Direction:
             yield Sample("isolated_pods", isolated[direction], (direction.name.lower(),))

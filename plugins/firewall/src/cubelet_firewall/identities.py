@@ -1,4 +1,4 @@
-"""Who speaks from an address: pods, as policies can tell them apart."""
+"""The identity of an address: its pod's properties that policies can distinguish."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cubelet_hooks.view import View
 
 
 def is_peer(pod: Pod) -> bool:
-    """Whether selectors of peers can mean the pod: those on the host network are their node."""
+    """Whether peers' selectors can select the pod: one on the host network counts as its node."""
     return not pod.host_network and not pod.finished
 
 
 def space_number(space: Space) -> int:
-    """Another one as soon as the namespace's labels change."""
+    """The number of a namespace with these labels."""
     return number("namespace", space)
 
 
 def pod_number(pod: Pod) -> int:
-    """The same for all pods of a namespace with equal labels and equally named ports."""
+    """A number that is the same for all pods of a namespace with equal labels and named ports."""
     named = sorted((port.name, port.protocol, port.port) for port in pod.ports if port.name)
     return number("pod", (pod.namespace, pod.labels, named))
 
@@ -31,10 +31,10 @@ def identity(pod: Pod, space: Space) -> Identity:
 
 
 def owner(address: Address, view: View) -> Pod | None:
-    """The pod that speaks from an address now; None if none does.
+    """The pod that has an address now; None if none has.
 
-    An attachment on this node decides: its pod's status tells the address only later, and that of
-    a pod which had it before may still do so.
+    For a local address this node's attachments decide: the pod's status names the address only
+    later, and the status of an earlier pod may still name it.
     """
     local = view.local
     if local is None or address in local.pod_cidr:

@@ -1,4 +1,4 @@
-"""Whom the policies of this node's pods speak of: asked for every change of a pod anywhere."""
+"""The peers that policies of local pods refer to, looked up for every change of any pod."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Interests:
 
 
 def interests(view: View) -> Interests:
-    """Those of all policies in namespaces of local pods, whichever pods they select."""
+    """The interests of all policies in namespaces of local pods, whichever pods they select."""
     homes = {port.namespace for port in view.ports.values()}
     return _read(Policies(tuple(chain.from_iterable(map(view.policies_in, homes)))))
 

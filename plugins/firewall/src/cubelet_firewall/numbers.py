@@ -1,7 +1,7 @@
-"""Numbers for things that have no name: equal content has the same number, on every node.
+"""Hashes as numbers of contents: equal content has the same number, on every node.
 
-So plans need no memory, what is equal is kept once, and a number's meaning never changes: what
-changes gets another number, is written beside the old and switched to by one write.
+So plans need no memory, equal content is stored once, and a number's meaning never changes: changed
+content gets another number, is written beside the old, and is switched to by one write.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import hashlib
 
 import msgspec
 
-# Networks are the only values that JSON has no notion of.
+# Networks are the only values that JSON cannot express.
 _CANONICAL = msgspec.json.Encoder(enc_hook=str, order="deterministic")
 _TAKEN = 1 << 63
-"""Set in all numbers, which keeps small ones free for fixed meanings."""
+"""A bit that is set in all numbers, which keeps small numbers free for fixed meanings."""
 
 
 def canonical(content: object) -> bytes:
@@ -22,6 +22,6 @@ def canonical(content: object) -> bytes:
 
 
 def number(kind: str, content: object) -> int:
-    """The 64-bit number of ``content``; another one for the same content of another kind."""
+    """The 64-bit number of ``content``, which also depends on ``kind``."""
     raw = canonical((kind, content))
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little") | _TAKEN

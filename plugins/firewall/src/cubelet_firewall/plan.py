@@ -1,4 +1,4 @@
-"""From objects to entries: the policies of a namespace's local pods, and the identity of a peer."""
+"""Plans the entries for the policies of a namespace's local pods, and for peers' identities."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CLOSED = Policy(NOTHING_NUMBER, 0, 0)
 
 
 def identity_entries(address: Address, view: View) -> Iterator[Entry]:
-    """Which pod an address is; nothing while the cluster has no policy that could ask."""
+    """The identity of an address; none while the cluster has no policy that could use it."""
     pod = owner(address, view) if view.policies else None
     if pod is not None:
         found = identity(pod, space_of(pod.namespace, view))
@@ -135,7 +135,7 @@ def _block_entries(policy: Applied, family: Family) -> Iterator[Entry]:
 
 
 def _peer_entries(policy: Applied, view: View, family: Family) -> Iterator[Entry]:
-    """All pods, then namespaces and single identities where the answer differs from theirs."""
+    """An entry for all pods, then those for namespaces and identities whose answer differs."""
     policy_bits, space_bits, pod_bits = (
         bits_to(PeerKey, last, family) for last in ("policy", "namespace", "pod")
     )

@@ -1,4 +1,4 @@
-"""NetworkPolicies as they apply to one pod: their rules together."""
+"""The NetworkPolicies that apply to one pod, with their rules put together."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Policies:
 
 @dataclass(frozen=True)
 class Applied:
-    """All that policies allow a pod in one direction."""
+    """All rules that apply to a pod in one direction."""
 
     direction: Direction
     rules: tuple[Rule, ...]
 
     @cached_property
     def number(self) -> int:
-        """The same for all pods that this applies to; the order of rules does not count."""
+        """The policy's number, the same for all pods with these rules in any order."""
         rules = sorted({canonical(rule).decode() for rule in self.rules})
         return number("policy", (self.direction, rules))
 
     @cached_property
     def has_peers(self) -> bool:
-        """Whether some of what is allowed is so to pods alone."""
+        """Whether some rule allows pods as peers, rather than everyone or networks."""
         return any(
             rule.named or any(peer.cidr is None for peer in rule.peers) for rule in self.rules
         )
@@ -148,8 +148,8 @@ def selection(namespace: str, view: View) -> Selection:
 def isolates_local_pods(view: View) -> bool:
     """Whether any policy selects a pod of this node, or may select one that is not known yet.
 
-    Pods that are bound to the node count before they are attached: what applies to them is then
-    in place when they are.
+    Pods that are bound to the node count before they are attached, so that their policies are in
+    force when they are.
     """
     local = {port.key: (port.namespace, view.pods.get(port.key)) for port in view.ports.values()}
     for pod in view.pods_on(view.local.name) if view.local else ():
@@ -185,7 +185,7 @@ def _range(port: PolicyPort) -> PortSet:
 
 
 def numbered(named: Iterable[PortName], declared: _Declared) -> PortSet:
-    """The ports that a pod which declares ``declared`` means by these names."""
+    """The numbers of the named ports in a pod that declares the ports ``declared``."""
     wanted = set(named)
     return union(
         (Ports(PROTOCOLS[port.protocol], port.port, port.port),)

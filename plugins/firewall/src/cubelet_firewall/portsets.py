@@ -1,4 +1,4 @@
-"""Sets of ports: what a policy allows to be spoken, and as entries of the map ``ports``."""
+"""Sets of ports that rules allow, and their entries in the map ``ports``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROTOCOLS: dict[Protocol, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
 """IP protocol numbers (IANA)."""
 
 ALL_PROTOCOLS = 0
-"""Stands for all, those without ports too: no packet is of protocol 0 (hop-by-hop options)."""
+"""Stands for all protocols, also without ports: no packet has protocol 0 (hop-by-hop options)."""
 
 LAST_PORT = 65535
 _PORT_BITS = 16
@@ -39,7 +39,7 @@ EVERYTHING_NUMBER = 1
 
 
 def union(sets: Iterable[PortSet]) -> PortSet:
-    """What is in any of the sets."""
+    """The ports that are in any of the sets."""
     merged: list[Ports] = []
     for ports in sorted({ports for each in sets for ports in each}):
         if ports.protocol == ALL_PROTOCOLS:

@@ -1,4 +1,4 @@
-"""Keys and values of the cube's maps; how they refer to each other is told in the C source."""
+"""Keys and values of the cube's maps; the C source describes how they refer to each other."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class IsolatedKey(Record):
 
 
 class Policy(Record):
-    """What is allowed to the pod: all policies that select it, taken together.
+    """The number of all policies that select the pod, taken together.
 
-    ``peers`` is 1 if pods are among who it names, ``blocks`` if CIDRs are.
+    ``peers`` is 1 if they have pods as peers, ``blocks`` if they have CIDRs.
     """
 
     policy: U64
@@ -39,7 +39,7 @@ class IdentityKey(Record):
 
 
 class Identity(Record):
-    """All that a policy can tell a pod by: its namespace with labels, and the pod's own."""
+    """A pod's identity for policies: its namespace with labels, and its own labels and ports."""
 
     namespace: U64
     pod: U64
@@ -80,13 +80,13 @@ class BlockKey(Record):
 
 
 class PortSet(Record):
-    """What may be spoken: 0 nothing, 1 everything, or the number of a set of ports."""
+    """The allowed ports: 0 none, 1 all, else the number of a set of ports."""
 
     set: U64
 
 
 class PortKey(Record):
-    """Ports of a set that share the first bits, or (set and protocol alone) the whole protocol."""
+    """Ports of a set with a common prefix, or (set and protocol alone) the whole protocol."""
 
     prefixlen: U32
     set: U64
@@ -101,7 +101,7 @@ class Present(Record):
 
 
 def bits_to(key: type[Record], last: str, family: Family) -> int:
-    """The prefix length of an LPM key of which all is given up to and with the field ``last``."""
+    """The prefix length in bits of an LPM key that is given up to and including ``last``."""
     layout = key.layout(family)
     first, until = layout.fields[0], next(f for f in layout.fields if f.name == last)
     return 8 * (until.offset + until.scalar.size - first.scalar.size)

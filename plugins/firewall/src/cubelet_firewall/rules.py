@@ -21,16 +21,16 @@ class Space(NamedTuple):
 
 
 class PortName(NamedTuple):
-    """A container port's name, by which each pod may mean another number."""
+    """A container port's name, whose number may differ between pods."""
 
     protocol: Protocol
     name: str
 
 
 class Rule(NamedTuple):
-    """Lets ``peers`` (none: everyone) speak ``ports``, and what the peer pod calls ``named``.
+    """Allows ``peers`` (none: everyone) ``ports``, and the peer pod's own ports called ``named``.
 
-    ``peers`` are meant as in a policy of the namespace ``home``.
+    ``peers`` are those of a policy in the namespace ``home``.
     """
 
     home: str
@@ -40,6 +40,6 @@ class Rule(NamedTuple):
 
 
 def space_of(name: str, view: View) -> Space:
-    """A namespace; one that was not declared has the label of its name alone."""
+    """A namespace; one without a Namespace object has only the label of its name."""
     known = view.namespaces.get(name)
     return Space(name, known.labels if known else {NAME_LABEL: name})

@@ -1,7 +1,7 @@
 """The lbrp cube: load balancer and reverse proxy for Kubernetes Services, and pods' host ports.
 
-A Service's backends are a set under an id made of its contents: it is written first, the frontends
-are switched to it by one write each, and the set they left is removed after.
+A Service's backends are a set whose id is a hash of its contents. A new set is written first, then
+each frontend is switched to it by one write, and the old set is removed last.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from cubelet_lbrp.records import (
 
 
 class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Sizes of the maps; the kernel takes their memory at once, about 70 bytes an entry (IPv4).
+    """Sizes of the maps; the kernel allocates them at once, about 70 bytes per entry (IPv4).
 
     The defaults hold 10,000 Services of two ports, a third of them with a node port, and some
     200,000 endpoints: 4.7 MB for the frontends, 19 MB each for backends and members. Leave room
@@ -71,10 +71,10 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_source_ranges: int = 16384
     """Networks of loadBalancerSourceRanges, those of equal lists counted once."""
     max_affinities: int = 65536
-    """Clients of Services with sessionAffinity, once for each port; those of long ago go first."""
+    """Clients of Services with sessionAffinity, once per port; the least recent are evicted."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a size that no map can have."""
+        """Raise ValueError for a size below 1."""
         for name in self.__struct_fields__:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -89,7 +89,7 @@ def _node_address(key: NodeKey, _: Present) -> Address:
 
 
 class Lbrp(Cube):
-    """Sends what opens a flow to a Service or to a host port on to a backend."""
+    """Sends flows to a Service or a host port on to a backend, chosen at the first packet."""
 
     kind: ClassVar[str] = "lbrp"
     essential: ClassVar[bool] = True
@@ -166,7 +166,7 @@ class Lbrp(Cube):
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         """One unit per Service, per node and per pod with host ports; this node's: ``("local",)``.
 
-        An attached pod's unit is named for the attachment, too: see :mod:`.hostports`.
+        A pod's unit also has the ifindex of its attachment in its name: see :mod:`.hostports`.
         """
         return dict.fromkeys((*_own_units(change, view), *_units_of(affected(change, view))))
 
@@ -209,7 +209,7 @@ class Lbrp(Cube):
         return complaints.of_contest(key, holder, other) if isinstance(key, FrontendKey) else ""
 
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Row]:
-        """Where each Service is asked for, and who serves it there."""
+        """The frontends of Services and host ports, with their backends."""
         return service_rows(read, view)
 
 
@@ -238,7 +238,7 @@ def _services_of(change: Change) -> set[Unit]:
 
 
 def _after_move(change: Change, view: View) -> Iterator[Unit]:
-    """Units of the Services with hints, if it is this node that has come to another zone."""
+    """Units of the Services with hints, if this node's zone has changed."""
     if view.local is None or change.key != view.local.name:
         return
     if zone_of(change.old) != zone_of(change.new):

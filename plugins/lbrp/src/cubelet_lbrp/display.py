@@ -12,14 +12,14 @@ from cubelet_lbrp.hostports import claims, own_addresses
 from cubelet_lbrp.records import PROTOCOLS, Backend, BackendKey, Frontend, FrontendKey, Scope
 
 Asked = tuple[Address, int, int]
-"""An address, a port and a protocol's number, as a packet to the Service has them."""
+"""Destination address, port and protocol number of a packet to a Service."""
 
 
 def service_rows(read: Read, view: View) -> Iterator[Row]:
     """A row for each frontend: ``name`` is the Service's, or ``pod/NAME`` for a pod's host port.
-    ``affinity`` is for how many seconds a client keeps its backend, None: for a flow.
+    ``affinity`` is how many seconds a client keeps its backend; None: only for a flow.
 
-    What marks an address as virtual, whatever the port, is none.
+    Entries that only mark an address as virtual are left out.
     """
     owners = _owners(view)
     frontends: Mapping[FrontendKey, Frontend] = read("services")
@@ -27,7 +27,7 @@ def service_rows(read: Read, view: View) -> Iterator[Row]:
     for key, frontend in frontends.items():
         if not key.port:
             continue
-        # Unknown for as long as it takes to remove what a deleted Service leaves.
+        # The owner is unknown while a deleted Service's entries are being removed.
         namespace, _, name = owners.get((key.address, key.port, key.protocol), "").partition("/")
         chosen = (backends.get(BackendKey(frontend.set_id, i)) for i in range(frontend.count))
         yield {

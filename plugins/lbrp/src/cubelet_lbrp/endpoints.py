@@ -1,4 +1,4 @@
-"""Which endpoints serve a Service's port: the selection of backends, as pure functions.
+"""Selects the backends of a Service's port from its endpoints, by pure functions.
 
 Ready endpoints take new connections, of them those that hints keep for this node or its zone
 (KEP-2433, KEP-3015). Where a scope has none that is ready, those that still serve while they
@@ -19,7 +19,7 @@ from cubelet_hooks.records import Address, Family
 
 
 class Condition(enum.IntEnum):
-    """What an endpoint is good for; the greatest in a scope is chosen, but never PRESENT."""
+    """An endpoint's usability; a scope's endpoints with the highest are chosen, never PRESENT."""
 
     PRESENT = 0
     DRAINING = 1
@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Here:
-    """The node whose clients choose, and its zone; empty where that is not known."""
+    """The clients' node and its zone; empty if unknown."""
 
     node: str = ""
     zone: str = ""
@@ -50,7 +50,7 @@ class Here:
 class BackendSet:
     """The backends of one scope: those ``chosen`` for new connections.
 
-    ``elsewhere`` says that none was chosen though the cluster has some.
+    ``elsewhere``: none was chosen in this scope, but the cluster has some.
     """
 
     chosen: tuple[Candidate, ...]
@@ -58,7 +58,7 @@ class BackendSet:
 
     @cached_property
     def id(self) -> int:
-        """64 bits made of the addresses and ports alone: equal sets share their entries."""
+        """A 64-bit hash of addresses and ports alone, so that equal sets share their entries."""
         digest = hashlib.blake2b(digest_size=8)
         for candidate in self.chosen:
             digest.update(candidate.address.packed + candidate.port.to_bytes(2, "big"))
@@ -106,7 +106,7 @@ class Served:
 def _of_slice(item: EndpointSlice, numbers: Iterable[int]) -> Iterable[Candidate]:
     for number in numbers:
         for endpoint in item.endpoints:
-            # An endpoint's addresses all lead to the same pod: consumers use the first.
+            # An endpoint's addresses all belong to the same pod: consumers use the first.
             for address in endpoint.addresses[:1]:
                 if unusable(address):
                     continue
@@ -146,9 +146,9 @@ def select(
 
 
 def _near(ready: tuple[Candidate, ...], here: Here) -> tuple[Candidate, ...]:
-    """Those for the node, else those for its zone; hints count only when all have them.
+    """Those with hints for the node, else those for its zone, if all endpoints have such hints.
 
-    Where none is for here all are, as if there were no hints.
+    If none is for this node or zone, all are, as if there were no hints.
     """
     if all(c.hint_nodes for c in ready):
         own = tuple(c for c in ready if here.node in c.hint_nodes)

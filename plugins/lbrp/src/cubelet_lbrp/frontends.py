@@ -1,4 +1,4 @@
-"""Where a Service is asked for, and the map entries that say who serves it there."""
+"""The frontends of a Service, and the map entries for them and their backends."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Place:
     ranges: int = 0
     """The number of the networks whose clients are served; 0: everyone's are."""
     sticky: int = 0
-    """Seconds for which a client keeps its backend; 0: each flow has its own."""
+    """Seconds for which a client keeps its backend; 0: it is chosen for each flow."""
     group: int = 0
-    """What remembered backends are under, the same for all places of a Service's port."""
+    """The key of remembered backends, the same for all places of a Service's port."""
 
 
 def programmed(service: Service) -> bool:
@@ -67,7 +67,7 @@ def programmed(service: Service) -> bool:
 
 
 def exposed(service: Service) -> bool:
-    """Whether packets that enter by the uplink may ask for the Service."""
+    """Whether packets that enter by the uplink can reach the Service."""
     external = service.external_ips or service.load_balancer_ips
     return programmed(service) and bool(external or any(p.node_port for p in service.ports))
 
@@ -84,7 +84,7 @@ def keeps_clients(service: Service, view: View) -> bool:
 
 
 def sticky(service: Service) -> bool:
-    """Whether a client's flows to the Service are to have one backend."""
+    """Whether the Service has session affinity."""
     return service.session_affinity == "ClientIP" and programmed(service)
 
 
@@ -124,7 +124,7 @@ def refused(service: Service, view: View, family: Family) -> Iterator[Entry]:
 
 
 def here_of(view: View) -> Here:
-    """This node, and its zone by the label that Kubernetes knows zones by."""
+    """This node and its zone, by Kubernetes' label for zones."""
     if view.local is None:
         return Here()
     node = view.nodes.get(view.local.name)
@@ -132,12 +132,12 @@ def here_of(view: View) -> Here:
 
 
 def zone_of(node: object) -> str:
-    """A node's zone; empty for none, and for what is no node."""
+    """A node's zone; empty if it has none, or if the object is no Node."""
     return node.labels.get(ZONE, "") if isinstance(node, Node) else ""
 
 
 def hinted(service: Service, view: View) -> bool:
-    """Whether some endpoint of the Service's has hints, so that its backends depend on the node."""
+    """Whether some endpoint has hints, so that the Service's backends depend on the node."""
     endpoints = (each for item in view.slices_of(service.key) for each in item.endpoints)
     return any(each.hint_zones or each.hint_nodes for each in endpoints)
 
@@ -223,7 +223,7 @@ def _both_scopes(service: Service, address: Address, number: int, **fields: Any)
 
 
 def _affinity(service: Service, port: ServicePort) -> dict[str, Any]:
-    """The fields of the port's places that say whether its clients keep their backends."""
+    """The fields for session affinity of the port's places."""
     if not sticky(service):
         return {}
     group = _number(f"{service.key} {port.protocol} {port.port}")
@@ -231,7 +231,7 @@ def _affinity(service: Service, port: ServicePort) -> dict[str, Any]:
 
 
 def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> Entry:
-    """What sends a place's packets to a set of backends."""
+    """The entry that sends a place's packets to a set of backends."""
     key = FrontendKey(place.address, place.port, PROTOCOLS[protocol], place.scope)
     value = Frontend(
         backends.id,
@@ -247,7 +247,7 @@ def frontend_entry(place: Place, protocol: Protocol, backends: BackendSet) -> En
 
 
 def backend_entries(backends: BackendSet) -> Iterator[Entry]:
-    """The entries of a set, the same whatever leads to it."""
+    """The entries of a set, the same for every frontend that uses it."""
     set_id = backends.id
     for index, found in enumerate(backends.chosen):
         backend = Backend(found.address, found.port)
@@ -257,7 +257,7 @@ def backend_entries(backends: BackendSet) -> Iterator[Entry]:
 
 
 def _sources(networks: tuple[Network, ...], family: Family) -> Iterator[Entry]:
-    """The networks that may ask. Of a family that none is of, no client is served."""
+    """The entries of the allowed client networks; a family without any has no allowed clients."""
     number = _number_of(networks)
     for network in networks:
         if network.version == family:
@@ -266,14 +266,14 @@ def _sources(networks: tuple[Network, ...], family: Family) -> Iterator[Entry]:
 
 
 def _number_of(networks: tuple[Network, ...]) -> int:
-    """64 bits made of the networks, 0 for none: Services with the same ones share their entries."""
+    """A 64-bit hash of the networks, 0 for none: Services with equal ones share their entries."""
     if not networks:
         return 0
     return _number(" ".join(sorted(map(str, networks))))
 
 
 def _number(text: str) -> int:
-    """64 bits made of a text."""
+    """A 64-bit hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

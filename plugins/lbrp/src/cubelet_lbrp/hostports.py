@@ -26,7 +26,7 @@ Claim = tuple[Address, Protocol, int]
 
 
 def unit_of(port: Port) -> Unit:
-    """The unit of a pod's host ports; earlier attachments' sort before later ones'."""
+    """The unit of a pod's host ports; units of earlier attachments sort first."""
     return (WORKLOAD, f"{port.ifindex:010}", port.key)
 
 
@@ -36,7 +36,7 @@ def units_of(ports: Iterable[object]) -> list[Unit]:
 
 
 def port_of(unit: Unit, view: View) -> Port | None:
-    """The port of a unit; None once it is detached, or attached anew."""
+    """The port of a unit; None once it is detached, or attached again."""
     port = view.ports.get(unit[-1])
     return port if port is not None and unit_of(port) == unit else None
 
@@ -66,9 +66,9 @@ def own_addresses(local: LocalNode | None) -> tuple[Address, ...]:
 
 
 def claims(port: Port, own: Iterable[Address]) -> dict[Claim, HostPort]:
-    """What a pod asks for, of the addresses that are the node's ``own``; the first asker counts.
+    """The claims of a pod's host ports on the node's ``own`` addresses; the first of equal ones.
 
-    An address that is not the node's is no one's to give: a pod could take over traffic to it.
+    A host IP that is not the node's is ignored: with it a pod could take over others' traffic.
     """
     found: dict[Claim, HostPort] = {}
     for address in own:

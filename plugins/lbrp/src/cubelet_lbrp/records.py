@@ -1,4 +1,4 @@
-"""Keys and values of the cube's maps. A frontend is where a Service is asked for."""
+"""Keys and values of the cube's maps. A frontend is an address and port of a Service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Scope(enum.IntEnum):
     """Whose packets a frontend is for; C knows ``LBRP_INSIDE`` and so on."""
 
     INSIDE = 0
-    """Those of pods and of the node."""
+    """Packets of pods and of the node."""
     OUTSIDE = 1
     """Those that enter by the uplink: externalTrafficPolicy applies to them alone."""
     NODE = 2
@@ -59,7 +59,7 @@ class FrontendKey(Record):
 
 
 class Frontend(Record):
-    """Which backends serve it: numbers 0 to ``count`` - 1 of the set.
+    """Its backends: numbers 0 to ``count`` - 1 of the set.
 
     ``elsewhere`` is 1 if there are none only because the traffic policy is Local; ``shared`` is
     of :class:`Shared`. ``ranges`` is the number of the networks whose clients alone are served,
@@ -93,7 +93,7 @@ class Backend(Record):
 
 
 class MemberKey(Record):
-    """One backend of a set, by what a translated packet carries."""
+    """One backend of a set, by its address and port in a translated packet."""
 
     set_id: U64
     address: Addr
@@ -101,7 +101,7 @@ class MemberKey(Record):
 
 
 class SourceKey(Record):
-    """A network of those that may ask; ``prefixlen`` counts the bits from ``ranges`` on, too."""
+    """An allowed client network; ``prefixlen`` also counts the bits from ``ranges`` on."""
 
     prefixlen: U32
     ranges: U64
@@ -109,14 +109,14 @@ class SourceKey(Record):
 
     @classmethod
     def bits(cls, family: Family, prefixlen: int) -> int:
-        """What ``prefixlen`` is for a network's, padding before ``ranges`` included."""
+        """``prefixlen`` of the key for a network's prefix length, padding before it included."""
         layout = cls.layout(family)
         length, *_, network = layout.fields
         return 8 * (network.offset - length.scalar.size) + prefixlen
 
 
 class AffinityKey(Record):
-    """A client of a Service's port, whichever of its addresses it asks."""
+    """A client of a Service's port, whichever of the Service's addresses it uses."""
 
     group: U64
     client: Addr

@@ -1,7 +1,7 @@
 """The nat cube: masquerade, NodePort traffic that leaves for another node, and hairpins.
 
-Source ports are taken from the core's range when a flow is committed. The host is not asked
-whether it listens on one: the range has to be reserved (``net.ipv4.ip_local_reserved_ports``).
+Source ports are taken from the core's range when a flow is committed, without checking whether the
+host uses one: the range has to be reserved (``net.ipv4.ip_local_reserved_ports``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Present(Record):
 
 
 class Nat(Cube):
-    """Gives a new flow the source address that its replies can find their way back to."""
+    """Gives a new flow a source address that its replies can reach."""
 
     kind: ClassVar[str] = "nat"
     essential: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""What the nat cube can be told."""
+"""The settings of the nat cube."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cubelet_hooks import cube
 
 
 class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whom masquerading leaves out. Raises ValueError naming the field that makes no sense."""
+    """Exemptions from masquerading. Raises ValueError naming a field with a bad value."""
 
     exempt: tuple[str, ...] = ()
     """Networks outside the cluster that see pods' own addresses, such as ``10.0.0.0/8``."""
@@ -16,7 +16,7 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Networks the exempt map holds, every node's podCIDRs among them."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say."""
+        """Check constraints beyond the types."""
         if self.max_exempt < 1:
             raise ValueError(f"max_exempt must be at least 1, not {self.max_exempt}")
         for network in self.exempt:

@@ -1,7 +1,7 @@
 """The router cube: longest-prefix routes between pods, host, overlay and uplink.
 
-It knows the cluster's own prefixes; everything else it leaves to the kernel's routing table, whose
-answer is asked for once per flow.
+It has routes to the cluster's own prefixes; all others it leaves to the kernel's routing table,
+which is looked up once per flow.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LOCAL: Unit = ("local",)
 
 
 class RouterSettings(Settings, frozen=True, kw_only=True):
-    """``unreachable`` are prefixes that never leave the node unless something translates them.
+    """``unreachable`` are prefixes to which no packet leaves the node untranslated.
 
-    That is the Service range above all: a ClusterIP that no Service has must not leak to the
-    uplink. ``routes`` is the size of the table, about one per node.
+    It should contain the Service range: packets to a ClusterIP without a Service must not leak to
+    the uplink. ``routes`` is the size of the table, about one per node.
     """
 
     unreachable: tuple[str, ...] = ("10.96.0.0/12",)
@@ -70,7 +70,7 @@ class Router(Cube):
     shows: ClassVar[Mapping[str, str]] = {"routes": "routes"}
 
     def units(self, change: Change, view: View) -> Iterable[Unit]:
-        """This node's own routes are a unit, and so are those to each other node."""
+        """This node's own routes are a unit, and the routes to each other node are one."""
         if change.kind == Node.kind:
             return (("node", change.key),)
         if change.kind == LocalNode.kind:
@@ -99,7 +99,7 @@ class Router(Cube):
         return (("node", name) for name in view.nodes) if old != new else ()
 
     def _local_routes(self, local: LocalNode) -> Iterator[tuple[Network, Route]]:
-        """Later ones override earlier ones of the same prefix."""
+        """This node's routes; later ones override earlier ones of the same prefix."""
         default: Network = ip_network("0.0.0.0/0" if self.family == 4 else "::/0")
         yield default, _route(RouteKind.UPLINK)
         for prefix in map(ip_network, self.settings.unreachable):
@@ -112,7 +112,7 @@ class Router(Cube):
                 yield ip_network(address), _route(RouteKind.HOST)
 
     def _node_routes(self, node: Node, local: LocalNode) -> Iterator[tuple[Network, Route]]:
-        """The node's pods. Without an address to reach them by they must not leak to the uplink."""
+        """Routes to another node's pods: UNREACHABLE, not by the uplink, if it has no address."""
         if node.name == local.name:
             return
         remote = next((a for a in node.addresses if isinstance(a, IPv4Address)), None)

@@ -18,11 +18,11 @@ class RouteKind(enum.IntEnum):
     OVERLAY = 2
     """Another node's pods, by tunnel to ``remote``."""
     UPLINK = 3
-    """What the kernel's routes say, which is out by the uplink unless it is the node's own."""
+    """By the kernel's routes: out by the uplink, unless the address is the node's own."""
     UNREACHABLE = 4
-    """Nowhere: the sender is told."""
+    """Nowhere: the sender gets an ICMP error."""
     BROADCAST = 5
-    """The segment's broadcast addresses, which nobody may send to through the router."""
+    """The segment's broadcast addresses, to which the router forwards nothing."""
 
 
 class Prefix(Record):

@@ -3,10 +3,10 @@
     with ApiServer(bookmarks=1.0).running() as url:   # in a thread; or `async with ….serving()`
         ...
 
-It speaks the protocol as a server of version 1.36 does, as far as clients that list, watch and
-change objects can tell: one increasing resourceVersion, pages from consistent snapshots, expiry.
-Of what stands behind a real server it has what a lab needs: Services get addresses and node ports,
-and EndpointSlices follow pods if asked for. It has no other defaults, admission or controllers.
+To clients that list, watch and change objects it behaves as a server of version 1.36: one
+increasing resourceVersion, pages from consistent snapshots, expiry. Of admission and controllers it
+has only what a lab needs: Services get addresses and node ports, and, if asked for, EndpointSlices
+follow pods. It sets no other defaults.
 """
 
 from __future__ import annotations

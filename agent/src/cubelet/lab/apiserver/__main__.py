@@ -26,7 +26,7 @@ async def serve(server: ApiServer, address: str, port: int) -> None:
 
 
 def read(state: Path, server: ApiServer) -> None:
-    """Take over the objects that an earlier server left. Raises LabError for a broken file."""
+    """Load the objects of an earlier server. Raises LabError for a broken file."""
     try:
         server.store.restore(msgspec.json.decode(state.read_bytes()))
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
@@ -34,14 +34,14 @@ def read(state: Path, server: ApiServer) -> None:
 
 
 def write(state: Path, server: ApiServer) -> None:
-    """Leave the objects to the next server, all of them or, if interrupted, the old ones."""
+    """Save the objects for the next server; if interrupted, the old file stays."""
     draft = state.with_suffix(".new")
     draft.write_bytes(msgspec.json.encode(server.store.dump()))
     os.replace(draft, state)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a server; with ``--state`` it begins with what the last one with that file ended with."""
+    """Run a server; with ``--state`` it begins with the objects saved in that file."""
     parser = argparse.ArgumentParser(prog="python -m cubelet.lab.apiserver")
     parser.add_argument("--listen", default="127.0.0.1:8001", metavar="ADDRESS:PORT")
     parser.add_argument("--state", type=Path, metavar="FILE", help="keep objects between runs")

@@ -1,7 +1,7 @@
 """The HTTP side: kmock's Kubernetes emulator, with this package's objects under it.
 
-kmock reads requests, serves discovery and lets tests add reactions of their own; what it has no
-idea of (versions, history, pages, selectors, subresources) comes from the modules beside this one.
+kmock reads requests, serves discovery and lets tests add reactions of their own; the modules beside
+this one add what it lacks: versions, history, pages, selectors and subresources.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cubelet.lab.apiserver.selectors import Predicate, predicate
 from cubelet.lab.apiserver.store import Store
 from cubelet.lab.apiserver.watching import Pace, Watch
 
-_LOGGED: Final = 100_000  # requests of which tests can know
-_REMEMBERED: Final = 16  # requests that kmock keeps whole
+_LOGGED: Final = 100_000  # latest requests that tests can look at
+_REMEMBERED: Final = 16  # latest requests that kmock keeps whole
 _API_VERBS: Final = (
     "create",
     "delete",
@@ -65,12 +65,12 @@ class Emulator(kmock.KubernetesEmulator):
             self.describe(each)
 
     def describe(self, resource: Resource) -> None:
-        """Tell of a resource in discovery."""
+        """Add a resource to discovery."""
         name = kmock.resource(resource.group, resource.version, resource.plural)
         self.resources[name] = _described(resource)
 
     def __attrs_post_init__(self) -> None:
-        """Set what is served unless a test says otherwise: discovery by kmock, objects by us."""
+        """Set the default reactions, which tests can override: kmock's discovery, our objects."""
         super(kmock.KubernetesEmulator, self).__attrs_post_init__()
         for action, handle, status in (
             (kmock.action.LIST, self._serve_list, 200),
@@ -88,7 +88,7 @@ class Emulator(kmock.KubernetesEmulator):
         return await super().__aenter__()
 
     async def __call__(self, raw_request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
-        """Serve one request: what is about objects here, the rest (discovery) by kmock."""
+        """Serve one request: those for objects here, all others (discovery) by kmock."""
         self._note(raw_request)
         try:
             self._authorize(raw_request)
@@ -107,7 +107,7 @@ class Emulator(kmock.KubernetesEmulator):
     async def _handle(self, request: kmock.Request) -> aiohttp.web.StreamResponse:
         """Answer by the first reaction that fits: a test's, or the fallbacks below.
 
-        kmock's own handling of changes is passed over: it keeps copies without versions.
+        kmock's own handling of changes is skipped: it keeps copies without versions.
         """
         return await super(kmock.KubernetesEmulator, self)._handle(request)
 
@@ -180,7 +180,7 @@ class Emulator(kmock.KubernetesEmulator):
     def _note(self, raw: aiohttp.web.BaseRequest) -> None:
         self.log.append(Access(raw.method, raw.path, raw.query_string, time.monotonic()))
         del self.log[:-_LOGGED]
-        # kmock finds a reaction by looking for the request among all that it remembers.
+        # kmock searches all remembered requests for every reaction, so keep only a few.
         del self._requests[:-_REMEMBERED]
         for reaction in self._payloads:
             del reaction._requests[:-_REMEMBERED]
@@ -217,7 +217,7 @@ class Emulator(kmock.KubernetesEmulator):
 
 
 def _described(resource: Resource) -> kmock.ResourceInfo:
-    """What discovery tells of a resource."""
+    """A resource's description for discovery."""
     return kmock.ResourceInfo(
         kind=resource.kind,
         singular=resource.kind.lower(),

@@ -13,8 +13,8 @@ _RETRY: Final = 1  # seconds after which clients are told to try again
 class ApiError(Exception):
     """A request that fails with ``status``; ``status_object`` is what the client is sent.
 
-    Reasons and messages are those of k8s.io/apimachinery/pkg/api/errors: clients tell failures
-    apart by them.
+    Reasons and messages are those of k8s.io/apimachinery/pkg/api/errors, by which clients
+    distinguish failures.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that go with it."""
+        """The headers of the response."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
 def bad_request(message: str) -> ApiError:
-    """400: what was asked makes no sense."""
+    """400: the request is malformed."""
     return ApiError(400, "BadRequest", message)
 
 
@@ -81,7 +81,7 @@ def no_such_path() -> ApiError:
 
 
 def not_allowed() -> ApiError:
-    """405: the method cannot be used on what the path names."""
+    """405: the method cannot be used on this path."""
     message = "the server does not allow this method on the requested resource"
     return ApiError(405, "MethodNotAllowed", message)
 
@@ -103,7 +103,7 @@ def conflict(resource: Resource, name: str, why: str = "") -> ApiError:
 
 
 def expired(message: str, token: str = "") -> ApiError:
-    """410: what was asked for is older than what is kept; ``token`` continues inconsistently."""
+    """410: the requested version is no longer kept; ``token`` continues a list inconsistently."""
     return ApiError(410, "Expired", message, metadata={"continue": token} if token else None)
 
 
@@ -118,13 +118,13 @@ def unsupported_media(given: str) -> ApiError:
 
 
 def invalid(resource: Resource, name: str, why: str) -> ApiError:
-    """422: the object is understood and not acceptable."""
+    """422: the object is well-formed but not valid."""
     message = f'{resource.kind} "{name}" is invalid: {why}'
     return ApiError(422, "Invalid", message, details=_details(resource, name))
 
 
 def future_version(wanted: int, current: int) -> ApiError:
-    """504: a list not older than a version that the server has not reached."""
+    """504: the server has not reached the requested resourceVersion yet."""
     message = f"Too large resource version: {wanted}, current: {current}"
     causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
     return ApiError(504, "Timeout", message, details={"causes": causes}, retry_after=_RETRY)

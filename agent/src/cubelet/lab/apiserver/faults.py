@@ -1,4 +1,4 @@
-"""What can be made to go wrong, as it does between real clients and real servers."""
+"""Faults that tests can inject, as they happen between real clients and real servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cubelet.lab.apiserver.resources import named
 
 
 class Kind(StrEnum):
-    """A way to fail. Those of requests come first, then those of a watch, then of one event."""
+    """A kind of fault: first those of a request, then those of a watch, then those of one event."""
 
     ANSWER = "answer with a status"
     SLOW = "answer late"
@@ -69,11 +69,11 @@ class Faults:
         self._add(Kind.CUT, resource, verb, times, bytes=after)
 
     def silence(self, *, resource: str = "", times: int = 1) -> None:
-        """Watches that stay open and on which neither events nor bookmarks come."""
+        """Leave watches open without sending events or bookmarks."""
         self._add(Kind.SILENCE, resource, "watch", times)
 
     def bookmarks_only(self, *, resource: str = "", times: int = 1) -> None:
-        """Watches on which bookmarks come, which pass over events that do not."""
+        """Send bookmarks on watches, but none of the events before them."""
         self._add(Kind.BOOKMARKS_ONLY, resource, "watch", times)
 
     def truncate(self, *, resource: str = "", times: int = 1) -> None:
@@ -97,12 +97,12 @@ class Faults:
         self._removed[named(resource).key, name] = fields
 
     def clear(self) -> None:
-        """Let everything work again."""
+        """Remove all faults."""
         self._faults.clear()
         self._removed.clear()
 
     def take(self, kind: Kind, resource: str, verb: str) -> Fault | None:
-        """The fault that a request (event) meets, which is used up by it; None if all is well."""
+        """The fault for a request or an event, counted as used once; None if there is none."""
         for fault in self._faults:
             if fault.kind == kind and fault.resource in {"", resource} and fault.verb in {"", verb}:
                 fault.left -= 1
@@ -112,7 +112,7 @@ class Faults:
         return None
 
     def removed(self, resource: str, name: str) -> tuple[str, ...]:
-        """The fields without which an object is served."""
+        """The fields that are left out when an object is served."""
         return self._removed.get((resource, name), ()) if self._removed else ()
 
     def _add(self, kind: Kind, resource: str, verb: str, times: int, **how: object) -> None:

@@ -1,4 +1,4 @@
-"""Stored objects, and the events that watches are fed from."""
+"""Stored objects, and the events for watches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Stored:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Namespace (empty for what has none) and name: the order of lists."""
+        """Namespace (empty if it has none) and name, by which lists are sorted."""
         return self.namespace, self.name
 
 
@@ -43,9 +43,9 @@ class Event:
     new: Stored | None = None
 
     def seen_by(self, wanted: Predicate) -> tuple[EventType, Stored] | None:
-        """The event as a watch sees it that only knows the objects that are ``wanted``.
+        """The event for a watch that selects the objects that are ``wanted``.
 
-        An object that begins to be wanted is ADDED to it, one that no longer is is DELETED.
+        An object that begins to match is ADDED, one that no longer matches is DELETED.
         """
         assert self.new is not None
         before = self.old is not None and wanted(self.old)
@@ -76,7 +76,7 @@ class Subscription:
 
 
 class History:
-    """The latest events of one resource, and who reads on. Callers hold the store's lock."""
+    """The latest events of one resource, and its subscriptions. Callers hold the store's lock."""
 
     def __init__(self, limit: int) -> None:
         self._events: deque[Event] = deque()
@@ -85,7 +85,7 @@ class History:
         self._readers: list[Subscription] = []
 
     def append(self, event: Event) -> None:
-        """Remember an event and hand it to all who read on."""
+        """Remember an event and hand it to all subscriptions."""
         self._events.append(event)
         if len(self._events) > self._limit:
             self._floor = self._events.popleft().version
@@ -104,7 +104,7 @@ class History:
         self._floor = max(self._floor, version)
 
     def subscribe(self) -> Subscription:
-        """A reader of all that comes from now on; `unsubscribe` it."""
+        """A subscription to all events from now on; `unsubscribe` it."""
         reader = Subscription()
         self._readers.append(reader)
         return reader
@@ -114,6 +114,6 @@ class History:
         self._readers.remove(reader)
 
     def end_readers(self) -> None:
-        """Tell all readers that nothing more comes."""
+        """End all subscriptions."""
         for reader in self._readers:
             reader.put(None)

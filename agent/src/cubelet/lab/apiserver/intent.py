@@ -1,4 +1,4 @@
-"""What a request asks for, in the terms of Kubernetes and of kmock."""
+"""Interprets requests, in the terms of Kubernetes and of kmock."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _VERBS: Final = {
 
 
 async def understood(raw: aiohttp.web.BaseRequest, place: Place) -> kmock.Request:
-    """The request as kmock knows requests, with what path and query mean to an API server.
+    """The request as a kmock request, its path and query interpreted as an API server does.
 
-    kmock itself cannot read the path of all namespaces, takes that of one for a path inside it,
-    and knows neither PUT, nor DELETE of many objects, nor that ``watch=1`` is a watch as well.
+    kmock itself cannot read the path of all namespaces, takes the path of one namespace for a path
+    inside it, and knows neither PUT, nor DELETE of many objects, nor ``watch=1``.
     """
     query, body = dict(raw.query), await raw.read()
     return kmock.Request(
@@ -46,7 +46,7 @@ async def understood(raw: aiohttp.web.BaseRequest, place: Place) -> kmock.Reques
 
 
 def place_of(request: kmock.Request, known: Resources) -> Place:
-    """What a request is about. Raises ApiError (404)."""
+    """The place that a request's path names. Raises ApiError (404)."""
     found = known.place(request.url.path)
     if found is None:
         raise errors.no_such_path()
@@ -61,7 +61,7 @@ def verb(request: kmock.Request) -> str:
 
 
 def _action(method: str, query: Mapping[str, str], place: Place) -> str:
-    """What kmock calls the kind of request. Raises ApiError (405)."""
+    """kmock's name for the kind of request. Raises ApiError (405)."""
     if method == "GET":
         if query.get("watch") in watching.TRUE:
             return "WATCH"

@@ -20,14 +20,14 @@ _SNAPSHOTS: Final = 16  # lists in progress that are remembered; older ones expi
 
 
 class Token(msgspec.Struct, frozen=True):
-    """What a ``continue`` token says: the list's version (-1: any) and the last key given."""
+    """A ``continue`` token: the list's version (-1: any) and the last key given."""
 
     version: int
     namespace: str
     name: str
 
     def text(self) -> str:
-        """The token as clients carry it."""
+        """The token as text for clients."""
         return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
 
     @classmethod
@@ -41,7 +41,7 @@ class Token(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Page:
-    """A part of a list: the version that the whole is consistent at, and what is left."""
+    """A part of a list, with the version of the whole list and the number of items left."""
 
     items: list[Stored]
     version: int
@@ -63,10 +63,10 @@ class Lists:
     def page(
         self, resource: Resource, wanted: Predicate, query: Mapping[str, str], *, selects: bool
     ) -> Page:
-        """What a list request asks for; ``selects`` says that ``wanted`` does not want all.
+        """The page that a request asks for; ``selects``: ``wanted`` does not select all objects.
 
-        Raises ApiError: 400 for parameters that do not fit together, 410 for what is no longer
-        known, 504 for a version that is not reached.
+        Raises ApiError: 400 for parameters that do not fit together, 410 for a version that is no
+        longer kept, 504 for one that is not reached yet.
         """
         limit, token = whole(query, "limit"), query.get("continue", "")
         if token:
@@ -80,7 +80,7 @@ class Lists:
             version, objects = self._begun(resource, query, limit)
             start = 0
             if query.get("resourceVersion") == "0":
-                limit = 0  # answered from the watch cache, which knows no pages
+                limit = 0  # as a real server's watch cache, which has no pages
         items: list[Stored] = []
         for position in range(start, len(objects)):
             if limit and len(items) == limit:
@@ -104,14 +104,14 @@ class Lists:
             current, objects = self._store.version, self._store.all(resource)
         if asked > current:
             raise errors.future_version(asked, current)
-        # Without a match, a page at a version is a page at exactly that version.
+        # Without resourceVersionMatch, a limited list at a version is at exactly that version.
         exact = match == "Exact" or (not match and limit and asked)
         if not exact or asked == current:
             return current, objects
         return asked, self._snapshot(resource, asked, "")
 
     def _continued(self, resource: Resource, token: Token) -> tuple[int, tuple[Stored, ...]]:
-        if token.version < 0:  # given out with a 410: go on with what there is now
+        if token.version < 0:  # a token given with a 410: continue with the present objects
             with self._store.lock:
                 return self._store.version, self._store.all(resource)
         inconsistent = Token(-1, token.namespace, token.name).text()
@@ -138,7 +138,7 @@ class Lists:
 
 
 def whole(query: Mapping[str, str], name: str) -> int:
-    """A number in a query, 0 if absent. Raises ApiError (400) for what is none."""
+    """A number in a query, 0 if absent. Raises ApiError (400) if it is malformed."""
     text = query.get(name, "") or "0"
     if not text.isascii() or not text.isdigit():
         raise errors.bad_request(f"{name}: {text!r} is no number")

@@ -1,4 +1,4 @@
-"""PATCH: the three ways in which a client describes a change to an object."""
+"""PATCH: applies the three types of patches to an object."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cubelet.lab.apiserver import errors
 
 Object = dict[str, Any]
 
-# Lists whose items are merged by one of their fields, as the patch strategies in the Go types of
-# k8s.io/api say. Other lists, such as a node's taints, are replaced as a whole.
+# Lists whose items are merged by one of their fields, by the patch strategies in the Go types of
+# k8s.io/api. Other lists, such as a node's taints, are replaced as a whole.
 _KEYS: Final[Mapping[tuple[str, ...], str]] = {
     ("metadata", "ownerReferences"): "uid",
     ("spec", "containers"): "name",
@@ -48,7 +48,7 @@ def strategic(target: Any, patch: Any, path: tuple[str, ...] = ()) -> Any:
     merged = dict(target) if isinstance(target, dict) else {}
     for key, value in patch.items():
         if key.startswith("$setElementOrder/"):
-            continue  # order matters to none of the lists kept here
+            continue  # the order of these lists does not matter here
         if key.startswith("$deleteFromPrimitiveList/"):
             name = key.partition("/")[2]
             merged[name] = [each for each in merged.get(name) or [] if each not in value]
@@ -76,7 +76,7 @@ TYPES: Final[Mapping[str, Callable[[Object, Any], Any]]] = {
     "application/merge-patch+json": merge,
     "application/strategic-merge-patch+json": strategic,
 }
-"""How a patch is applied, by the content type that it comes with."""
+"""The function that applies a patch, by its content type."""
 
 
 def _merge_list(target: list[Any], patch: list[Any], path: tuple[str, ...]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What requests do to the objects: everything of the API but lists and watches."""
+"""Serves all requests for objects but lists and watches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cubelet.lab.apiserver.store import Object, Store
 from cubelet.lab.errors import LabError
 
 _NAMESPACES: Final = named("namespaces")
-_GRACE: Final = 30  # seconds that a bound pod has to end in, unless it or the request says else
+_GRACE: Final = 30  # default seconds in which a bound pod has to end
 
 
 def create(store: Store, place: Place, manifest: object) -> Stored:
-    """POST. Raises ApiError: 400 for what is no such object, 404 without its namespace, 409."""
+    """POST. Raises ApiError: 400 for a malformed object, 404 without its namespace, 409."""
     resource = place.resource
     sent = _object(resource, manifest)
     metadata = sent["metadata"]
@@ -68,11 +68,11 @@ def patch(store: Store, place: Place, content_type: str, changes: object) -> Sto
 
 
 def delete(store: Store, place: Place, options: Mapping[str, Any]) -> tuple[Stored, bool]:
-    """DELETE; the object's last state, and whether it is gone. Raises ApiError: 404, 409.
+    """DELETE; returns the object's last state and whether it is gone. Raises ApiError: 404, 409.
 
     ``options`` are those of the query and of the body (``DeleteOptions``) together. A pod that is
-    bound to a node stays, marked as being deleted, until it is deleted with a grace period of 0:
-    that is the kubelet's to do.
+    bound to a node stays, marked as being deleted, until the kubelet deletes it with a grace period
+    of 0.
     """
     with store.lock:
         key = (place.namespace, place.name)
@@ -109,7 +109,7 @@ def _change(store: Store, place: Place, make: Callable[[Object], Object]) -> Sto
 
 
 def _allocated(store: Store, resource: Resource, new: Object, old: Object | None) -> Object:
-    """A Service with the addresses and node ports that servers give out; else ``new`` itself."""
+    """A Service with allocated addresses and node ports; any other object unchanged."""
     if resource.kind != "Service":
         return new
     others = [serving.decode(each.body) for each in store.all(resource)]
@@ -124,7 +124,7 @@ def _preconditions(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _begin(resource: Resource, manifest: Object) -> None:
-    """Set the status that a new object has, whatever its sender thinks."""
+    """Set the status of a new object, whatever the client sent."""
     if resource.kind == "Pod":
         manifest["status"] = {"phase": "Pending"}
     elif resource.kind == "Service":

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 class Resource:
     """A kind of object. ``status`` says whether it has the subresource of that name.
 
-    ``returned`` says whether DELETE answers with the object instead of a ``Status``: which kinds
-    do so is part of Kubernetes' API description, and its clients decode the answer accordingly.
+    ``returned``: DELETE answers with the object instead of a ``Status``. Kubernetes' API
+    description lists these kinds, and clients decode the answer accordingly.
     """
 
     group: str
@@ -26,7 +26,7 @@ class Resource:
 
     @property
     def api_version(self) -> str:
-        """What objects of the kind carry as ``apiVersion``."""
+        """The ``apiVersion`` of objects of the kind."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
@@ -36,7 +36,7 @@ class Resource:
 
 
 class Place(NamedTuple):
-    """What a path points at; empty texts stand for what it leaves open."""
+    """The resource, namespace, name and subresource in a path; empty if the path lacks them."""
 
     resource: Resource
     namespace: str
@@ -60,7 +60,7 @@ RESOURCES: Final = (
 
 
 class Resources:
-    """The kinds that one server keeps: the built-in ones, and whatever is added."""
+    """The kinds that one server keeps: the built-in ones, and added ones."""
 
     def __init__(self, resources: Iterable[Resource] = RESOURCES) -> None:
         self._all: dict[tuple[str, str, str], Resource] = {}
@@ -75,13 +75,13 @@ class Resources:
         self._all[resource.group, resource.version, resource.plural] = resource
 
     def remove(self, resource: Resource) -> None:
-        """Do not know the kind any more."""
+        """Forget a kind."""
         self._all.pop((resource.group, resource.version, resource.plural), None)
 
     def named(self, text: str) -> Resource:
-        """A resource by plural, ``plural.group`` or kind; of two with that name the core's.
+        """A resource by plural, ``plural.group`` or kind; if two have that name, the core's.
 
-        Raises KeyError, with the names that there are, for any other text.
+        Raises KeyError, with all known names, for any other text.
         """
         for each in self:
             if text in {each.plural, each.key, each.kind}:
@@ -89,7 +89,7 @@ class Resources:
         raise KeyError(f"no resource {text!r}: {', '.join(each.key for each in self)}")
 
     def of(self, manifest: Mapping[str, Any]) -> Resource:
-        """The resource that a manifest is of: by its kind, and its group where two have that kind.
+        """A manifest's resource: by its kind, and its group if two resources have that kind.
 
         Raises KeyError for a kind that is not kept.
         """
@@ -100,11 +100,11 @@ class Resources:
         return self.named(str(manifest["kind"]))
 
     def place(self, path: str) -> Place | None:
-        """What the path of a request points at, None if no object or list of objects.
+        """The place that a request's path names; None if it is no object or list of objects.
 
         Paths are those of the Kubernetes API: ``/api/v1/…`` for the core group,
         ``/apis/GROUP/VERSION/…`` for the others, with ``namespaces/NAMESPACE`` before the plural
-        of what lives in one.
+        of namespaced kinds.
         """
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "v1"]:

@@ -15,7 +15,7 @@ _EXISTS: Final = re.compile(r"(?P<how>!?)\s*(?P<key>[^\s=!,()]+)")
 
 
 class Selectable(Protocol):
-    """What selectors look at; ``node`` is where a pod is bound to, empty for all else."""
+    """The fields that selectors use; ``node`` is the node of a pod, empty for other kinds."""
 
     @property
     def namespace(self) -> str: ...
@@ -31,7 +31,7 @@ Predicate = Callable[[Selectable], bool]
 
 
 def predicate(resource: Resource, namespace: str, name: str, labels: str, fields: str) -> Predicate:
-    """All that a request selects by, in one predicate.
+    """All selectors of a request as one predicate.
 
     Raises ApiError (400) for a selector that cannot be read or names a field that the resource
     cannot be selected by.
@@ -58,7 +58,7 @@ def _labels(text: str) -> Iterator[Predicate]:
 
 
 def _is_in(key: str, values: frozenset[str], wanted: bool) -> Predicate:
-    # What lacks the label is selected by `!=` and `notin`: None is in no set of texts.
+    # `!=` and `notin` also select objects without the label: None is in no set of texts.
     return lambda each: (each.labels.get(key) in values) is wanted
 
 

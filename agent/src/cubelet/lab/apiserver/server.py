@@ -20,18 +20,19 @@ from cubelet.lab.apiserver.watching import Pace
 
 _NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _START_LIMIT = 10.0  # seconds until a server in a thread of its own listens
-_SHUTDOWN = 0.1  # seconds that running requests (watches) get to end
+_SHUTDOWN = 0.1  # seconds in which running requests (watches) have to end
 
 
 class ApiServer:
-    """A Kubernetes API server with nothing behind it: objects change by requests and calls only.
+    """A Kubernetes API server without a cluster: objects change only by requests and calls.
 
-    Except that with ``controllers`` EndpointSlices follow Services and pods while it serves.
+    With ``controllers``, EndpointSlices also follow Services and pods while it serves.
 
-    ``history`` is how many events of each resource watches can resume from, ``bookmarks`` and
-    ``watch_life`` are seconds, ``tokens`` the bearer tokens that are accepted (None: all requests
-    are; assign another set at any time). Methods that change objects can be called from any
-    thread. ``resource`` arguments are a plural (``pods``), ``plural.group`` or a kind.
+    ``history`` is the number of kept events of each resource, from which watches can resume;
+    ``bookmarks`` and ``watch_life`` are seconds; ``tokens`` are the accepted bearer tokens (None:
+    all requests are accepted; assign another set at any time). Methods that change objects can be
+    called from any thread. ``resource`` arguments are a plural (``pods``), ``plural.group`` or a
+    kind.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ApiServer:
 
     @property
     def faults(self) -> Faults:
-        """What is to go wrong."""
+        """The faults to inject."""
         return self._emulator.faults
 
     @property
@@ -68,7 +69,7 @@ class ApiServer:
 
     @property
     def tokens(self) -> set[str] | None:
-        """The bearer tokens that are accepted; None: requests need none."""
+        """The accepted bearer tokens; None: requests need none."""
         return self._emulator.tokens
 
     @tokens.setter
@@ -83,7 +84,7 @@ class ApiServer:
     @contextlib.asynccontextmanager
     async def serving(self, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
         """Serve in this event loop; the URL, at a free port unless one is given."""
-        # A watch whose client is gone is cancelled, and so does not wait for events for ever.
+        # Cancel a watch whose client is gone: it would wait for events for ever.
         runner = web.ServerRunner(
             web.Server(self._emulator, handler_cancellation=True), shutdown_timeout=_SHUTDOWN
         )
@@ -139,11 +140,11 @@ class ApiServer:
         self._emulator.describe(resource)
 
     def unregister(self, resource: Resource) -> None:
-        """Serve a kind no more: its objects are deleted, and requests for it answered with 404."""
+        """Stop serving a kind: delete its objects, and answer requests for it with 404."""
         self.store.unregister(resource)
 
     def put(self, manifest: Object) -> Stored:
-        """Create an object, or replace it with its status; the manifest's kind says what it is."""
+        """Create an object, or replace it together with its status."""
         resource = self.store.resources.of(manifest)
         with self.store.lock:
             key = key_of(resource, manifest)
@@ -152,7 +153,7 @@ class ApiServer:
             return self.store.create(resource, manifest)
 
     def delete(self, resource: str, name: str, namespace: str = "") -> Stored:
-        """Remove an object at once (its finalizers keep it, though)."""
+        """Remove an object without a grace period; finalizers still keep it."""
         return self.store.delete(self.store.resources.named(resource), (namespace, name))
 
     def get(self, resource: str, name: str, namespace: str = "") -> Object:
@@ -160,20 +161,20 @@ class ApiServer:
         return self.store.read(self.store.resources.named(resource), (namespace, name))
 
     def names(self, resource: str, namespace: str = "") -> list[str]:
-        """The names of the objects there are, of one namespace if given, in the order of lists."""
+        """The names of all objects, or of one namespace's, in the order of lists."""
         found = self.store.all(self.store.resources.named(resource))
         return [each.name for each in found if not namespace or each.namespace == namespace]
 
     def load(self, resource: str, manifests: Iterable[Object]) -> int:
-        """Put many objects in place at once, before anybody watches; returns how many."""
+        """Store many objects at once, before there are watches; returns how many."""
         return self.store.load(self.store.resources.named(resource), manifests)
 
     def expire_history(self, resource: str) -> None:
-        """Watches that resume from what is now get a 410; running ones go on."""
+        """Forget the events: watches that resume from the present version get a 410."""
         self.store.expire(self.store.resources.named(resource))
 
     def expire_continue_tokens(self) -> None:
-        """The next page of every list in progress is a 410 with a token to go on with."""
+        """Let every list in progress answer its next page with a 410 and a token to continue."""
         self._emulator.lists.expire_tokens()
 
     def end_watches(self, resource: str) -> None:

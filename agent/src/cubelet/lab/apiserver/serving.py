@@ -1,4 +1,4 @@
-"""How objects, lists and events are put into the bytes of an answer."""
+"""Encodes objects, lists and events into the bytes of an answer."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def event(type_: str, content: bytes) -> bytes:
 
 
 def bookmark(resource: Resource, version: int, *, initial: bool) -> bytes:
-    """The line that says that all events up to ``version`` were sent; with ``initial`` also that
-    the objects which were there at the beginning were."""
+    """A watch's bookmark: all events up to ``version`` were sent. ``initial`` marks the end of
+    the objects that existed at its start."""
     metadata: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
     if initial:
         metadata["annotations"] = {"k8s.io/initial-events-end": "true"}

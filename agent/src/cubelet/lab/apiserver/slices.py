@@ -1,7 +1,7 @@
-"""The endpoint slice controller's part: a Service's slices follow its pods.
+"""The endpoint slice controller: keeps a Service's slices up to date with its pods.
 
-What a slice says is derived as the agent does it for a folder of manifests; here the slices become
-objects of the server, changed and removed as pods, readiness and selectors change.
+The slices are derived as the agent does it for a folder of manifests; here they become objects of
+the server, changed and removed as pods, readiness and selectors change.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SliceController:
         async def follow(resource: Resource) -> None:
             while True:
                 event = await readers[resource].get(None)
-                if event is not None:  # None: its watches were told to end, which is for clients
+                if event is not None:  # None ends watches of clients, not this controller
                     self._follow(resource, event)
 
         try:
@@ -66,11 +66,11 @@ class SliceController:
         self._take(resource, event.new.key, None if gone else event.new)
         if gone and resource is _SLICES:
             removed = self._wanted.get("/".join(event.new.key))
-            if removed is not None:  # by somebody else: it is still needed
+            if removed is not None:  # a client has deleted it, but it is still needed
                 self._put(removed)
 
     def _take(self, resource: Resource, key: tuple[str, str], stored: Stored | None) -> None:
-        """Take in an object's state, None for none, and change the slices that follow from it."""
+        """Take in an object's state (None: deleted), and change the slices that depend on it."""
         if stored is not None and stored.labels.get(MANAGED_BY) == MANAGER:
             return  # one of ours
         name = f"{resource.kind} {key[0]}/{key[1]}"
@@ -111,7 +111,7 @@ class SliceController:
                 self._store.create(_SLICES, made)
 
     def _remove_leftovers(self) -> None:
-        """Remove what an earlier controller made for what is gone since."""
+        """Remove slices of an earlier controller that are no longer wanted."""
         for each in self._store.all(_SLICES):
             ours = each.labels.get(MANAGED_BY) == MANAGER
             if ours and "/".join(each.key) not in self._wanted:

@@ -16,7 +16,7 @@ from cubelet.lab.apiserver.resources import Resource, Resources
 
 Object = dict[str, Any]
 Key = tuple[str, str]
-"""Namespace (empty for what has none) and name."""
+"""Namespace (empty for cluster-wide objects) and name."""
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
@@ -45,7 +45,7 @@ class Store:
             self._histories.setdefault(resource, History(self._history))
 
     def unregister(self, resource: Resource) -> None:
-        """Remove all objects of a kind, end its watches, and do not know it any more."""
+        """Remove all objects of a kind, end its watches, and forget the kind."""
         with self.lock:
             for each in tuple(self._tables[resource].values()):
                 self._forget(resource, each, _decode(each.body))
@@ -76,7 +76,7 @@ class Store:
             return self._sorted[resource]
 
     def create(self, resource: Resource, manifest: Object) -> Stored:
-        """Add an object: its metadata are completed. Raises ApiError (409) if it is there."""
+        """Add an object, with its metadata completed. Raises ApiError (409) if it exists."""
         with self.lock:
             key = key_of(resource, manifest)
             if key in self._tables[resource]:
@@ -84,12 +84,12 @@ class Store:
             return self._save(resource, "ADDED", None, fresh(resource, manifest))
 
     def change(self, resource: Resource, key: Key, edit: Callable[[Object], Object]) -> Stored:
-        """Replace an object by what ``edit`` makes of it, which it may change in place.
+        """Replace an object by the result of ``edit``, which may change its argument in place.
 
-        What the server decides stays as it is: name, uid, time of creation and of deletion. An
-        object that is the same afterwards keeps its version. One that is being deleted and has no
-        finalizers any more goes. Raises ApiError: 404, 409 if the result names another
-        version or uid than the object has, and what ``edit`` raises.
+        Fields of the server stay: name, uid, time of creation and of deletion. An unchanged object
+        keeps its version. An object that is being deleted and has no finalizers any more is
+        removed. Raises ApiError: 404, 409 if the result names another version or uid than the
+        object has, and errors of ``edit``.
         """
         with self.lock:
             old = self.get(resource, key)
@@ -103,10 +103,10 @@ class Store:
             return self._save(resource, "MODIFIED", old, after)
 
     def delete(self, resource: Resource, key: Key, *, grace: int = 0) -> Stored:
-        """Remove an object; its last state.
+        """Remove an object; returns its last state.
 
-        With finalizers, or seconds of ``grace``, it is only marked as being deleted. A namespace
-        takes what is in it along. Raises ApiError (404).
+        With finalizers, or seconds of ``grace``, it is only marked as being deleted. The objects of
+        a deleted namespace are removed too. Raises ApiError (404).
         """
         with self.lock:
             old = self.get(resource, key)
@@ -122,10 +122,10 @@ class Store:
             return self._forget(resource, old, manifest)
 
     def load(self, resource: Resource, manifests: Iterable[Object]) -> int:
-        """Put many objects in place at once, without events; returns how many.
+        """Store many objects at once, without events; returns how many.
 
-        For a server that nobody watches yet: watches from before it find their history expired.
-        The manifests are completed in place.
+        For a server without watches yet: watches that resume from before it get a 410. The
+        manifests are completed in place.
         """
         count = 0
         with self.lock:
@@ -139,7 +139,7 @@ class Store:
         return count
 
     def since(self, resource: Resource, version: int) -> tuple[list[Event], Subscription]:
-        """The events after ``version`` and all that follow. Raises ApiError (410)."""
+        """The events after ``version``, and a subscription to later ones. Raises ApiError (410)."""
         with self.lock:
             history = self._histories[resource]
             return history.since(version), history.subscribe()
@@ -157,7 +157,7 @@ class Store:
     def expire(self, resource: Resource) -> None:
         """Forget a resource's events: watches that resume from an older version get a 410."""
         with self.lock:
-            self.version += 1  # so that a client at the present version is behind, too
+            self.version += 1  # so that a client at the present version gets a 410, too
             self._histories[resource].forget(self.version)
 
     def end_watches(self, resource: Resource) -> None:
@@ -166,7 +166,7 @@ class Store:
             self._histories[resource].end_readers()
 
     def dump(self) -> Mapping[str, Any]:
-        """All there is, for `restore`."""
+        """All objects, for `restore`."""
         with self.lock:
             tables = {
                 each.key: [msgspec.Raw(one.body) for one in table.values()]
@@ -175,7 +175,7 @@ class Store:
             return {"version": self.version, "objects": tables}
 
     def restore(self, dumped: Mapping[str, Any]) -> None:
-        """Take over what `dump` of an earlier server gave; its versions stay valid."""
+        """Load the `dump` of an earlier server; its versions stay valid."""
         with self.lock:
             self.version = int(dumped["version"])
             for resource in self.resources:
@@ -214,13 +214,13 @@ class Store:
 
 
 def key_of(resource: Resource, manifest: Mapping[str, Any]) -> Key:
-    """The key of a manifest; the namespace is ``default`` where it is needed and absent."""
+    """The key of a manifest; a missing namespace is ``default`` for namespaced kinds."""
     metadata = manifest["metadata"]
     return (metadata.get("namespace") or "default") if resource.namespaced else "", metadata["name"]
 
 
 def now() -> str:
-    """The time as objects carry it."""
+    """The time in the format of objects' metadata."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -239,7 +239,7 @@ def fresh(resource: Resource, manifest: Object) -> Object:
 
 
 def _succeed(resource: Resource, old: Stored, before: Object, after: Object) -> Object:
-    """Check what an object is to become, and keep what is not the client's to change."""
+    """Check a changed object, and restore the fields that a client cannot change."""
     metadata, was = after.setdefault("metadata", {}), before["metadata"]
     if metadata.get("resourceVersion", "") not in {"", was["resourceVersion"]}:
         raise errors.conflict(resource, old.name)

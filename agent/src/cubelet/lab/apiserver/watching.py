@@ -20,7 +20,7 @@ TRUE: Final = ("true", "1")
 
 @dataclass(frozen=True)
 class Pace:
-    """Times of a watch in seconds: between bookmarks, and the life of one without a timeout."""
+    """Seconds between a watch's bookmarks, and the life of a watch without a timeout."""
 
     bookmarks: float = 60.0
     life: float = 1800.0
@@ -44,8 +44,8 @@ class Watch:
     async def lines(self, query: Mapping[str, str]) -> AsyncIterator[bytes]:
         """The answer, line by line, until its time is over or the server ends it.
 
-        What is wrong with the query must have been found before, see `check`. A version that is
-        too old is told in the stream, as one event of type ERROR.
+        The query must have passed `check`. A version that is too old is reported in the stream, as
+        one event of type ERROR.
         """
         initial, version = self._initial(query)
         try:
@@ -54,7 +54,7 @@ class Watch:
             yield _failure(error)
             return
         try:
-            yield b""  # the headers are sent at once, also if nothing happens for long
+            yield b""  # send the headers at once, before the first event
             for each in initial:
                 yield serving.event("ADDED", serving.body(self._resource, each, self._faults))
             if query.get("sendInitialEvents") in TRUE:
@@ -99,7 +99,7 @@ class Watch:
                 yield line
 
     def _lines_of(self, event: Event, muted: bool) -> Iterator[bytes]:
-        """What a client is sent for an event: one line, or as a fault wants it."""
+        """The lines for an event: one, unless a fault changes that."""
         if event.type == "BOOKMARK":
             if not self._gap and not self._held:
                 yield serving.bookmark(self._resource, event.version, initial=False)
@@ -128,7 +128,7 @@ class Watch:
 
 
 def check(query: Mapping[str, str]) -> None:
-    """Raise ApiError (400, 422) if a watch cannot be what the query says."""
+    """Raise ApiError (400, 422) for invalid parameters of a watch."""
     whole(query, "resourceVersion")
     whole(query, "timeoutSeconds")
     if query.get("sendInitialEvents") in TRUE:

@@ -1,4 +1,4 @@
-"""`cubelet lab demo`: a cluster of two nodes, real traffic, and a table of what it did."""
+"""`cubelet lab demo`: a cluster of two nodes, real traffic, and a table of the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANIFESTS = Path(__file__).with_name("demo.yaml")
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What the demo saw; `composition` is what each node's agent says of its own."""
+    """The demo's results; `composition` has each node's composition, as its agent reports it."""
 
     checks: list[Row]
     composition: dict[str, dict[str, Any]]
@@ -89,7 +89,7 @@ def _apply(layout: Layout, spec: LabSpec) -> None:
 
 
 def _cost(compositions: dict[str, dict[str, Any]], mode: str) -> Row:
-    """The line on what a packet costs: it holds if every node runs `mode` and has measured it."""
+    """The row with a packet's cost: it holds if every node runs `mode` and has measured it."""
     seen = ", ".join(
         f"{c.get('mode')} {c.get('cost_ns', 'not measured')}" for c in compositions.values()
     )

@@ -1,4 +1,4 @@
-"""The demo's checks: what each expects, where it runs, and how it says what it saw."""
+"""The demo's checks: what each expects, where it runs, and how its result is worded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cubelet.net.node import gateway_of
 NAMESPACE: Final = "demo"
 _DATAGRAM: Final = 64_000  # bytes: 44 fragments at an MTU of 1,500
 _TRANSFER: Final = 100_000_000  # bytes
-_ASKED: Final = 24  # connections to a Service; that all reach one of two backends: 1 in 8 million
+_ASKED: Final = 24  # connections to a Service: all reach one of two backends 1 in 8 million times
 _AT_ONCE: Final = 0.5  # seconds: far below any timeout, far above a busy machine's delays
 _PORT: Final = 8080
 _DATABASE_PORT: Final = 5432
@@ -68,7 +68,7 @@ def _timed(check: Check) -> Row:
 
 
 class Topology:
-    """Where the demo's pods, nodes and Services are, and the checks that follow from it."""
+    """The places of the demo's pods, nodes and Services, and the checks between them."""
 
     def __init__(self, layout: Layout, spec: LabSpec) -> None:
         self._layout = layout
@@ -191,7 +191,7 @@ def _backend_names(address: str, port: int) -> str:
 
 
 def _ask_often(address: str, port: int) -> list[traffic.Result]:
-    """Connect many times; what fails once fails the check, so that is the end."""
+    """Connect many times; stop at the first failure, which fails the check."""
     results: list[traffic.Result] = []
     while len(results) < _ASKED and all(result.answered for result in results):
         results.append(traffic.who(address, port))

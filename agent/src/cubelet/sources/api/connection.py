@@ -1,4 +1,4 @@
-"""Requests to the API server; credentials are read anew when it refuses them."""
+"""Requests to the API server; credentials are read again when it refuses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cubelet.config.node import KubernetesSettings
 
 _CONNECT = 10.0
-"""Seconds for a connection to come about, TLS included."""
+"""Seconds for connecting, TLS included."""
 _FOUND, _DONE = (200,), (200, 201)
 
 
@@ -27,12 +27,12 @@ class Answer:
         self._response = response
 
     async def body(self) -> bytes:
-        """All of it. Raises Unreachable if it breaks off."""
+        """The whole body. Raises Unreachable if it breaks off."""
         with translated():
             return await self._response.read()
 
     async def piece(self) -> bytes:
-        """What has come; nothing once the server has ended it. Raises Unreachable."""
+        """The bytes received so far; none once the server has ended it. Raises Unreachable."""
         with translated():
             return await self._response.content.readany()
 
@@ -40,9 +40,8 @@ class Answer:
 class Connection:
     """One API server.
 
-    When it refuses the credentials, or its certificate is not the one expected, the next request
-    reads them all anew and goes out in a session of its own; what runs in the old one may end in
-    peace.
+    When it refuses the credentials, or its certificate is not trusted, the next request reads all
+    credentials again and uses a new session; requests of the old session may end by themselves.
     """
 
     def __init__(self, settings: KubernetesSettings) -> None:
@@ -66,7 +65,7 @@ class Connection:
         idle: float | None = None,
         total: float | None = None,
     ) -> AsyncGenerator[Answer]:
-        """Ask for ``path``; ends when nothing comes for ``idle`` seconds, or after ``total``.
+        """Get ``path``; fails when no bytes come for ``idle`` seconds, or after ``total`` seconds.
 
         Raises Refused for any status but 200, Unreachable, and ConfigurationError.
         """
@@ -77,7 +76,7 @@ class Connection:
             yield answer
 
     async def send(self, path: str, sent: Sent, seconds: float = 10.0) -> bytes:
-        """Create or patch; the answer's body. Raises Refused, Unreachable, ConfigurationError."""
+        """Create or patch; returns the body. Raises Refused, Unreachable, ConfigurationError."""
         from aiohttp import ClientTimeout
 
         timeout = ClientTimeout(total=seconds, sock_connect=_CONNECT)
@@ -119,7 +118,7 @@ class Connection:
             return self._session
 
     async def _renew(self, refused: Session) -> None:
-        """Let the next request read the credentials, unless that has been arranged already."""
+        """Retire the refused session, if it is current: the next request makes a new one."""
         if self._session is refused:
             self._session = None
             await refused.retire()

@@ -1,4 +1,4 @@
-"""Whether the API server answers, told once and not with every attempt."""
+"""Tracks whether the API server answers, and reports a failure once, not with every attempt."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cubelet.sources.problem import Problem
 
 log = structlog.get_logger()
 _WORTH_TELLING = 2
-"""Failures in a row until one is told: one alone is a server that restarts, a token renewed."""
+"""Failures in a row until one is reported: one alone may be a server's restart or an old token."""
 
 
 @dataclass
 class _Failure:
-    """What goes wrong with one kind: since when, how often in a row, and how it did last."""
+    """A kind's failures in a row: the first one's time, their number, and the last error."""
 
     resource: Resource
     since: datetime
@@ -31,8 +31,8 @@ class _Failure:
 class Contact:
     """Implements ``cubelet.sources.api.informer.Listener`` for all kinds.
 
-    A server that is away is one problem, however many kinds it is away for; what it refuses for
-    one kind is that kind's. ``changed`` is called when the problems may be others.
+    An unreachable server is one problem for all kinds together; a refusal is a problem of its kind.
+    ``changed`` is called when the problems may have changed.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Contact:
         return self._away_since is not None
 
     def problems(self) -> list[Problem]:
-        """What stands between the agent and the server now."""
+        """The current problems with the server."""
         found = [_refused(each) for each in self._told() if not each.error.away]
         away = [each for each in self._told() if each.error.away]
         if away:
@@ -91,12 +91,12 @@ class Contact:
         return self._server() or "the API server"
 
     def forget(self, resource: Resource) -> None:
-        """What went wrong with the kind does not matter any more."""
+        """Drop the failures of a kind."""
         if self._failures.pop(resource.kind, None) is not None:
             self._note()
 
     def _note(self) -> None:
-        """Log when the server goes away and when it is back."""
+        """Log when the server becomes unreachable and when it is back."""
         away = [each for each in self._told() if each.error.away]
         if away and self._away_since is None:
             self._away_since = min(each.since for each in away)

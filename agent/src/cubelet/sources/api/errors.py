@@ -1,4 +1,4 @@
-"""What can go wrong between the agent and the API server."""
+"""The errors of requests to the API server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _TOO_LARGE = "ResourceVersionTooLarge"
 
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding JSON raises: for bytes that are none, and for what is nested too deeply."""
+"""Exceptions of decoding JSON: for bytes that are no JSON, and for too deep nesting."""
 
 
 class ApiError(Exception):
-    """A request did not lead to an answer that can be used; the text says why.
+    """A request without a usable answer; the text says why.
 
     ``retry_after`` is how many seconds the server asked to wait, 0 if it did not ask.
     """
@@ -23,7 +23,7 @@ class ApiError(Exception):
 
     @property
     def away(self) -> bool:
-        """Whether the server as a whole is to blame, not this one request."""
+        """Whether the server as a whole is unavailable, rather than this one request refused."""
         return True
 
 
@@ -32,11 +32,11 @@ class Unreachable(ApiError):
 
 
 class Untrusted(Unreachable):
-    """TLS does not come about: authorities or certificates do not fit, or not any more."""
+    """TLS fails: the certificate authorities or certificates do not match, or have changed."""
 
 
 class ConfigurationError(ApiError):
-    """There is nothing to reach the server with: no kubeconfig, no service account."""
+    """The configuration to reach the server is missing or unusable."""
 
 
 class Garbled(ApiError):
@@ -44,12 +44,12 @@ class Garbled(ApiError):
 
     @property
     def away(self) -> bool:
-        """It did answer."""
+        """False, since the server did answer."""
         return False
 
 
 class Refused(ApiError):
-    """The server answered with a status that is no success, or said so within a watch."""
+    """The server answered with an error status, or sent one within a watch."""
 
     def __init__(self, code: int, status: Status, retry_after: float = 0.0) -> None:
         words = (f"{code}", status.reason, status.message)
@@ -60,15 +60,15 @@ class Refused(ApiError):
 
     @property
     def away(self) -> bool:
-        """Overload, failures and unknown credentials concern all requests."""
+        """True for overload, server errors and refused credentials, which concern all requests."""
         return self.code in (401, 408, 429) or self.code >= 500
 
     @property
     def gone(self) -> bool:
-        """Whether the version asked for is one that the server does not have (any more).
+        """Whether the server does not have the requested resourceVersion.
 
-        Too old: 410. Ahead of the server, as after its restoration from a backup: 504 with a
-        cause that says so.
+        A version too old gives 410. One ahead of the server, as after its restoration from a
+        backup, gives 504 with a cause that says so.
         """
         return self.code == GONE or any(
             cause.reason == _TOO_LARGE for cause in self.status.details.causes
@@ -83,14 +83,14 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 class Details(msgspec.Struct, frozen=True, rename="camel"):
-    """A Status's ``details``, as far as they are used."""
+    """The fields that we use of a Status's ``details``."""
 
     causes: tuple[Cause, ...] = ()
     retry_after: int = msgspec.field(default=0, name="retryAfterSeconds")
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A ``metav1.Status``: how the API server says that something is wrong."""
+    """A ``metav1.Status``, in which the API server reports errors."""
 
     code: int = 0
     reason: str = ""

@@ -52,10 +52,10 @@ class _List(msgspec.Struct, frozen=True):
 
 
 class EventWriter:
-    """Writes each Event once, however many agents have the same to say.
+    """Writes each Event once, even if many agents report the same.
 
-    An Event's name follows from what it says and not from who says it, so that the first agent's
-    is everybody's. What does not fit into the backlog is left out, as Events may be.
+    An Event's name is a hash of its contents without the reporting node, so only the first agent
+    can create it. Events that do not fit into the backlog are dropped.
     """
 
     def __init__(self, connection: Connection, node: str, pause: float = _PAUSE) -> None:
@@ -81,7 +81,7 @@ class EventWriter:
                     await self._write(about, reason, message)
                 except (ApiError, msgspec.DecodeError) as error:
                     log.warning("cannot write an Event", reason=reason, error=str(error))
-                # Agents that learn of the same thing at once do not all say so at once.
+                # A random pause, so that agents with the same Event do not send it at once.
                 await asyncio.sleep(self._pause * 2 * random.random())
 
     async def _write(self, about: Reference, reason: str, message: str) -> None:

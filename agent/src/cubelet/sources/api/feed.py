@@ -1,4 +1,4 @@
-"""The API server as the agent's source of objects, and what is told to it."""
+"""The API server as the agent's source of objects; the agent also writes Events and Node status."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
 _PATIENCE = 10.0
-"""Seconds to wait for the API server at a start before going by what the last run knew."""
+"""Seconds to wait for the API server at a start before using the memory of the last run."""
 
 _LOOK, _LOOK_WHILE_AWAY = 60.0, 5.0
 """Seconds until the API server's addresses are looked up again."""
 
 _CUSTOM_PATIENCE = 5.0
-"""Seconds to wait for the objects of a kind that a cube declares before going on without."""
+"""Seconds to wait for the objects of a cube's own kind before going on without them."""
 
 
 class ApiFeed:
     """Implements ``cubelet.sources.feed.Feed``.
 
-    With the server away at a start, a node that has run before goes on with what it remembers:
-    what is programmed stays, and pods can be started.
+    If the server is unreachable at a start, a node that has run before uses the memory of the last
+    run: maps and programs stay, and pods can be started.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ApiFeed:
 
     @property
     def synced(self) -> bool:
-        """Whether all that the server held was known once."""
+        """Whether all objects of the server have been read once."""
         return self._source.has_synced
 
     @property
@@ -91,12 +91,12 @@ class ApiFeed:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is known, and could be read."""
+        """Whether all objects are known and none was unreadable."""
         return self._held is None and self._source.knows_custom and not self.problems
 
     @property
     def usable(self) -> bool:
-        """Whether everything was known once, or the last run's knowledge serves instead."""
+        """Whether all objects have been read once, or the memory of the last run is in use."""
         return self._source.has_synced or self._degraded
 
     async def run(self) -> None:
@@ -131,7 +131,7 @@ class ApiFeed:
             await asyncio.to_thread(self._free, addresses)
 
     async def begun(self) -> None:
-        """Return when everything is known, or it is time to go by what the last run knew."""
+        """Return when all objects are known, or it is time to use the memory of the last run."""
         reading = asyncio.ensure_future(self._source.refresh())
         remembered = self._memory.known.node(self._name)
         await asyncio.wait([reading], timeout=self._patience if remembered else None)
@@ -154,10 +154,10 @@ class ApiFeed:
         await self._source.refresh()
 
     async def find_pod(self, key: str) -> Pod | None:
-        """The pod, asked for if the watch has not shown it yet.
+        """The pod; the server is asked if the watch has not shown it yet.
 
-        Raises CniError when the server is away, never was asked since the start, and policies
-        applied in the pod's namespace when it was: they could not be applied to the pod.
+        Raises CniError if the server has been unreachable since the start and the last run knew
+        policies in the pod's namespace: they could not be applied to the pod.
         """
         try:
             pod = await self._source.find_pod(key)
@@ -212,9 +212,9 @@ class ApiFeed:
         )
 
     def _emit(self, change: Change) -> None:
-        """Hand a change on; before all is known only what cannot be misread by itself.
+        """Hand a change on; until all objects are known, only changes of our own Node.
 
-        From half a cluster follows what nobody wants: policies without the pods that they allow,
+        Plans from half a cluster would be wrong: policies without the pods that they allow,
         Services without endpoints.
         """
         own_node = change.kind == Node.kind and change.key == self._name
@@ -226,7 +226,7 @@ class ApiFeed:
             self._emit_on(change)
 
     def _release(self) -> None:
-        """All is known: hand on what was held back, in the order in which it came."""
+        """Hand on the held changes, in their order: all objects are known now."""
         held, self._held = self._held, None
         for change in held or ():
             self._emit_on(change)

@@ -1,4 +1,4 @@
-"""One kind's informer: list, then watch, and again whenever that is needed."""
+"""One kind's informer: it lists, then watches, and lists again where that is needed."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 _SLICE = 0.01
 """Seconds of reading a page until the loop's other tasks get their turn."""
 _LONGEST_WATCH = 600
-"""Seconds that a watch is asked for at most, so that connections spread over new servers."""
+"""Longest watch in seconds; watches end so that connections spread over new servers."""
 _WATCHES_TRIED = 3
-"""Refusals in a row after which a watch is given up for a list."""
+"""Refusals of a watch in a row after which a list is read instead."""
 _BUSY = (401, 429, 503)
-"""Refusals that do not count: a list would fare no better, and costs the server more."""
+"""Statuses that do not count as refusals: a list would fail too, and costs the server more."""
 
 _LISTS_MISSED = 5
-"""Answers in a row that a kind is not known, until its objects count as gone: some 15 s."""
+"""Answers in a row that a kind is unknown until its objects count as deleted, after some 15 s."""
 
 
 class Listener(Protocol):
-    """Who is told how one kind fares."""
+    """Receives the outcomes of a kind's requests."""
 
     def reached(self, resource: Resource) -> None:
         """The server answers."""
@@ -48,12 +48,12 @@ class Listener(Protocol):
 
 
 class Informer:
-    """Keeps a store up to what the server holds.
+    """Keeps a store up to date with the server's objects.
 
-    A list is read page by page. Its objects count as they come, but nothing is removed before the
-    list is complete. The watch goes on from the list's version, and from the last one seen when
-    it ends. Only where the server does not have that version any more, or says things in an order
-    that cannot be, is the list read again, and compared with what is known.
+    A list is read page by page. Its objects are taken in as they come, but none is removed before
+    the list is complete. The watch starts at the list's version, a following one at the last
+    version seen. The list is read again, and compared with the store, only if the server no longer
+    has that version, or if events come in an impossible order.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Informer:
 
     @property
     def settled(self) -> bool:
-        """Whether a list was read, or the server does not know the kind: what it holds is known."""
+        """Whether the server's objects are known: a list was read, or it does not know the kind."""
         return self._listed or self._absent > 0
 
     async def run(self) -> None:
@@ -113,22 +113,22 @@ class Informer:
             )
 
     async def refresh(self) -> None:
-        """Return once a list that begins now has been read to its end, or there cannot be one."""
+        """Return once a list that begins now has been read, or the server has no such kind."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._wake.set()
         await waiter
 
     def stop(self) -> None:
-        """Nothing of the kind is wanted any more, once ``run`` has ended."""
+        """Remove all objects of the kind, and wake those that wait for it; call after ``run``."""
         waiting, self._waiting = self._waiting, []
         _tell(waiting)
         self._empty()
 
     def fetched(self, raw: bytes) -> Problem | None:
-        """Take in an object that was asked for on its own; what is wrong with it, if anything.
+        """Take in an object that was requested by itself; returns the problem with it, if any.
 
-        One that the watch has seen come and go is not taken in.
+        An object not newer than the watch is ignored: it may have been deleted since.
         """
         version = version_of(raw)
         if self._version and version and not precedes(self._version, version):
@@ -139,7 +139,7 @@ class Informer:
         return self.store.problem(key or "")
 
     def _judge(self, error: ApiError) -> None:
-        """Decide whether the next request is a list, and whom to tell."""
+        """Decide whether the next request is a list, and report the error if it matters."""
         watching = bool(self._version)
         if watching and isinstance(error, Refused):
             self._refusals += error.code not in _BUSY
@@ -169,9 +169,9 @@ class Informer:
         _tell(waiting)
 
     def _miss(self) -> None:
-        """The server does not know the kind, so its objects are gone, if it goes on to say so.
+        """Count an answer that the kind is unknown; after several in a row remove its objects.
 
-        One of several servers may be late to learn of a definition.
+        One of several API servers may learn of a definition later than the others.
         """
         self._absent += 1
         if self._absent >= _LISTS_MISSED:
@@ -183,14 +183,14 @@ class Informer:
             self.store.remove(key)
 
     async def _read_list(self) -> str:
-        """Read a consistent list; its version."""
+        """Read a consistent list; returns its version."""
         try:
             return await self._read_pages(self._page_size)
         except Refused as error:
             if not error.gone:
                 raise
-        # The server has forgotten the version of the first pages. Going on with the newer one that
-        # it offers would miss what was deleted in between: read all at once.
+        # The server no longer has the version of the first pages. Continuing with the newer one
+        # that it offers would miss deletions in between, so read all pages in one request.
         return await self._read_pages(0)
 
     async def _read_pages(self, limit: int) -> str:
@@ -206,7 +206,7 @@ class Informer:
             version = version or page.metadata.resource_version
             more = page.metadata.more
         self._fetched = None
-        # What was fetched meanwhile and is not in the list is newer than it, or deleted already.
+        # An object fetched meanwhile that is not in the list is newer than it, or deleted already.
         gone.update(key for key, at in fetched.items() if not precedes(version, at))
         if complete:
             for key in gone:
@@ -216,7 +216,7 @@ class Informer:
     async def _take(
         self, items: Sequence[msgspec.Raw], gone: set[str], fetched: dict[str, str]
     ) -> bool:
-        """Take in a page's items; False if it is not known whom each of them is about."""
+        """Take in a page's items; False if some item's key cannot be read."""
         complete, until = True, time.monotonic() + _SLICE
         for raw in items:
             key = self.store.put(raw)
@@ -259,7 +259,7 @@ class Informer:
                     self._follow(event_of(line))
 
     def _follow(self, event: Event) -> None:
-        """Take in one event. Raises Garbled for one that cannot be in its place."""
+        """Take in one event. Raises Garbled for one that is older than the last."""
         version = version_of(event.object)
         if precedes(version, self._version):
             last, self._version = self._version, ""

@@ -1,4 +1,4 @@
-"""What lists and watches are made of, apart from the objects in them."""
+"""The messages of lists and watches, without the objects in them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cubelet.sources.api.errors import UNREADABLE, Garbled, Refused, status_of
 
 Raw = bytes | msgspec.Raw
 _DIGITS = 40
-"""Digits of a version that is a number: servers' have up to 20."""
+"""Longest version in digits that is compared as a number: servers' have up to 20."""
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """A list's metadata; ``more`` is the token that the next page is asked for with."""
+    """A list's metadata; ``more`` is the token for requesting the next page."""
 
     resource_version: str = ""
     more: str = msgspec.field(default="", name="continue")
@@ -71,7 +71,7 @@ def event_of(line: bytes) -> Event:
 
 
 def version_of(raw: Raw) -> str:
-    """An object's resourceVersion; empty if it does not tell."""
+    """An object's resourceVersion; empty if it has none."""
     try:
         return _VERSIONED.decode(raw).metadata.resource_version
     except UNREADABLE:
@@ -85,7 +85,7 @@ def precedes(one: str, other: str) -> bool:
 
 
 class Lines:
-    """Cuts a stream into lines; an end without a line break is half an event and never comes."""
+    """Cuts a stream into lines; a last line without a line break is dropped as half an event."""
 
     def __init__(self) -> None:
         self._rest = bytearray()

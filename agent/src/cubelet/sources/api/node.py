@@ -1,4 +1,4 @@
-"""Tells the cluster that this node's network is there: a condition, and a taint that goes."""
+"""Marks this node's network as available: sets a condition, and removes a taint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cubelet.sources.api.session import Sent
 
 log = structlog.get_logger()
 TAINT = "cubelet.io/agent-not-ready"
-"""A taint for nodes to start with, so that no pod comes before its network."""
+"""A taint for new nodes, so that no pod is scheduled before the network is available."""
 CONDITION = "NetworkUnavailable"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _RETRY = 5.0
 _REVIEW = 300.0
-"""Seconds until the node is looked at again by itself: others may set either anew."""
+"""Seconds until the Node is checked again: others may set the condition or the taint again."""
 
 
 class _Taint(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -51,8 +51,8 @@ class _Node(msgspec.Struct, frozen=True):
 
 
 class NodeKeeper:
-    """Once pods are served, clears ``NetworkUnavailable`` and removes our taint; and again when
-    they come back, as with a node that is registered anew under the same name."""
+    """Once pods are served, clears ``NetworkUnavailable`` and removes our taint; again whenever
+    they come back, as when a node is registered again under the same name."""
 
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
@@ -62,15 +62,15 @@ class NodeKeeper:
         self._failing = False
 
     def serve(self) -> None:
-        """Pods are served from now on."""
+        """Start: pods are served from now on."""
         self._serving.set()
 
     def look(self) -> None:
-        """The node has changed."""
+        """Check the Node again, since it has changed."""
         self._look.set()
 
     async def run(self) -> None:
-        """Keep the node so until cancelled."""
+        """Keep condition and taint as they should be, until cancelled."""
         await self._serving.wait()
         while True:
             self._look.clear()
@@ -110,7 +110,7 @@ def _condition() -> Sent:
 
 
 def _untaint(taints: tuple[_Taint, ...]) -> Sent:
-    """A patch that fails if the taints are others by then (RFC 6902, "test")."""
+    """A patch that fails if the taints have changed meanwhile (RFC 6902, "test")."""
     before = msgspec.to_builtins(taints)
     after = [taint for taint in before if taint["key"] != TAINT]
     steps = [

@@ -1,4 +1,4 @@
-"""When to ask the server again: exponential backoff with jitter, and the server's own wish."""
+"""Delays between requests: exponential backoff with jitter, and the server's Retry-After."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ async def _wait(wake: asyncio.Event, seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Pace:
-    """Delays in seconds, and the clock and chance that they are taken from.
+    """Delays in seconds, and the clock and random source that they use.
 
     The n-th delay in a row is ``first * 2**n``, at most ``longest``, times a random factor from
-    0.5 to 1.5: agents of many nodes that lose a server together do not come back together.
-    A watch that lived for ``steady`` seconds, or longer than the last delay, starts the row anew.
-    What the server asks for is honoured up to ``longest_asked``.
+    0.5 to 1.5, so that agents which lose a server together do not come back together. A watch that
+    lived for ``steady`` seconds, or longer than the last delay, resets n. A delay that the server
+    asks for is honoured up to ``longest_asked``.
     """
 
     first: float = 0.5
@@ -33,7 +33,7 @@ class Pace:
     clock: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
     wait: Callable[[asyncio.Event, float], Awaitable[None]] = _wait
-    """Returns after so many seconds, or once the event is set."""
+    """Waits so many seconds, or until the event is set."""
 
     def spread(self, seconds: float) -> float:
         """``seconds`` times a random factor from 0.5 to 1.5."""
@@ -41,7 +41,7 @@ class Pace:
 
 
 class Backoff:
-    """One kind's row of delays."""
+    """One kind's delays."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
@@ -55,13 +55,13 @@ class Backoff:
 
     @property
     def lived(self) -> float | None:
-        """For how long the watch lived that ended last; None if it was never established."""
+        """Seconds that the last watch lived; None if it was never established."""
         return None if self._began is None else self._pace.clock() - self._began
 
     async def pause(self, wake: asyncio.Event, *, asked: float = 0.0, clean: bool = False) -> None:
         """Wait before the next request, at least as long as the server ``asked`` for.
 
-        What ended in a ``clean`` way after a steady life goes on at once. Setting ``wake`` ends
+        A watch that ended ``clean`` after a steady life is continued at once. Setting ``wake`` ends
         the wait, unless the server asked for it.
         """
         pace, lived, self._began = self._pace, self.lived, None

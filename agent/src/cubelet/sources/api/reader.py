@@ -1,4 +1,4 @@
-"""From an object's JSON to the small frozen model of it, or to what is wrong with it."""
+"""Reads an object's JSON into its small frozen model, or finds the field at fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ANY = msgspec.json.Decoder()
 
 
 class Identity(msgspec.Struct, frozen=True, rename="camel"):
-    """What tells an object, read even when the rest of it makes no sense."""
+    """An object's name and namespace, read even if the rest of it is malformed."""
 
     name: str
     namespace: str = ""
@@ -38,7 +38,7 @@ _IDENTIFIED = msgspec.json.Decoder(_Identified)
 
 
 def identify(raw: bytes | msgspec.Raw) -> Identity | None:
-    """Whom an object's JSON is about; None if it does not tell."""
+    """The identity in an object's JSON; None if it has none."""
     try:
         return _IDENTIFIED.decode(raw).metadata
     except UNREADABLE:
@@ -64,9 +64,9 @@ class Reader:
         self._kinds = with_custom([resource.custom]) if resource.custom else KINDS
 
     def read(self, raw: bytes | msgspec.Raw) -> tuple[str, Object | None]:
-        """The object's key and its model, None if this node needs nothing of it.
+        """The object's key and its model, which is None if this node does not need it.
 
-        Raises ObjectError for what the API does not allow.
+        Raises ObjectError for a value that the API does not allow.
         """
         found = self._try_fast(raw) or self._explain(raw)
         trim = self._resource.trim
@@ -87,6 +87,6 @@ class Reader:
             document: Any = _ANY.decode(raw)
         except UNREADABLE as error:
             raise ObjectError("", resource.kind, "", (), f"not valid JSON: {error}") from None
-        if isinstance(document, dict):  # items of a list do not say what they are
+        if isinstance(document, dict):  # items of a list lack kind and apiVersion
             document = {**document, "kind": resource.kind, "apiVersion": resource.api_version}
         return decode_object(document, kinds=self._kinds)

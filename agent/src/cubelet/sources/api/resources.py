@@ -1,4 +1,4 @@
-"""The kinds that are watched: one row each, and what a node keeps of their objects."""
+"""The watched kinds, and the parts of their objects that a node keeps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cubelet_hooks.objects import Object, Pod
 
 
 class Resource(NamedTuple):
-    """How one kind is asked for and read.
+    """A kind's path in the API, and how its objects are read.
 
-    ``trim`` reduces an object to what the node of the given name needs; None: nothing of it.
+    ``trim`` reduces an object to the parts that the named node needs, None if it needs none.
     ``custom`` is set for a kind that a cube declares, which the server may not know.
     """
 
@@ -34,7 +34,7 @@ class Resource(NamedTuple):
 
 
 def trim_pod(pod: Pod, own: str) -> Pod | None:
-    """This node's pods as they are; of others what policies look at, unless they have ended."""
+    """This node's pods as they are; other nodes' with the fields that policies use, until ended."""
     if pod.node_name == own:
         return pod
     if pod.finished:
@@ -43,20 +43,20 @@ def trim_pod(pod: Pod, own: str) -> Pod | None:
 
 
 def custom(declared: hooks.Resource) -> Resource:
-    """How objects are asked for whose kind a cube declares."""
+    """The resource of a kind that a cube declares."""
     path = f"/apis/{declared.api_version}/{declared.plural}"
     return Resource(declared.kind, declared.api_version, path, custom=declared)
 
 
 def is_absent(resource: Resource, error: BaseException) -> bool:
-    """Whether an error says that the server does not know a cube's kind, so holds none of it."""
+    """Whether an error says that the server does not know a cube's kind, and so has no objects."""
     return resource.custom is not None and isinstance(error, Refused) and error.code == NOT_FOUND
 
 
 def resources(config_map: str, annotations: Iterable[str] = ()) -> tuple[Resource, ...]:
     """All built-in kinds that an agent watches; ``config_map`` is ``namespace/name``.
 
-    Of Nodes and Namespaces these ``annotations`` are kept. What others refer to comes first.
+    Of Nodes and Namespaces these ``annotations`` are kept. Kinds that others refer to come first.
     """
     namespace, _, name = config_map.rpartition("/")
     kept = Kept(annotations)

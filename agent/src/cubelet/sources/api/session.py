@@ -1,7 +1,7 @@
-"""The official client, as far as it is used: configuration, authentication, TLS, HTTP sessions.
+"""Sessions of the official client: configuration, authentication, TLS and HTTP.
 
-Importing it takes half a second and some 20 MB, so it is imported when it is needed. Its generated
-models are not: answers are decoded from their bytes.
+Importing it takes half a second and some 20 MB, so it is imported late. Its generated models are
+not used: answers are decoded from their bytes.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _KEEPALIVE = {
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 60_000,
 }
-"""A peer that is gone is noticed after a minute: seconds, seconds, probes, milliseconds."""
+"""Keepalive in seconds, seconds, probes, milliseconds: a lost peer is noticed after a minute."""
 
 
 _LOADING = 30.0
-"""Seconds for a kubeconfig's plugin to give credentials."""
+"""Seconds that a kubeconfig's plugin may take to give credentials."""
 
 
 class Sent(NamedTuple):
-    """What a request carries that is no GET; ``body`` is what becomes JSON."""
+    """Method and body of a request that is no GET; ``body`` is encoded as JSON."""
 
     method: str
     body: object
@@ -70,7 +70,7 @@ class Session:
     async def ask(
         self, path: str, query: Mapping[str, str], timeout: ClientTimeout, sent: Sent | None = None
     ) -> AsyncGenerator[ClientResponse]:
-        """The response to a request, whatever its status; to a GET unless something is sent.
+        """The response to a request, whatever its status. Without ``sent`` it is a GET.
 
         Raises Unreachable.
         """
@@ -81,14 +81,14 @@ class Session:
             try:
                 yield response
             finally:
-                response.close()  # lets go of a body that was not read to its end
+                response.close()  # drops the connection if the body was not read to its end
         finally:
             self._users -= 1
             if self._retired:
                 await self.retire()
 
     async def retire(self) -> None:
-        """Close the session once nobody uses it any more."""
+        """Close the session after its last request."""
         self._retired = True
         if not self._users:
             await self.close()
@@ -113,7 +113,7 @@ class Session:
                 auth_settings=["BearerToken"],
                 _host=self._server,
             )
-        except Exception as error:  # reading a token anew can fail in the loader's many ways
+        except Exception as error:  # reading a token again can raise any error of the loader
             raise ConfigurationError(f"credentials cannot be read: {short(error)}") from error
         answer = await self._client.call_api(
             method,
@@ -127,7 +127,7 @@ class Session:
 
 
 async def load(settings: KubernetesSettings) -> Session:
-    """A session as the settings, the kubeconfig or the service account say.
+    """A session with the credentials of the kubeconfig or the service account.
 
     Raises ConfigurationError.
     """
@@ -140,7 +140,7 @@ async def load(settings: KubernetesSettings) -> Session:
     try:
         async with asyncio.timeout(_LOADING):
             if kubeconfig is not None:
-                os.stat(kubeconfig)  # the loader only warns of a file that is not there
+                os.stat(kubeconfig)  # the loader only logs a warning about a missing file
                 await load_kube_config(
                     config_file=str(kubeconfig),
                     client_configuration=configuration,
@@ -149,7 +149,7 @@ async def load(settings: KubernetesSettings) -> Session:
             else:
                 load_incluster_config(client_configuration=configuration)
         client = ApiClient(configuration)
-    except Exception as error:  # the loader raises what it meets: YAML, files, TLS, its own
+    except Exception as error:  # the loader raises errors of YAML, files, TLS and its own
         late = f"its plugin gave no credentials within {_LOADING:g} s"
         why = late if isinstance(error, TimeoutError) else short(error)
         place = f"kubeconfig {kubeconfig}" if kubeconfig else "the pod's service account"
@@ -161,7 +161,7 @@ async def load(settings: KubernetesSettings) -> Session:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn what aiohttp and the system raise into Unreachable or Untrusted."""
+    """Turn exceptions of aiohttp and the system into Unreachable or Untrusted."""
     from aiohttp import ClientError, ClientSSLError
 
     try:
@@ -175,7 +175,7 @@ def translated() -> Iterator[None]:
 
 
 def _make_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A TCP socket that asks after its peer when nothing comes (see tcp(7))."""
+    """A TCP socket with keepalive probes (see tcp(7))."""
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

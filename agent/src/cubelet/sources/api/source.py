@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from cubelet.config.node import KubernetesSettings
 
 _FIND_SECONDS = 2.0
-"""How long the server may take to tell about one pod: a pod's start waits for it."""
+"""Seconds that a request for one pod may take: a pod's start waits for it."""
 
 
 class ApiSource:
     """Emits the changes of the objects that an API server holds, as the node needs them.
 
-    While the server cannot be reached, and when it says what makes no sense, everything stays as
-    it was. ``emit`` gets one change at a time and ``report`` all problems whenever they change;
-    ``malformed`` gets each object that cannot be used, once for each thing that is wrong with it.
-    All are called in the loop that ``run`` runs in. Of Nodes and Namespaces those ``annotations``
-    are kept that cubes declare.
+    While the server cannot be reached, or sends malformed answers, all objects stay as they were.
+    ``emit`` gets one change at a time and ``report`` all problems whenever they change;
+    ``malformed`` gets each object that cannot be used, once for each error in it. All are called in
+    the loop that ``run`` runs in. Nodes and Namespaces keep only the ``annotations`` that cubes
+    declare.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class ApiSource:
 
     @property
     def connection(self) -> Connection:
-        """For other requests to the same server."""
+        """The connection, for other requests to the same server."""
         return self._connection
 
     @property
     def has_synced(self) -> bool:
-        """Whether all that the server held of built-in kinds at the start has been emitted."""
+        """Whether all objects of built-in kinds that the server had at the start are emitted."""
         return all(each.has_synced for each in self._informers.values())
 
     @property
@@ -88,7 +88,7 @@ class ApiSource:
 
     @property
     def knows_custom(self) -> bool:
-        """Whether all that the server held of cubes' kinds has been emitted, if it knows them."""
+        """Whether all objects of cubes' kinds that the server knows have been emitted."""
         return all(each.settled for each in self._custom.values())
 
     async def run(self) -> None:
@@ -107,9 +107,9 @@ class ApiSource:
     async def watch(self, wanted: Iterable[hooks.Resource], patience: float) -> None:
         """Follow these kinds beyond the built-in ones, and no others.
 
-        Returns when what the server holds of them has been emitted, or after ``patience`` seconds.
-        A kind that the server does not know holds nothing up: it is a problem, and followed once
-        it is known there.
+        Returns when the server's objects of them have been emitted, or after ``patience`` seconds.
+        A kind that the server does not know is a problem but not waited for; it is followed once
+        the server knows it.
         """
         kinds = dict.fromkeys(wanted)
         for declared in self._custom.keys() - kinds:
@@ -128,7 +128,7 @@ class ApiSource:
             self._running[declared] = self._tasks.create_task(self._custom[declared].run())
 
     def _stop(self, declared: hooks.Resource) -> None:
-        """Forget a kind: its objects are gone as far as cubes can tell."""
+        """Stop following a kind, and emit the removal of its objects."""
         informer = self._custom.pop(declared)
         task = self._running.pop(declared, None)
         if task is not None:
@@ -139,15 +139,15 @@ class ApiSource:
         self._changed()
 
     async def refresh(self) -> None:
-        """Return once all that the server holds now, by a consistent read, has been emitted."""
+        """Return once the server's present objects, by a consistent read, have been emitted."""
         informers = (*self._informers.values(), *self._custom.values())
         await asyncio.gather(*(each.refresh() for each in informers))
 
     async def find_pod(self, key: str, uid: str = "") -> Pod | None:
         """The pod with this key, and this uid if one is given; None if there is no such pod.
 
-        One that is not known yet is asked for, and emitted when it is found. Raises
-        ``cubelet.sources.api.ApiError`` when the server cannot be asked or its answer not be used.
+        The server is asked for a pod that is not known yet, which is emitted if found. Raises
+        ``cubelet.sources.api.ApiError`` if the server is unreachable or its answer unusable.
         """
         informer = self._informers[Pod.kind]
         known = _pod(informer, key, uid)
@@ -172,7 +172,7 @@ class ApiSource:
         return _pod(informer, key, uid)
 
     def _changed(self) -> None:
-        """Tell the problems once for all that changes in this step of the loop."""
+        """Schedule one report of the problems for all changes in this step of the event loop."""
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_soon(self._tell)
 

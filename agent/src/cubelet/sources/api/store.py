@@ -1,4 +1,4 @@
-"""What the API server is known to hold of one kind, and what was emitted of it."""
+"""The known objects of one kind on the API server, as they were emitted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cubelet.sources.problem import Problem
 from cubelet_hooks.objects import Change, Object
 
 FILE = "Kubernetes API"
-"""Stands in problems where those of manifests name their file."""
+"""Text in problems in the place of a manifest's file name."""
 
 
 class Malformed(msgspec.Struct, frozen=True):
     """An object that cannot be used, with what an Event about it needs.
 
-    ``key`` and what follows it are empty as far as the object does not tell them.
+    ``key`` and the fields after it are empty if the object lacks them.
     """
 
     kind: str
@@ -33,10 +33,10 @@ class Malformed(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """Takes in objects and emits what that changes.
+    """Takes in objects and emits the resulting changes.
 
-    An object that cannot be read is a problem, and stays what it was. ``emit`` gets changes,
-    ``malformed`` each mistake once, and ``changed`` is called when the problems are others.
+    An object that cannot be read is a problem, and its last readable version stays. ``emit`` gets
+    changes, ``malformed`` each error once, and ``changed`` is called when the problems change.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class Store:
         return self._objects.get(key)
 
     def problem(self, key: str) -> Problem | None:
-        """What is wrong with an object, if anything."""
+        """The problem with an object, if any."""
         return self._problems.get(key)
 
     def problems(self) -> list[Problem]:
-        """What is wrong with objects that the server holds."""
+        """The problems with all objects of the server."""
         return list(self._problems.values())
 
     def keys(self) -> set[str]:
-        """All that is known here, usable or not."""
+        """The keys of all known objects, usable or not."""
         return self._objects.keys() | self._problems.keys()
 
     def put(self, raw: bytes | msgspec.Raw) -> str | None:
-        """Take in an object's JSON; its key, or None if it does not tell whose it is."""
+        """Take in an object's JSON; returns its key, None if it has none."""
         try:
             key, found = self._reader.read(raw)
         except ObjectError as error:
@@ -81,7 +81,7 @@ class Store:
         return key
 
     def remove(self, key: str) -> None:
-        """The server does not hold the object any more."""
+        """Remove an object that the server no longer has."""
         if self._problems.pop(key, None) is not None:
             self._changed()
         self._replace(key, None)
@@ -89,7 +89,7 @@ class Store:
     def _replace(self, key: str, new: Object | None) -> None:
         old = self._objects.get(key)
         if old == new:
-            return  # the old one is kept, which others hold too
+            return  # keep the old instance, to which others hold references too
         if new is None:
             del self._objects[key]
         else:

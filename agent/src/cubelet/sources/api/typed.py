@@ -1,8 +1,8 @@
-"""Fast reading of the kinds of which there are most: pods and EndpointSlices.
+"""Fast reading of the most numerous kinds: pods and EndpointSlices.
 
-Their JSON is decoded straight into typed structs, past everything that is not used. What does not
-fit is a ``ValueError`` or a msgspec error, which says only that the slow readers have to look:
-they know the exceptions, and can name the field at fault. Whatever is read here, they read alike.
+Their JSON is decoded straight into typed structs, without unused fields. An object that does not
+fit raises a ``ValueError`` or a msgspec error: then the slow readers read it, which know the
+exceptions and can name the field at fault. Both read an object that fits alike.
 """
 
 from __future__ import annotations
@@ -141,10 +141,10 @@ _NO_SPEC, _NO_STATUS, _NO_CONDITIONS = _PodSpec(), _PodStatus(), _Conditions()
 
 
 class Pool(Generic[T]):
-    """Lets equal values be one: pods of one workload have the same labels and ports.
+    """Shares equal values: pods of one workload have the same labels and ports.
 
-    Lists are ordered by namespace and name, so what is alike is read in a row, and the pool can
-    start anew whenever it is full.
+    Lists are ordered by namespace and name, so pods that are alike are read in a row, and the pool
+    is simply emptied when it is full.
     """
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ def _address(text: str, address: type[Address]) -> Address:
 
 
 class PodReader:
-    """Reads pods: those of the node ``own`` in full, of others what policies look at."""
+    """Reads pods: those of the node ``own`` in full, others with the fields that policies use."""
 
     def __init__(self, own: str) -> None:
         self._own = own

@@ -11,9 +11,10 @@ from cubelet_hooks.objects import Change, Object
 
 
 class Catalog:
-    """Which file gives which object.
+    """Knows which file gives which object.
 
-    Of several files the first by name wins, before those that only gave the object earlier.
+    If several files give an object, the first by name wins; files that only gave it at an earlier
+    reading come last.
     """
 
     def __init__(self) -> None:
@@ -22,11 +23,11 @@ class Catalog:
         self._contested: set[Identity] = set()
 
     def objects_of(self, file: str) -> Objects:
-        """What the file gives; nothing when it is not known."""
+        """The objects of a file; none if it is not known."""
         return self._manifests.get(file, Manifest()).objects
 
     def update(self, manifests: Mapping[str, Manifest | None]) -> list[Change]:
-        """Replace files (None: the file is gone) at once, and tell what that changes.
+        """Replace files (None: the file is gone) at once; returns the changes of objects.
 
         An object that one file loses and another gains is not removed in between. Changes are
         ordered by kind and key.
@@ -49,7 +50,7 @@ class Catalog:
         return changes
 
     def problems(self) -> list[Problem]:
-        """All that is wrong now, ordered by file and line."""
+        """All current problems, ordered by file and line."""
         found = [each for manifest in self._manifests.values() for each in manifest.problems]
         for identity in self._contested:
             first, *others = sorted(self._givers[identity], key=self._rank(identity))

@@ -1,4 +1,4 @@
-"""The folder of manifests as the agent uses it: slices that it lacks are derived."""
+"""The folder of manifests as the agent's source, with derived EndpointSlices."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ log = structlog.get_logger()
 class FolderFeed:
     """Implements :class:`cubelet.sources.feed.Feed`.
 
-    Objects of all kinds that installed cubes declare are read, and those kept back that no
-    composed one watches.
+    Objects of all kinds that installed cubes declare are read; those of kinds that no composed cube
+    watches are not emitted.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FolderFeed:
         await self._source.refresh()
 
     async def watch(self, resources: Iterable[Resource]) -> None:
-        """Emit what was kept back of these kinds, and take back what was emitted of others."""
+        """Emit the objects of these kinds, and the removal of other kinds' objects."""
         self._custom.watch({each.kind for each in resources})
 
     async def refresh(self) -> None:
@@ -106,7 +106,7 @@ class FolderFeed:
             return
         old, new = self._trimmed(change.old), self._trimmed(change.new)
         if old == new:
-            return  # only what nobody reads has changed
+            return  # only annotations that are not kept have changed
         for each in self._deriver.apply(Change(change.kind, change.key, old, new)):
             self._emit(each)
 
@@ -123,7 +123,7 @@ class FolderFeed:
 
 
 class CustomShelf:
-    """Objects of cubes' kinds, of which only those of watched kinds are emitted."""
+    """Holds the objects of cubes' kinds, and emits only those of watched kinds."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
@@ -131,7 +131,7 @@ class CustomShelf:
         self._watched: set[str] = set()
 
     def take(self, change: Change) -> None:
-        """Take in a change of what there is."""
+        """Take in a change; it is emitted if its kind is watched."""
         held = self._held.setdefault(change.kind, {})
         if isinstance(change.new, Custom):
             held[change.key] = change.new
@@ -141,7 +141,7 @@ class CustomShelf:
             self._emit(change)
 
     def watch(self, kinds: set[str]) -> None:
-        """Let these kinds be seen from now on, and no others."""
+        """Emit objects of these kinds from now on, and of no others."""
         before, self._watched = self._watched, kinds
         for kind in sorted(kinds - before):
             for each in self._held.get(kind, {}).values():

@@ -1,4 +1,4 @@
-"""What one manifest file says: its objects and its problems."""
+"""Reads one manifest file: its objects and its problems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cubelet.sources.problem import Problem
 from cubelet_hooks.objects import Object
 
 Objects = Mapping[Identity, Object]
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C where libyaml is there: 10 x faster
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, if there, is 10 x faster
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -37,9 +37,9 @@ class _Loader(_Base):  # type: ignore[misc]
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The objects a file gives, and what is wrong in it.
+    """The objects of a file, and its problems.
 
-    Those in ``kept`` are from an earlier reading: the file does not say them now.
+    Objects in ``kept`` are from an earlier reading, because the file's present ones are unreadable.
     """
 
     objects: Objects = {}
@@ -49,7 +49,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 class _Document(NamedTuple):
     value: object
-    node: yaml.Node | None  # None in JSON, which has no lines to tell
+    node: yaml.Node | None  # None for JSON, whose parser gives no lines
 
     def line(self, path: Path) -> int:
         """Line of the deepest step of ``path`` that the document has; 0 when not known."""
@@ -73,11 +73,11 @@ def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
 
 
 def read(file: str, data: bytes, last: Objects, kinds: Kinds = KINDS) -> Manifest:
-    """Read a file's contents. ``last`` is what the file gave before.
+    """Read a file's contents. ``last`` are the objects of its earlier reading.
 
-    An object that cannot be read any more stays what it was, and so does the whole file when it
-    cannot be parsed: a mistake is reported, and takes nothing away. Documents of which it is not
-    known what they are about keep all that the file gave.
+    An object that has become unreadable stays as it was, and so do all objects of a file that
+    cannot be parsed: an error is reported and removes nothing. If it is not known which object an
+    unreadable document is about, all objects of the file stay.
     """
     try:
         documents = list(_documents(file, data))
@@ -96,7 +96,7 @@ def read(file: str, data: bytes, last: Objects, kinds: Kinds = KINDS) -> Manifes
 
 
 def unreadable(file: str, line: int, message: str, last: Objects) -> Manifest:
-    """A file that cannot be read at all: what it gave stays."""
+    """The manifest of a file that cannot be read at all: its objects stay."""
     return Manifest(last, frozenset(last), (Problem(file, line, "", "", "", message),))
 
 
@@ -160,7 +160,7 @@ class _Reading:
                 self._kept[identity] = self._last[identity]
 
     def result(self) -> Manifest:
-        """What the file gives; documents that can be read count before what was kept."""
+        """The file's manifest; objects that were read replace kept ones."""
         return Manifest(
             {**self._kept, **self._objects},
             frozenset(self._kept.keys() - self._objects.keys()),

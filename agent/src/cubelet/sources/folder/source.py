@@ -26,14 +26,14 @@ Listing = Mapping[str, Fingerprint]
 class FolderSource:
     """Emits the changes of the objects in the manifests of one folder, not its subfolders.
 
-    Level-triggered: what counts is what the files say, not what happened to them. The folder is
-    read when two looks at it, ``settle`` seconds apart, see the same, and at the latest
-    ``patience`` seconds after a change is first seen; so files that are being written or moved
-    are read when that is over. Apart from the kernel's notices the folder is looked at every
-    ``rescan`` seconds. While it cannot be listed, everything stays as it was.
+    Level-triggered: only the files' contents count, not the events about them. The folder is read
+    when two listings, ``settle`` seconds apart, are equal, and at the latest ``patience`` seconds
+    after a change is first seen, so that files are not read while they are being written or moved.
+    It is listed on inotify events and every ``rescan`` seconds. While it cannot be listed, all
+    objects stay as they were.
 
     ``emit`` gets one change at a time and ``report`` all problems whenever they change; both are
-    called in the loop that ``run`` runs in. ``kinds`` are what is read.
+    called in the loop that ``run`` runs in. ``kinds`` are the kinds that are read.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FolderSource:
 
     @property
     def has_synced(self) -> bool:
-        """Whether all that the folder held at the start has been emitted."""
+        """Whether all objects that the folder had at the start have been emitted."""
         return self._synced
 
     @property
@@ -86,23 +86,23 @@ class FolderSource:
                 await self._wake.wait()
 
     async def refresh(self) -> None:
-        """Return once all that the folder holds now has been emitted."""
+        """Return once all objects that the folder has now have been emitted."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._wake.set()
         await waiter
 
     async def _watch(self) -> None:
-        """Wake on the kernel's notices and on time; on time alone where there are no notices."""
+        """Wake on inotify events and every ``rescan`` seconds."""
         while True:
             try:
                 await self._notices()
-            except (OSError, RuntimeError):  # no such folder, or no inotify watch left for us
+            except (OSError, RuntimeError):  # no such folder, or the limit of inotify watches
                 await asyncio.sleep(self._rescan)
                 self._wake.set()
 
     async def _notices(self) -> None:
-        """Wake on each notice until another folder has taken the place of this one."""
+        """Wake on each event until the folder has been replaced by another."""
         watched = os.stat(self._path).st_ino
         notices = awatch(
             self._path,
@@ -113,7 +113,7 @@ class FolderSource:
             rust_timeout=int(self._rescan * 1000),
             yield_on_timeout=True,
         )
-        self._wake.set()  # for what changed before the watch; it begins in this same loop step
+        self._wake.set()  # for changes before the watch, which begins in this same loop step
         async with contextlib.aclosing(notices):
             async for _ in notices:
                 self._wake.set()
@@ -121,7 +121,7 @@ class FolderSource:
                     return
 
     async def _follow(self) -> None:
-        """Bring what was emitted up to what the folder says."""
+        """Emit the changes of the folder since it was read last."""
         try:
             listing = await self._settled()
         except OSError as error:
@@ -148,7 +148,7 @@ class FolderSource:
         return listing
 
     def _read(self, listing: Listing) -> dict[str, Manifest | None]:
-        """The manifests that differ from what was read before; None for those that are gone."""
+        """The manifests that have changed since the last reading; None for those that are gone."""
         found: dict[str, Manifest | None] = {
             file: None for file in self._seen if file not in listing
         }
@@ -175,7 +175,7 @@ def _folder_problem(path: Path, error: OSError) -> Problem:
 
 
 def _list(path: Path) -> Listing:
-    """The manifests in the folder, each with what changes whenever its contents do."""
+    """The manifests in the folder, each with file attributes that change with its contents."""
     listing = {}
     with os.scandir(path) as entries:
         for entry in entries:
