@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
+from cubelet.cni.errors import NOT_PROGRAMMED, CniError
 from cubelet.control.reconciler import Reconciler
 from cubelet.daemon.inbox import Inbox
 from cubelet.state.cluster import State
@@ -27,7 +27,7 @@ class Attaching:
         blocker = self._reconciler.blocker(port)
         if blocker:
             message = f"pod {port.key} is not served by the datapath"
-            raise CniError(TRY_AGAIN_LATER, message, blocker)
+            raise CniError(NOT_PROGRAMMED, message, blocker)
 
     async def detach(self, port: Port) -> None:
         """Return when the port is no longer served; at once if a new container has its key."""
