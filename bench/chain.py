@@ -22,12 +22,10 @@ error.
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from scapy.packet import Packet
@@ -47,7 +45,7 @@ from bench.cluster import (
 from bench.stats import Row, ratio_row, row
 from bench.variants import FUSED, LONGER, MONOLITH, NOTHING, TAILCALL, Variant, Workshop
 from cubelet.bpf.maps import BpfMap
-from cubelet.bpf.testrun import skb_context
+from cubelet.bpf.testrun import one_cpu, skb_context
 from cubelet.testkit import Datapath
 from cubelet.testkit.network import build_network, private_network
 from cubelet_hooks.flows import Flow, Tuple
@@ -122,17 +120,6 @@ class Meter:
     def _check(variant: Variant, seen: int, expected: int) -> None:
         if seen != (0 if variant.name == NOTHING else expected):
             raise Wrong(f"{variant.name}: {seen} packets or records, not {expected}")
-
-
-@contextmanager
-def one_cpu() -> Iterator[None]:
-    """Stay on one CPU, so that per-CPU state, caches and timing are those of one."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def run(rounds: int = ROUNDS) -> list[Row]:

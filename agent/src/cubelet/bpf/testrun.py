@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import c_uint8, c_uint32, c_uint64
 from dataclasses import dataclass
 
@@ -28,6 +31,17 @@ class TestRun:
     packet: bytes
     duration_ns: int
     ctx: bytes
+
+
+@contextmanager
+def one_cpu() -> Iterator[None]:
+    """Keep the thread on one CPU, so that all runs use the same per-CPU state and caches."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class SkBuff(ctypes.Structure):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-from cubelet.bpf.testrun import TestRun, skb_context
+from cubelet.bpf.testrun import TestRun, one_cpu, skb_context
 from cubelet.check.compositions import Wanted
 from cubelet.check.ctokens import declared
 from cubelet.check.findings import Finding
@@ -26,7 +24,7 @@ _BROKEN = frozenset(("jump", "helper"))
 def check(bench: Workbench) -> Iterator[Finding]:
     """Send every frame into every composition by every port."""
     for wanted, datapath in bench.datapaths():
-        with _one_cpu():
+        with one_cpu():
             yield from _problems(bench, wanted, datapath)
 
 
@@ -77,14 +75,3 @@ def _entry(bench: Workbench) -> tuple[str, int]:
     functions = {f"{bench.cube.kind}_{name}" for name in names}
     lines = (each.line for each in declared(source.read_text()) if each.text in functions)
     return str(source), next(lines, 0)
-
-
-@contextmanager
-def _one_cpu() -> Iterator[None]:
-    """Pin the process to one CPU, so that all of a run uses the same per-CPU state."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cubelet.bpf.jiffies import Clock
-from cubelet.bpf.testrun import skb_context
+from cubelet.bpf.testrun import one_cpu, skb_context
 from cubelet.composer.compiler import compile_source
 from cubelet.composer.composition import Chain, Composition, Mode, compose
 from cubelet.composer.core import TRACE, Core, CoreSettings, Trace
@@ -168,7 +167,7 @@ class Datapath(Contents):
         ifindex = self._ifindex(enters, pod)
         trace = self.maps[f"cubelet_{TRACE.name}"]
         trace.update(bytes(4), bytes(TRACE.size))
-        with _one_cpu():
+        with one_cpu():
             run = self.programs.entries[enters].test_run(
                 bytes(packet), repeat, skb_context(ifindex=ifindex, gso_size=gso_size)
             )
@@ -204,7 +203,7 @@ class Datapath(Contents):
         early = self.programs.early
         if early is None:
             raise AssertionError("no cube sees packets early, or early_xdp was not asked for")
-        with _one_cpu():
+        with one_cpu():
             return {1: "drop", 2: "pass"}[early.test_run(bytes(packet)).retval]
 
     def _ifindex(self, enters: str, pod: str) -> int:
@@ -254,14 +253,3 @@ def _composition(
     given = (each for cubes in (core, *stacks.values()) for each in cubes)
     found = {each.kind: each for each in given if not isinstance(each, str)}
     return compose(chain, found, settings, mode)
-
-
-class _one_cpu:  # noqa: N801 - reads as a statement
-    """Pins the thread to one CPU, so that all of a run uses the same per-CPU state."""
-
-    def __enter__(self) -> None:
-        self._before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(self._before)})
-
-    def __exit__(self, *_: object) -> None:
-        os.sched_setaffinity(0, self._before)
