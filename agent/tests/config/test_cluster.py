@@ -126,7 +126,7 @@ def test_it_counts_before_the_nodes_own_settings(found: Discovery) -> None:
         ("insert: [{cube: rate, ports: [pod], after: [nobody]}]", "nobody is not on the stack"),
         ("insert: [{cube: rate, ports: [pod], settings: {rate: x}}]", "settings of rate0: "),
         ("cubes: {nobody: {}}", "cubes: no installed cube is called nobody"),
-        ("core: {flows: 0}", "core: Expected `int` >= 1"),
+        ("core: {flows: 0}", "core: Expected `int` >= 4"),
         ("service_cidrs: [10.0.0.1/8]", "`$.service_cidrs[0]`"),
         ("a: [", "while parsing"),
         ("service_cidrs: [2024-13-01]", "month must be in 1..12"),
