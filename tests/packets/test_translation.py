@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from cubelet_hooks.flows import FlowFlag, Tuple
 
@@ -299,3 +299,25 @@ def test_a_lost_forward_record_is_made_again_with_the_same_source_port(rig: Rig)
     seen = chosen(rig, CLIENT, AWAY, udp)
     rig.forget(udp(CLIENT.to(AWAY)))
     assert chosen(rig, CLIENT, AWAY, udp) == seen
+
+
+@pytest.mark.parametrize("kind", [13, 9, 40, 255])
+@pytest.mark.parametrize("first", [True, False], ids=["echo first", "echo last"])
+def test_an_icmp_message_without_identifier_shares_no_echos_flow(
+    rig: Rig, kind: int, first: bool
+) -> None:
+    """Of an echo whose identifier is 0; only the addresses of such a message change."""
+    rig.masquerade(A, "uplink", NODE)
+    ping = echo(Ends(A, 0, OUTSIDE, 0))
+    chosen = []
+    if first:
+        chosen.append(rig.send(ping).packet[ICMP].id)
+
+    def message(source: str) -> Packet:
+        return IP(src=source, dst=OUTSIDE, id=5) / ICMP(type=kind) / Raw(bytes(range(9)))
+
+    for _ in range(2):
+        arrives(rig.send(message(A)), "uplink", hopped(message(NODE)))
+    chosen.append(rig.send(ping).packet[ICMP].id)
+    assert all(20000 <= each < 21000 for each in chosen)
+    assert len(rig.dp.flows()) == 4

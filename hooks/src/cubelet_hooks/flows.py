@@ -45,7 +45,11 @@ class FlowFlag(enum.IntFlag):
 
 
 class Tuple(Record):
-    """Addresses and ports of one direction. An ICMP echo's identifier is the requester's port."""
+    """Addresses and ports of one direction.
+
+    An ICMP echo's identifier is the requester's port, and the other port is 0. Both are 1 for
+    ICMP's other messages, which have no identifier.
+    """
 
     src: Addr
     dst: Addr

@@ -36,7 +36,6 @@ CUBELET_INLINE int cubelet_related_parse(struct __sk_buff *skb, struct cubelet_s
 	struct {
 		__be16 a, b, c, d;
 	} l4;
-	__u8 type;
 
 	__builtin_memset(q, 0, sizeof(*q));
 	*ip_at = (s->pkt.hdr.l4 & CUBELET_L4_MASK) + sizeof(struct icmphdr);
@@ -55,11 +54,7 @@ CUBELET_INLINE int cubelet_related_parse(struct __sk_buff *skb, struct cubelet_s
 		q->tuple.sport = l4.a;
 		q->tuple.dport = l4.b;
 	} else if (ip.protocol == IPPROTO_ICMP) {
-		type = l4.a & 0xff;
-		if (type == ICMP_ECHO)
-			q->tuple.sport = l4.c;
-		else if (type == ICMP_ECHOREPLY)
-			q->tuple.dport = l4.c;
+		cubelet_icmp_identify(&q->tuple, l4.a & 0xff, l4.c);
 	}
 	return 0;
 }

@@ -22,6 +22,7 @@ enum cubelet_parsed {
 #define CUBELET_IP_MF 0x2000
 #define CUBELET_IP_DF 0x4000
 #define CUBELET_IP_OFFSET 0x1fff
+#define CUBELET_NO_IDENTIFIER bpf_htons(1) /* at both ends; of an echo's, one is 0 */
 
 CUBELET_INLINE int cubelet_icmp_is_error(__u8 type)
 {
@@ -29,18 +30,30 @@ CUBELET_INLINE int cubelet_icmp_is_error(__u8 type)
 	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT;
 }
 
-/* ICMP has an identifier where others have ports: it is the requester's port. */
+/*
+ * An ICMP echo has an identifier where others have ports: it is the requester's port. All other
+ * messages have CUBELET_NO_IDENTIFIER at both ends, which no echo has, so that they share none's
+ * flow, whose translation would write to what they have at the identifier's place.
+ */
+CUBELET_INLINE void cubelet_icmp_identify(struct cubelet_tuple *t, __u8 type, __be16 id)
+{
+	t->sport = CUBELET_NO_IDENTIFIER;
+	t->dport = CUBELET_NO_IDENTIFIER;
+	if (type == ICMP_ECHO) {
+		t->sport = id;
+		t->dport = 0;
+	} else if (type == ICMP_ECHOREPLY) {
+		t->sport = 0;
+		t->dport = id;
+	}
+}
+
 CUBELET_INLINE int cubelet_parse_icmp(const struct icmphdr *icmp, void *end,
 				      struct cubelet_headers *h)
 {
 	if ((void *)(icmp + 1) > end || h->l4 - ETH_HLEN + sizeof(*icmp) > h->size)
 		return CUBELET_MALFORMED;
-	h->tuple.sport = 0;
-	h->tuple.dport = 0;
-	if (icmp->type == ICMP_ECHO)
-		h->tuple.sport = icmp->un.echo.id;
-	else if (icmp->type == ICMP_ECHOREPLY)
-		h->tuple.dport = icmp->un.echo.id;
+	cubelet_icmp_identify(&h->tuple, icmp->type, icmp->un.echo.id);
 	h->ports = icmp->type == ICMP_ECHO; /* an answer keeps the asker's identifier */
 	h->icmp_error = cubelet_icmp_is_error(icmp->type);
 	/* an echo reply may be the node's as well: see echo.h of the core */
