@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -344,3 +345,27 @@ def test_an_error_that_expires_causes_none(rig: Rig) -> None:
     packet = about(hopped(talk.first), B, ERRORS["port unreachable"])
     packet.ttl = 1
     kept(rig.send(packet, "b"), "core/ttl")
+
+
+def stamp(src: str, dst: str, kind: int = 13, ttl: int = 64) -> Packet:
+    """A timestamp request: bytes stand where an echo has its identifier."""
+    return IP(src=src, dst=dst, ttl=ttl, id=5) / ICMP(type=kind, id=7, seq=9) / Raw(bytes(12))
+
+
+def gre(src: str, dst: str, kind: int = 0, ttl: int = 64) -> Packet:
+    return IP(src=src, dst=dst, ttl=ttl, id=5, proto=47) / Raw(bytes(range(1, 25)))
+
+
+@errors
+@pytest.mark.parametrize("quote", [8, 0], ids=["8 bytes", "whole"])
+@pytest.mark.parametrize("shape", [stamp, gre])
+def test_of_what_has_no_ports_only_the_addresses_change(
+    rig: Rig, error: Packet, shape: Callable[..., Packet], quote: int
+) -> None:
+    """What stands at the ports' and the checksum's place is somebody's data."""
+    rig.masquerade(A, "pod", ROUTER, 20001, 1)
+    arrived = hopped(shape(ROUTER, B))
+    arrives(rig.send(shape(A, B)), "b", arrived)
+    sent = about(arrived, B, error, quote)
+    wanted = about(hopped(shape(A, B)), B, error, quote)
+    arrives(rig.send(sent, "b"), "a", hopped(wanted))

@@ -27,7 +27,10 @@ CUBELET_INLINE int cubelet_edit(struct __sk_buff *skb, __u32 check, __u32 at, __
 	return bpf_skb_store_bytes(skb, at, &to, 4, 0);
 }
 
-/* Reads the quoted packet's tuple into s->quoted; its headers' offsets in the frame too. */
+/*
+ * Reads the quoted packet's tuple into s->quoted; its headers' offsets in the frame too; and
+ * whether it has ports or an identifier: in all else translation changes addresses alone.
+ */
 CUBELET_INLINE int cubelet_related_parse(struct __sk_buff *skb, struct cubelet_scratch *s,
 					 __u32 *ip_at)
 {
@@ -53,8 +56,11 @@ CUBELET_INLINE int cubelet_related_parse(struct __sk_buff *skb, struct cubelet_s
 	    ip.protocol == IPPROTO_SCTP) {
 		q->tuple.sport = l4.a;
 		q->tuple.dport = l4.b;
+		q->ports = 1;
 	} else if (ip.protocol == IPPROTO_ICMP) {
 		cubelet_icmp_identify(&q->tuple, l4.a & 0xff, l4.c);
+		q->ports = q->tuple.sport != CUBELET_NO_IDENTIFIER ||
+			   q->tuple.dport != CUBELET_NO_IDENTIFIER;
 	}
 	return 0;
 }
@@ -67,6 +73,8 @@ CUBELET_INLINE int cubelet_related_l4(struct __sk_buff *skb, struct cubelet_scra
 	__u32 at = q->l4, sum_at = at, sum = f->port_delta;
 	__u16 old, new;
 
+	if (!q->ports)
+		return 0;
 	if (q->tuple.protocol == IPPROTO_ICMP) {
 		sum_at += __builtin_offsetof(struct icmphdr, checksum);
 		if (cubelet_edit(skb, check, at + 4, q->tuple.sport + q->tuple.dport,
