@@ -11,7 +11,7 @@ from scapy.packet import Packet, Raw
 from cubelet.bpf.jiffies import Clock
 
 from .rig import NODE, OUTSIDE, VIP, A, B, Rig, arrives, kept
-from .shapes import Ends, Peer, Shape, echo, hopped, tcp, udp
+from .shapes import Ends, Peer, Shape, direct, echo, hopped, tcp, udp
 
 CLIENT, SERVER, AWAY = Peer("a", A, 1000), Peer("b", B, 8080), Peer("uplink", OUTSIDE, 443)
 LONG = bytes(range(256)) * 4 + b"odd"
@@ -154,3 +154,25 @@ def test_a_first_fragment_holds_the_whole_transport_header(fused: Rig) -> None:
     padded = fused.framed(tiny, "a") / Raw(bytes(24))
     padded[IP].len = 36
     kept(fused.send(padded), "core/malformed")
+
+
+def test_no_later_fragment_opens_a_connection(rig: Rig) -> None:
+    """Its flow ended after the first: what it continues was no SYN."""
+    direct(CLIENT, SERVER, tcp).established(rig)
+    first, *later = parts(tcp(CLIENT.to(SERVER), LONG))
+    arrives(rig.send(first), "b", hopped(first))
+    rig.forget(tcp(CLIENT.to(SERVER)))
+    rig.forget(tcp(SERVER.to(CLIENT)))
+    for part in later:
+        kept(rig.send(part), "core/no_flow")
+    assert not rig.dp.flows()
+
+
+def test_what_follows_a_segment_that_is_left_to_the_node_is_too(rig: Rig) -> None:
+    """By a Service's port, for a connection that only the node's stack may know."""
+    rig.vip(NODE, 30001, B, 8080)
+    for part in parts(tcp(AWAY.to(Peer("", NODE, 30001)), LONG)):
+        frame = rig.framed(part, "uplink")
+        result = rig.send(frame, "uplink")
+        assert (result.verdict, bytes(result.packet)) == ("pass", bytes(frame))
+    assert not rig.dp.flows()

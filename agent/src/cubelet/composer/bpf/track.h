@@ -52,6 +52,8 @@ CUBELET_INLINE int cubelet_may_open(struct __sk_buff *skb, const struct cubelet_
 	const struct cubelet_headers *h = &pkt->hdr;
 	struct cubelet_tuple inward;
 
+	if (h->fragment == CUBELET_LATER) /* of TCP: it does not say whether it followed a SYN */
+		return h->tuple.protocol != IPPROTO_TCP;
 	if (!cubelet_midstream(h))
 		return 1;
 	if (h->tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
@@ -72,7 +74,8 @@ CUBELET_INLINE int cubelet_track_unknown(struct __sk_buff *skb, struct cubelet_p
 {
 	if (pkt->entered == CUBELET_UPLINK && cubelet_is_own(&pkt->hdr.tuple.dst))
 		return CUBELET_TRACKED_PASS;
-	if (pkt->hdr.tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST))
+	if (pkt->hdr.tcp_flags & (CUBELET_TCP_SYN | CUBELET_TCP_RST) ||
+	    pkt->hdr.fragment == CUBELET_LATER)
 		return cubelet_track_drop(pkt, CUBELET_REASON_NO_FLOW);
 	cubelet_reject(pkt, CUBELET_REASON_NO_FLOW, 0, 0, 0);
 	return CUBELET_TRACKED_REJECT;
@@ -292,6 +295,6 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 	tracked = *flow ? cubelet_track_known(skb, s, flow) : cubelet_track_new(skb, pkt);
 	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP &&
 	    tracked != CUBELET_TRACKED_REJECT)
-		cubelet_fragment_remember(&pkt->hdr, 0);
+		cubelet_fragment_remember(&pkt->hdr, tracked == CUBELET_TRACKED_PASS);
 	return tracked;
 }
