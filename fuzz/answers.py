@@ -7,7 +7,7 @@ from collections.abc import Callable
 from . import cluster
 from .cluster import GATEWAY, NODE
 from .machine import Out
-from .wire import ICMP, LATER, RST, TCP, UDP, Packet, Tuple, ones, same_but
+from .wire import ICMP, LATER, RST, SCTP, TCP, UDP, Packet, Tuple, identify, ones, same_but
 
 Say = Callable[[str, str], None]
 _LONGEST = 576
@@ -18,7 +18,9 @@ _QUOTE = 28
 def check_answer(p: Packet, entry: str, out: Out, say: Say) -> None:
     """An answer goes to who asked, from who may answer, and is sound."""
     group = p.frame[6] & 1
-    if not group and out.frame[:6] != p.frame[6:12]:
+    looped = entry == "host" and p.kind == "ip" and p.dst in cluster.LOOPBACK
+    asker = bytes(6) if looped else p.frame[6:12]
+    if not group and out.frame[:6] != asker:
         say("answer", f"it went to {out.frame[:6].hex()}, who did not ask")
     if p.ethertype == 0x0806:
         _check_arp(p, out, say)
@@ -29,7 +31,7 @@ def check_answer(p: Packet, entry: str, out: Out, say: Say) -> None:
         return
     if q.dst != p.src:
         say("answer", f"it went to {q.dst:#x}, not to {p.src:#x}")
-    if q.header_residue() or (q.residue() and not p.residue()):
+    if (q.header_residue() and not p.header_residue()) or (q.residue() and not p.residue()):
         say("checksum", f"an answer's: {out.frame.hex()}")
     if len(out.frame) != 14 + q.total and not (q.type == 0 and len(out.frame) == len(p.frame)):
         say("length", f"an answer of {q.total} bytes in a frame of {len(out.frame)}")
@@ -82,7 +84,8 @@ def _check_error(p: Packet, entry: str, q: Packet, say: Say) -> None:
     if any(p.src in network for network in cluster.NEVER_A_SOURCE):
         say("answer", f"an error to {p.src:#x}")
     own = NODE if entry == "uplink" else GATEWAY
-    if q.src not in {own, p.dst}:
+    refused = q.frame[q.l4 : q.l4 + 2] == b"\3\3"  # who is asked says so itself
+    if q.src != own and not (refused and q.src == p.dst):
         say("answer", f"an error from {q.src:#x}")
     quote = q.frame[q.l4 + 8 : 14 + q.total]
     if not p.frame[14 : 14 + p.total].startswith(quote) or len(quote) < min(_QUOTE, p.total):
@@ -135,7 +138,9 @@ def check_related(p: Packet, q: Packet, out: Out, quoted: Tuple, left: Tuple, sa
 def _quoted_fields(p: Packet, l4: int, protocol: int) -> list[tuple[int, int]]:
     end = 14 + p.total
     if protocol == ICMP:
-        return [(l4 + 2, l4 + 6)]
+        return [(l4 + 2, l4 + 6)] if p.frame[l4] in {0, 8} else []
+    if protocol not in {TCP, UDP, SCTP}:
+        return []
     at = l4 + {TCP: 16, UDP: 6}.get(protocol, 0)
     fields = [(l4, l4 + 4)]
     if protocol in {TCP, UDP} and at + 2 <= end:
@@ -148,8 +153,8 @@ def _read_quoted(frame: bytes, inner: int, l4: int, quoted: Tuple) -> Tuple:
     first, second = (int.from_bytes(frame[l4 + n : l4 + n + 2]) for n in (0, 2))
     if quoted[4] == ICMP:
         ident = int.from_bytes(frame[l4 + 4 : l4 + 6])
-        first, second = (ident if frame[l4] == 8 else 0), (ident if frame[l4] == 0 else 0)
-    elif quoted[4] not in {TCP, UDP, 132}:
+        first, second = identify(frame[l4], ident)
+    elif quoted[4] not in {TCP, UDP, SCTP}:
         first = second = 0
     return (src, dst, first, second, quoted[4])
 
@@ -176,7 +181,7 @@ def quoted_tuple(p: Packet) -> Tuple | None:
     sport, dport = int.from_bytes(frame[l4 : l4 + 2]), int.from_bytes(frame[l4 + 2 : l4 + 4])
     if protocol == ICMP:
         ident = int.from_bytes(frame[l4 + 4 : l4 + 6])
-        sport, dport = (ident if frame[l4] == 8 else 0), (ident if frame[l4] == 0 else 0)
-    elif protocol not in {TCP, UDP, 132}:
+        sport, dport = identify(frame[l4], ident)
+    elif protocol not in {TCP, UDP, SCTP}:
         sport = dport = 0
     return (src, dst, sport, dport, protocol)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from .conversations import Step
 from .known import KNOWN
-from .machine import Machine
+from .machine import WAYS, Machine
 from .oracle import Oracle, Violation
 from .traffic import Traffic
 
@@ -64,9 +64,12 @@ class Run:
     def take(self, step: Step) -> list[Violation]:
         """Do a step; what it violates."""
         if step.frame:
-            out = self._machine.send(step.entry, step.frame)
+            try:
+                out = self._machine.send(step.entry, step.frame)
+            except OSError as error:
+                return [Violation("run", str(error))]
             self.oracle.judge(step.entry, step.frame, out)
-            self.outcome = out.reason if out.sent == 0 else ("", "sent", "answered")[out.sent]
+            self.outcome = out.reason if out.sent == 0 else WAYS[out.sent]
             return self.oracle.found
         self.outcome = step.entry
         getattr(self, f"_{step.entry}")(step)

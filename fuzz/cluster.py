@@ -30,6 +30,7 @@ NOBODYS_VIP = number("10.96.9.9")
 EXTERNAL, BALANCER = number("203.0.113.5"), number("203.0.113.6")
 OUTSIDE_VIRTUAL = frozenset({EXTERNAL, BALANCER})
 VIRTUAL = frozenset({WEB, OWN, EMPTY, HOSTED, FAR, LOCAL_ONLY}) | OUTSIDE_VIRTUAL
+VXLAN_PORT = 4789
 SNAT_PORTS = range(12_000, 30_000)
 NODE_PORTS = range(30_000, 32_768)
 PROTOCOLS: Mapping[Protocol, int] = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
@@ -62,20 +63,25 @@ POD_MACS = {
     name: bytes.fromhex(samples.pod_mac(n).replace(":", "")) for n, name in enumerate(LOCAL_PODS)
 }
 PODS = Network.of("10.1.0.0/24")
+LOOPBACK = Network.of("127.0.0.0/8")
 CLUSTER_PODS = Network.of("10.1.0.0/16")
 SERVICES = Network.of("10.96.0.0/12")
 UNDERLAY = Network.of("172.18.0.0/24")
+NODE_ADDRESSES = frozenset({NODE, *(number(address) for address, _ in NODES.values())})
 TUNNELS = {Network.of(cidr): number(address) for address, cidr in NODES.values()}
 NEVER_A_SOURCE = [Network.of(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")]
 
 
 def martian(address: int) -> bool:
-    """May no packet of the nodes' network come from there? (RFC 1812 5.3.7, and our own ranges.)"""
+    """May no packet of the nodes' network come from there? (RFC 1812 5.3.7, and our own ranges.)
+
+    From Services' external addresses one may: they can be those of a host that shares its load.
+    """
     return (
         any(address in network for network in NEVER_A_SOURCE)
         or address in CLUSTER_PODS
         or address in SERVICES
-        or address in {NODE, EXTERNAL, BALANCER}
+        or address in {NODE, HAIRPIN, UNDERLAY.last}
     )
 
 

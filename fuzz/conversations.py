@@ -23,6 +23,7 @@ from .wire import (
     ACK,
     FIN,
     ICMP,
+    NO_IDENTIFIER,
     PSH,
     RST,
     SCTP,
@@ -31,6 +32,7 @@ from .wire import (
     UDP,
     Tuple,
     ether,
+    icmp,
     inverse,
     ip,
     transport,
@@ -44,6 +46,7 @@ DATA = tuple(bytes(range(n % 256)) * (1 if n < 256 else n // 255) for n in (0, 1
 MARTIANS = (
     *map(cluster.number, ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "10.1.0.77")),
     *(*LOCAL_PODS.values(), *REMOTE_PODS.values(), GATEWAY, NODE, cluster.WEB, cluster.EXTERNAL),
+    *(HAIRPIN, cluster.UNDERLAY.last),
 )
 ODD = (
     *map(cluster.number, ("255.255.255.255", "10.1.0.255", "10.1.0.0", "10.1.0.200", "127.0.0.1")),
@@ -54,6 +57,8 @@ TARGETS = (
     *(*LOCAL_PODS.values(), *REMOTE_PODS.values(), *cluster.OUTSIDE, NODE, GATEWAY),
     *(*cluster.VIRTUAL, *cluster.VIRTUAL, cluster.number("172.18.0.3")),
 )
+_NO_ECHOES = (9, 10, 13, 14, 17, 40, 255)
+"""Other types of ICMP: advertisements, timestamps, masks and what nobody knows."""
 PORTS = (80, 8080, 8081, 81, 53, 30_080, 30_081, 6443, 443, 1, 12_345, 4789)
 ENTRIES = (*LOCAL_PODS, *LOCAL_PODS, "host", "overlay", "uplink", "uplink")
 
@@ -115,7 +120,7 @@ class Conversations:
             dst = rng.choice((NODE, cluster.EXTERNAL, *LOCAL_PODS.values()))
             dport = rng.choice((30_080, 30_081, 80, 8080))
         if protocol not in {TCP, UDP, SCTP}:
-            sport, dport = (sport if protocol == ICMP else 0), 0
+            sport, dport = (rng.choice((sport, sport, sport, 0)) if protocol == ICMP else 0), 0
         return (self.source(entry), dst, sport, dport, protocol)
 
     def _likely_port(self, dst: int) -> int:
@@ -130,11 +135,14 @@ class Conversations:
         data = self._rng.choice(DATA) if not flags & SYN else b""
         if flags & SYN:
             own -= 1
+        if flags & (RST | FIN) and self._rng.random() < 0.3:  # a guess
+            own ^= 1 << 31
         ack = other if flags & ACK else 0
-        ident = self._rng.randrange(65_536)
-        return ip(
-            t[0], t[1], t[4], transport(t, flags, data, own, ack, reply), ttl=ttl, ident=ident
-        )
+        body = transport(t, flags, data, own, ack, reply)
+        echo = t[4] == ICMP and t[2:4] != NO_IDENTIFIER
+        if t[4] == ICMP and (not echo or (not t[2] + t[3] and self._rng.random() < 0.5)):
+            body = icmp(self._rng.choice(_NO_ECHOES), 0, self._rng.randrange(1 << 32), data)
+        return ip(t[0], t[1], t[4], body, ttl=ttl, ident=self._rng.randrange(65_536))
 
     def framed(self, entry: str, packet: bytes) -> Step:
         """In the frame that it has when it comes by the port."""

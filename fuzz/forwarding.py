@@ -6,7 +6,7 @@ from . import cluster
 from .answers import Say
 from .cluster import GATEWAY, GATEWAY_MAC, LOCAL_PODS, NODE, POD_MACS, ROUTER_MAC, UPLINK_MAC
 from .machine import Out
-from .rules import shown_source, where
+from .rules import may_open, shown_source, to_tunnel, where
 from .services import Cluster
 from .wire import ICMP, TCP, UDP, Packet, Tuple, rewritable, same_but
 
@@ -44,9 +44,8 @@ def check_sender(p: Packet, entry: str, say: Say) -> None:
     if entry in LOCAL_PODS:
         if p.src != LOCAL_PODS[entry]:
             say("spoofed", f"pod {entry} sent from {p.src:#x}")
-        if src_mac in {GATEWAY_MAC, ROUTER_MAC} or (
-            src_mac in POD_MACS.values() and src_mac != POD_MACS[entry]
-        ):
+        taken = {GATEWAY_MAC, ROUTER_MAC, *POD_MACS.values()} - {POD_MACS[entry]}
+        if src_mac in taken and may_open(p):  # else that is what is wrong with it
             say("mac", f"pod {entry} sent from the MAC address {src_mac.hex()}")
     elif entry == "host":
         if p.src not in {NODE, GATEWAY}:
@@ -75,6 +74,8 @@ def check_path(
         say("path", f"{key} to {left[1]:#x} left by {leaves}, not by {wanted}")
     if leaves == "overlay" and out.remote != cluster.tunnel_to(left[1]):
         say("path", f"{left} into the tunnel to {out.remote:#x}")
+    if to_tunnel(leaves, left[3], key[4]) or to_tunnel(entry, key[2], key[4]):
+        say("tunnel", f"{key} speaks to a node's tunnel, or has its answers go there: {left}")
     if leaves == "uplink":
         hop = left[1] if left[1] in cluster.UNDERLAY else cluster.ROUTER
         if out.remote != hop:
@@ -86,9 +87,11 @@ def check_source(key: Tuple, entry: str, leaves: str, left: Tuple, say: Say) -> 
     source, moved = shown_source(key, entry, leaves, left)
     if left[0] != source:
         say("source", f"{key} by {leaves} left from {left[0]:#x}, not {source:#x}")
-    has_ports = key[4] in {TCP, UDP} or (key[4] == ICMP and left[2] != 0)
+    has_ports = key[4] in {TCP, UDP} or (key[4] == ICMP and left[2] != 0 and not key[3])
     if left[2] != key[2]:
         if left[2] not in cluster.SNAT_PORTS:
             say("source", f"{key} left from port {left[2]}")
     elif moved and left[2] not in cluster.SNAT_PORTS and has_ports:
         say("source", f"{key} kept a port that may be the node's own: {left}")
+    elif moved and leaves == "uplink" and not has_ports:
+        say("no_ports", f"nothing tells the answers to {left} from those to the node's own")

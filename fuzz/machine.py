@@ -9,8 +9,11 @@ import platform
 import socket
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import NamedTuple
+
+import msgspec
 
 from cubelet.bpf.attrs import ProgTestRun
 from cubelet.bpf.constants import Cmd
@@ -18,6 +21,7 @@ from cubelet.bpf.testrun import skb_context
 from cubelet.composer.composition import Mode, default_chain
 from cubelet.composer.core import TRACE, Trace
 from cubelet.datapath.applier import Epochs
+from cubelet.datapath.shared import SharedWords
 from cubelet.testkit import Datapath
 from cubelet.testkit.network import TestNetwork, build_network
 from cubelet_bridge.cube import Bridge
@@ -41,6 +45,9 @@ SETTINGS = {
 }
 ENTRIES = (*cluster.LOCAL_PODS, "host", "overlay", "uplink", "local")
 PASSED, DROPPED, REDIRECTED = 0xFFFFFFFF, 2, 7
+SENT, ANSWERED, PUNTED, KEPT = 1, 2, 3, 4
+WAYS = ("", "sent", "answered", "punted", "kept")
+"""How a frame left: on, back as an answer, to the stack, not yet."""
 LONGEST = 3000
 LOOPBACK = 1
 
@@ -54,7 +61,12 @@ _HOP_CODES = {
     "port_class": "B",
     "mtu": "H",
 }
-_WRITTEN = ("cubelet_flows", "cubelet_pending", "cubelet_fragments", "cubelet_flow_counts")
+_WRITTEN = (
+    *("cubelet_flows", "cubelet_pending", "cubelet_fragments", "cubelet_kept", "cubelet_keepers"),
+    *("bridge0_learned", "bridge0_flood_rates"),
+)
+_COUNTED = ("cubelet_shares", "cubelet_port_shares")
+"""How many flows each owner has."""
 _KEY = struct.Struct("!IIHHB3x")  # cubelet_hooks.flows.Tuple
 
 
@@ -76,7 +88,7 @@ _BLANK = bytes(_TRACE_SIZE)
 
 
 class Out(NamedTuple):
-    """What became of a frame; ``sent`` is 1 if it was sent on, 2 if it went back as an answer."""
+    """What became of a frame; ``sent`` is a place in :data:`WAYS`."""
 
     verdict: int
     frame: bytes
@@ -95,6 +107,9 @@ def network() -> TestNetwork:
     from pyroute2 import IPRoute
 
     made = build_network()
+    broadcast = ip_address(cluster.UNDERLAY.last)
+    local = msgspec.structs.replace(made.local, broadcasts=(broadcast,))
+    made = replace(made, local=local)
     with IPRoute() as routes:
         routes.route("add", dst=str(ip_address(cluster.HAIRPIN)), oif=made.local.gateway_ifindex)
     return made
@@ -119,6 +134,7 @@ class Machine:
         self._epochs = Epochs(self.path.maps["cubelet_epochs"])
         self._trace = mmap.mmap(self.path.maps[f"cubelet_{TRACE.name}"].fd, TRACE.size)
         self.reasons = {n: f"{r.cube}/{r.name}" for n, r in self.path.reasons.items()}
+        self._shares = [SharedWords(self.path.maps[name]) for name in _COUNTED]
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._number = _SYSCALL[platform.machine()]
         self._in = ctypes.create_string_buffer(_LEFT)
@@ -197,8 +213,10 @@ class Machine:
     def reset(self) -> None:
         """No flow; policies and backends as at the beginning."""
         for table in self.path.maps:
-            if table in _WRITTEN or table in {"bridge0_learned", "bridge0_flood_rates"}:
+            if table in _WRITTEN:
                 self._clear(table)
+        for shares in self._shares:
+            shares.words[:] = memoryview(bytes(shares.words.nbytes)).cast("I")
         self.policy(0)
         self.endpoints(0)
         self.flooded()
@@ -254,5 +272,7 @@ class Machine:
         for each in self._listeners.values():
             each.close()
         self._trace.close()
+        for shares in self._shares:
+            shares.close()
         self._epochs.close()
         self.path.close()

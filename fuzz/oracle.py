@@ -7,17 +7,25 @@ where more than one outcome is right: what it names a violation is one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from . import cluster
 from .answers import check_answer, check_related, quoted_tuple
-from .cluster import GATEWAY, GATEWAY_MAC, LOCAL_PODS, NODE, POD_MACS, ROUTER_MAC
+from .cluster import GATEWAY, GATEWAY_MAC, LOCAL_PODS, LOOPBACK, NODE, POD_MACS, ROUTER_MAC
 from .forwarding import check_frame, check_path, check_sender, check_source, check_whole
-from .link import check_link
-from .machine import DROPPED, PASSED, REDIRECTED, Machine, Out
+from .link import ARP, check_link
+from .machine import ANSWERED, DROPPED, KEPT, PASSED, REDIRECTED, SENT, Machine, Out
 from .policies import allows
-from .rules import may_open, must_open, ours, permitted, sound
+from .rules import (
+    may_open,
+    must_open,
+    node_own,
+    options_refused,
+    ours,
+    permitted,
+    sound,
+)
 from .services import Cluster
 from .wire import (
     ACK,
@@ -34,6 +42,7 @@ from .wire import (
     inverse,
 )
 
+_HALF, _FAR = 1 << 31, 1 << 24
 INTERNAL = frozenset({"core/jump", "core/helper"})
 """Reasons that say that the datapath has failed, not the packet."""
 
@@ -61,8 +70,10 @@ class Flow:
     """One of its records was lost."""
     taint: str = ""
     """The invariant that was violated by what opened or struck it: later ones follow from that."""
-    vague: bool = False
-    """Such a SYN was sent on: either end may count as the client."""
+    live: bool = False
+    """Of TCP: both ends have spoken, and the client has acknowledged what the server said."""
+    at: dict[bool, int] = field(default_factory=dict)
+    """Of TCP: the sequence number that was last seen of replies (true) and of the others."""
 
     def expected(self, reply: bool) -> tuple[str, str, Tuple]:
         """Where packets of a direction enter and leave, and their tuple as they leave."""
@@ -120,9 +131,11 @@ class Oracle:
         if entry == "local":
             self._local(p, out)
             return
-        if out.verdict == REDIRECTED and out.sent == 1:
+        if entry == "uplink" and out.verdict != PASSED and node_own(p):
+            self.say("taken", "a packet for the node's own stack was not left to it")
+        if out.verdict == REDIRECTED and out.sent == SENT:
             self._sent(p, entry, out)
-        elif out.verdict == REDIRECTED and out.sent == 2:
+        elif out.verdict == REDIRECTED and out.sent == ANSWERED:
             self._kept(p, entry)
             check_answer(p, entry, out, self.say)
         elif out.verdict == DROPPED:
@@ -132,16 +145,37 @@ class Oracle:
                 self.say("passed", "only the uplink may leave a frame to the node's stack")
             if out.frame != frame:
                 self.say("bytes", "a frame that is left to the stack was changed")
-            self._kept(p, entry)
+            if out.sent == SENT:
+                self._shared(p, entry, out)
+            else:
+                self._kept(p, entry)
         else:
             self.say("verdict", "neither sent, dropped nor passed")
         if p.kind == "ip" and p.fragment == FIRST:
             self._fragments[p.src, p.dst, p.protocol, p.ident] = (p.sport, p.dport)
 
+    def _shared(self, p: Packet, entry: str, out: Out) -> None:
+        """What the node may have asked for itself is left to it, and a copy is a pod's."""
+        echo = p.type == 0 or p.error or p.fragment == LATER
+        if p.kind != "ip" or p.protocol != ICMP or p.dst not in {NODE, GATEWAY} or not echo:
+            self.say("shared", "left to the stack, and sent on as well")
+            return
+        leaves = self._exit(out)
+        copies = self._machine.flooded()
+        if leaves in LOCAL_PODS and len(copies.get(leaves, ())) != 1:
+            self.say("undelivered", f"no copy for {leaves}")
+        elif set(copies) - {leaves}:
+            self.say("path", f"copies for {set(copies)}, not for {leaves} alone")
+        elif leaves in LOCAL_PODS:
+            self._sent(p, entry, out._replace(frame=copies[leaves][0]))
+
     def _dropped(self, p: Packet, entry: str, out: Out) -> None:
         flooded = self._machine.flooded() if out.reason == "core/none" else {}
         if out.reason in INTERNAL:
             self.say("internal", "the datapath failed")
+        elif out.sent == KEPT:
+            if p.kind != "ip" or p.fragment != LATER:
+                self.say("fragment", "what is no later fragment waits for its first")
         elif out.reason == "core/none":
             group_or_unknown = p.frame[:6] not in {ROUTER_MAC, *POD_MACS.values()}
             if entry not in {*LOCAL_PODS, "host"} or not group_or_unknown:
@@ -155,6 +189,10 @@ class Oracle:
                 continue
             if name == entry:
                 self.say("flood", "flooded back to its sender")
+            if p.kind == "ip" and not p.frame[0] & 1:
+                self.say("flood", f"a packet for one station reached {name} as well")
+            if p.kind == "link" and p.ethertype != ARP:
+                self.say("flood", f"ethertype {p.ethertype:#x} leads past NetworkPolicy")
             if p.kind != "ip" or entry == "host":
                 continue
             asked = (LOCAL_PODS[name], p.src, True, p.protocol, p.dport)
@@ -166,12 +204,14 @@ class Oracle:
         flow, reply = self._known.get(p.tuple, (None, False)) if p.kind == "ip" else (None, False)
         if why:
             self._about(flow, "undelivered", why)
+        if flow and entry == "uplink" != flow.expected(reply)[0] and cluster.martian(p.src):
+            flow.taint = flow.taint or "martian"  # it may have cost the flow its records
         if not flow or p.protocol != TCP or p.fragment == LATER:
             return
         if p.flags & (FIN | RST):
             flow.sure = False
-        elif reply and p.flags & (SYN | ACK) == SYN:
-            flow.taint = flow.taint or "syn_forgets"
+        elif p.flags & (SYN | ACK) == SYN and not reply and not flow.sure:
+            flow.evicted = True  # it had ended, and this was to be another
 
     def _about(self, flow: Flow | None, name: str, text: str) -> None:
         self.say((flow and flow.taint) or name, text)
@@ -184,7 +224,9 @@ class Oracle:
         if out.verdict != REDIRECTED:
             self.say("verdict", "a packet of the node's own was dropped on loopback")
             return
-        if p.kind != "ip" or p.src not in {NODE, GATEWAY} or p.dst != NODE:
+        looped = p.kind == "ip" and p.dst in LOOPBACK
+        own = p.kind == "ip" and (p.src in {NODE, GATEWAY} or (looped and p.src in LOOPBACK))
+        if not own or not (looped or p.dst == NODE):
             self.say("spoofed", "taken off loopback from or to an address that is not the node's")
         elif p.fragment != LATER and p.dport not in cluster.NODE_PORTS:
             self.say("translation", "taken off loopback, and no Service's port")
@@ -208,11 +250,13 @@ class Oracle:
             self.say("bytes", f"it left as no IP packet: {out.frame.hex()}")
             return
         check_frame(p, entry, leaves, q, out, self.say)
+        if options_refused(p):
+            self.say("source_route", "whoever is behind us would lead it elsewhere")
         if p.error and p.fragment != LATER:
             self._error(p, entry, leaves, q, out)
             return
         check_whole(p, q, out, self.say)
-        key = self._key(p)
+        key = self._key(p, entry)
         if key is None:
             self.say("fragment", "a later fragment was sent whose first was not seen")
             return
@@ -222,11 +266,21 @@ class Oracle:
     def _exit(self, out: Out) -> str:
         return self._exits.get(out.ifindex, "?") if out.port_class == "pod" else out.port_class
 
-    def _key(self, p: Packet) -> Tuple | None:
-        if p.fragment != LATER:
-            return p.tuple
-        ports = self._fragments.get((p.src, p.dst, p.protocol, p.ident))
-        return (p.src, p.dst, *ports, p.protocol) if ports else None
+    def _key(self, p: Packet, entry: str) -> Tuple | None:
+        ports = (p.sport, p.dport)
+        if p.fragment == LATER:
+            found = self._fragments.get((p.src, p.dst, p.protocol, p.ident))
+            if found is None:
+                return None
+            ports = found
+        key = (p.src, p.dst, *ports, p.protocol)
+        if entry == "host" and p.protocol == UDP and key not in self._known:
+            # a server that is bound to no address answers from any of the node's
+            for own in (NODE, GATEWAY):
+                flow, reply = self._known.get((own, *key[1:]), (None, False))
+                if flow and reply and flow.exit == "host":
+                    return (own, *key[1:])
+        return key
 
     def _of_known(self, p: Packet, key: Tuple, entry: str, leaves: str, q: Packet) -> bool:
         """Did it go the way of its flow?"""
@@ -235,17 +289,19 @@ class Oracle:
         flow, reply = self._known[key]
         came, went, left = flow.expected(reply)
         same = (q.src, q.dst) == left[:2] and (p.fragment == LATER or q.tuple == left)
-        strikes = reply and p.flags & (SYN | ACK) == SYN
+        if reply and p.flags & (SYN | ACK) == SYN and p.fragment != LATER:
+            # it is no reply, but opens another flow; never in place of one that is open
+            if flow.sure and flow.live:
+                self._about(flow, "syn_forgets", f"a SYN against the direction of {flow}")
+            return False
         if came != entry or went != leaves or not same:
-            if flow.sure and came == entry and not strikes:
+            if flow.sure and came == entry:
                 text = f"expected {went} and {left}, left by {leaves} as {q.tuple}"
                 self._about(
                     flow, "translation", f"{text}, {'reply' if reply else 'forward'} of {flow}"
                 )
                 return True
             return False
-        if strikes:
-            flow.sure, flow.vague = False, True
         backends = self.cluster.backends(flow.entry, *flow.opened[1:4:2], flow.opened[4])
         moved = flow.opened[1:4:2] != flow.left[1:4:2]
         if moved and key[4] == UDP and not reply and left[1:4:2] not in (backends or ()):
@@ -264,16 +320,27 @@ class Oracle:
         backward = permitted(self.cluster, inverse(flow.left), came, left, went) is not False
         if flow.evicted and flow.opened[4] == TCP:
             self.say("midstream", f"an answer opened a flow: {text}")
-        elif not (backward and (flow.vague or flow.evicted)):
+        elif not (backward and flow.evicted):
             self._about(flow, "denied", text)
 
     @staticmethod
     def _follow(p: Packet, flow: Flow, reply: bool) -> None:
-        """What may end a flow makes it one that need not go on."""
+        """What may end a flow makes it one that need not go on.
+
+        RFC 5961: an open connection is ended by no SYN, and by no RST or FIN that is far from
+        where its sender is.
+        """
         if p.protocol != TCP or p.fragment == LATER:
             return
-        if p.flags & (FIN | RST) or (p.flags & SYN and (reply != bool(p.flags & ACK))):
-            flow.sure = False
+        sequence = int.from_bytes(p.frame[p.l4 + 4 : p.l4 + 8])
+        if p.flags & (FIN | RST):
+            near = abs((sequence - flow.at.get(reply, sequence) + _HALF) % (2 * _HALF) - _HALF)
+            flow.sure = flow.sure and flow.live and near > _FAR
+        elif not p.residue() and not p.fragment:
+            if not reply and flow.at.get(True) and not p.flags & SYN and p.flags & ACK:
+                flow.live = True
+            if not reply or flow.live or p.flags & (SYN | ACK) == SYN | ACK:
+                flow.at[reply] = sequence
 
     # What opens a flow
 
@@ -286,8 +353,11 @@ class Oracle:
             return
         if p.frame[:6] == ROUTER_MAC and p.ttl == q.ttl:
             self.say("ttl", f"it was routed without a hop: {key}")
-        wanted = {**POD_MACS, "host": GATEWAY_MAC}.get(leaves, out.frame[:6])
-        if out.frame[:6] != wanted and not (entry in LOCAL_PODS and p.ttl == q.ttl):
+        gateway = bytes(6) if leaves == "host" and q.dst in LOOPBACK else GATEWAY_MAC
+        wanted = {**POD_MACS, "host": gateway}.get(leaves, out.frame[:6])
+        if (
+            out.frame[:6] != wanted and p.ttl != q.ttl
+        ):  # a station is bridged to as it was addressed
             self.say("frame", f"it left for {out.frame[:6].hex()}, not for {leaves}")
         ports = q.tuple[2:4]
         if p.fragment == LATER:
@@ -299,7 +369,8 @@ class Oracle:
         if permitted(self.cluster, key, entry, left, leaves) is False:
             self.say("denied", f"policy {self.cluster.policy} forbids {key} to {left}")
         other = self._known.get(inverse(left))
-        if other and other[0].sure and other[0].opened != key:
+        begun = self._known.get(key)  # a SYN of its server takes the place of one that begins
+        if other and other[0].sure and other[0].opened != key and (begun or other)[0] != other[0]:
             self.say("translation", f"{left} has the answers of {other[0]}")
         self._learn(Flow(key, left, entry, leaves, p.ttl - q.ttl))
 
@@ -328,14 +399,12 @@ class Oracle:
         if found:
             flow, reply = found
             came, _, _ = flow.expected(reply)
-            if not flow.sure or came != entry or p.flags & SYN:
+            if not flow.sure or came != entry or (p.flags & SYN and reply):
                 return ""
             if p.protocol == TCP and p.flags & RST:
                 return ""
             if entry == "uplink" and p.dst == NODE and not ours(p):
                 return ""  # a connection of the node's own stack
-            if p.protocol == ICMP and (p.type not in {0, 8} or not p.sport + p.dport):
-                return ""
             if not permitted(self.cluster, flow.opened, flow.entry, flow.left, flow.exit):
                 return ""
             return f"{'a reply' if reply else 'a packet'} of {flow}"

@@ -15,8 +15,9 @@ from .cluster import (
 )
 from .policies import allows
 from .services import Cluster
-from .wire import ACK, ICMP, LATER, RST, SYN, TCP, UDP, Packet, Tuple
+from .wire import ACK, FIN, ICMP, LATER, RST, SYN, TCP, UDP, Packet, Tuple
 
+_SOURCE_ROUTES = frozenset({131, 137})
 SAFE_SIZE = 1400
 """Bytes that fit everywhere."""
 
@@ -25,13 +26,15 @@ def may_open(p: Packet) -> bool:
     """Only what begins a conversation in its protocol: of TCP a SYN, which is no answer."""
     if p.protocol != TCP:
         return True
-    return p.fragment != LATER and p.flags & (SYN | ACK | RST) == SYN
+    return p.fragment != LATER and p.flags & (SYN | ACK | RST | FIN) == SYN
 
 
 def where(address: int, entry: str, translated: bool) -> str:
     """Which port leads to an address; empty: none does, ``stack``: it is left to the node."""
     if entry == "uplink" and not translated and address not in cluster.PODS:
         return "stack"
+    if address in cluster.LOOPBACK and entry == "host":
+        return "host"  # what the loopback device gave it, which is the node's own
     if address in {NODE, GATEWAY}:
         return "stack" if entry == "uplink" and not translated else "host"
     if address in cluster.PODS:
@@ -44,6 +47,11 @@ def where(address: int, entry: str, translated: bool) -> str:
     if address in {cluster.UNDERLAY.first, cluster.UNDERLAY.last}:
         return "host" if entry != "host" else ""  # the kernel's broadcast addresses
     return "uplink"
+
+
+def to_tunnel(place: str, port: int, protocol: int) -> bool:
+    """Would a packet that leaves there for this port come to some node's end of the tunnel?"""
+    return protocol == UDP and port == cluster.VXLAN_PORT and place in {"uplink", "host"}
 
 
 def shown_source(key: Tuple, entry: str, leaves: str, left: Tuple) -> tuple[int, bool]:
@@ -85,15 +93,35 @@ def ours(p: Packet) -> bool:
     return p.dport in cluster.SNAT_PORTS or p.dport in cluster.NODE_PORTS
 
 
+def node_own(p: Packet) -> bool:
+    """Is a packet that came by the uplink for the node's own stack alone, such as its tunnel's?"""
+    whole = p.kind == "ip" and not p.fragment and p.protocol in {TCP, UDP}
+    return whole and p.dst == NODE and not ours(p)
+
+
 def sound(p: Packet, entry: str) -> bool:
     """Is it as its sender's stack would have made it, and far from every limit?"""
-    if p.ttl < 2 or p.total > SAFE_SIZE or p.header_residue() or p.residue():
+    if p.ttl < 2 or p.total > SAFE_SIZE or options_refused(p) or p.header_residue() or p.residue():
         return False
     if entry in LOCAL_PODS:
         return p.src == LOCAL_PODS[entry] and p.frame[6:12] == POD_MACS[entry]
     if entry == "uplink":
         return p.frame[:6] == UPLINK_MAC
     return True
+
+
+def options_refused(p: Packet) -> bool:
+    """Has it IP options that contradict themselves, or lead it by a way of the sender's choice?"""
+    at = 34
+    while at < p.l4 and p.frame[at]:
+        if p.frame[at] == 1:
+            at += 1
+            continue
+        length = p.frame[at + 1] if at + 1 < p.l4 else 0
+        if p.frame[at] in _SOURCE_ROUTES or length < 2 or at + length > p.l4:
+            return True
+        at += length
+    return False
 
 
 def _addressed(p: Packet, entry: str) -> bool:
@@ -112,7 +140,7 @@ def must_open(state: Cluster, p: Packet, entry: str) -> str:
         return ""
     if entry in LOCAL_PODS and not _addressed(p, entry):
         return ""
-    if not _honest(p, entry) or not p.sport or (p.protocol != ICMP and not p.dport):
+    if not _honest(p, entry) or (p.protocol != ICMP and not (p.sport and p.dport)):
         return ""
     backends = state.backends(entry, p.dst, p.dport, p.protocol)
     targets = backends if backends is not None else ((p.dst, p.dport),)
@@ -121,6 +149,8 @@ def must_open(state: Cluster, p: Packet, entry: str) -> str:
     for target, port in targets:
         left = (p.src, target, p.sport, port, p.protocol)
         leaves = where(target, entry, backends is not None)
+        if to_tunnel(leaves, port, p.protocol) or to_tunnel(entry, p.sport, p.protocol):
+            return ""
         if leaves in {"", "stack"} or not permitted(state, p.tuple, entry, left, leaves):
             return ""
         if p.src == target and backends is None:

@@ -24,7 +24,9 @@ from .cluster import (
     HOSTED,
     LOCAL_ONLY,
     LOCAL_PODS,
+    LOOPBACK,
     NODE,
+    NODE_PORTS,
     OUTSIDE,
     OUTSIDE_VIRTUAL,
     OWN,
@@ -137,6 +139,8 @@ class Cluster:
         """Who may serve that, for who asks by this port; None: it is nobody's virtual address."""
         if entry == "overlay":  # the sender's node has chosen already
             return None
+        if dst in LOOPBACK and entry == "host" and port in NODE_PORTS:
+            dst = NODE  # the node asks its own ports by any name
         table = self.outside if entry == "uplink" else self.inside
         found = table.get((dst, port, protocol))
         if found is not None:

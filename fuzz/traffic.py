@@ -36,6 +36,7 @@ from .wire import (
     inverse,
     ip,
     transport,
+    udp,
 )
 
 
@@ -59,6 +60,7 @@ class Traffic(Conversations):
             self.fragments: 3,
             self.spoofed: 4,
             self.martian: 2,
+            self.tunnelled: 1,
             self.arp: 2,
             self.link: 3,
             self.noise: 2,
@@ -192,6 +194,16 @@ class Traffic(Conversations):
             return self.framed("uplink", self.packet(t, SYN))
         mac = rng.choice((ROUTER_MAC, GATEWAY_MAC, PEER, *POD_MACS.values(), *GROUPS))
         return Step("uplink", ether(mac, UPSTREAM, self.packet(t, SYN)))
+
+    def tunnelled(self) -> Step:
+        """The nodes' tunnel, spoken by who is no node: a packet of some pod's in VXLAN."""
+        rng = self._rng
+        entry = rng.choice(ENTRIES)
+        inner = self.framed("overlay", self.packet(self._fresh("overlay"), SYN)).frame
+        header = b"\x08\0\0\0" + rng.choice((0, 1, 77)).to_bytes(3) + b"\0"
+        node = rng.choice(sorted(cluster.NODE_ADDRESSES))
+        t = (self.source(entry), node, rng.randrange(1024, 65_536), cluster.VXLAN_PORT, UDP)
+        return self.framed(entry, ip(*t[:2], UDP, udp(t, header + inner, rng.random() < 0.5)))
 
     # Other protocols
 

@@ -9,6 +9,8 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 ERRORS = frozenset({3, 4, 5, 11, 12})
 """ICMP's types that quote a packet (RFC 792)."""
 WHOLE, FIRST, LATER = 0, 1, 2
+NO_IDENTIFIER = (1, 1)
+"""Instead of ports in the tuples of ICMP messages that are no echoes; an echo's has a 0."""
 
 Tuple = tuple[int, int, int, int, int]
 """Source, destination, source port, destination port, protocol."""
@@ -29,6 +31,11 @@ def checksum(data: bytes) -> int:
     """RFC 1071, of data in which the checksum's own field is zero."""
     total = ones(data)
     return 0xFFFF - total if total else 0
+
+
+def identify(kind: int, ident: int) -> tuple[int, int]:
+    """What stands for an ICMP message's ports: an echo's identifier is the asker's."""
+    return {8: (ident, 0), 0: (0, ident)}.get(kind, NO_IDENTIFIER)
 
 
 def inverse(t: Tuple) -> Tuple:
@@ -152,11 +159,7 @@ class Packet:
         if self.protocol == ICMP:
             self.type = frame[l4]
             self.error = self.type in ERRORS
-            ident = frame[l4 + 4] << 8 | frame[l4 + 5]
-            if self.type == 8:
-                self.sport = ident
-            elif self.type == 0:
-                self.dport = ident
+            self.sport, self.dport = identify(self.type, frame[l4 + 4] << 8 | frame[l4 + 5])
             return True
         self.sport = frame[l4] << 8 | frame[l4 + 1]
         self.dport = frame[l4 + 2] << 8 | frame[l4 + 3]

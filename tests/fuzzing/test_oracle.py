@@ -22,10 +22,11 @@ from fuzz.cluster import (
 from fuzz.machine import DROPPED, PASSED, REDIRECTED, Machine, Out
 from fuzz.oracle import Oracle
 from fuzz.services import Cluster
-from fuzz.wire import ACK, SYN, TCP, UDP, Tuple, ether, inverse, ip, transport
+from fuzz.wire import ACK, FIN, RST, SYN, TCP, UDP, Tuple, ether, inverse, ip, transport
 
 A, B, C = (LOCAL_PODS[name] for name in "abc")
 REMOTE, CLIENT = cluster.REMOTE_PODS["r"], OUTSIDE[0]
+NEIGHBOUR = cluster.number("172.18.0.3")
 IFINDEX = {name: number for number, name in enumerate(LOCAL_PODS, 10)}
 BARE = b"\2\0\0\0\0\xfe"
 
@@ -138,6 +139,23 @@ WRONG: dict[str, tuple[str, Tuple, str, Tuple, str]] = {
     "another pod": ("a", tcp(A, B), "c", tcp(A, B), "path"),
     "somebody else's address": ("a", tcp(C, B), "b", tcp(C, B), "spoofed"),
     "forwarded by the host": ("host", tcp(CLIENT, B), "b", tcp(CLIENT, B), "spoofed"),
+    "a node's tunnel": (
+        *("a", (A, NEIGHBOUR, 1024, 4789, UDP), "uplink"),
+        *((NODE, NEIGHBOUR, 12_345, 4789, UDP), "tunnel"),
+    ),
+    "a node's tunnel, by a Service": (
+        *("uplink", (CLIENT, NODE, 1024, 30_080, UDP), "host"),
+        *((CLIENT, NODE, 1024, 4789, UDP), "tunnel"),
+    ),
+    "answers to a node's tunnel": (
+        *("uplink", (NEIGHBOUR, B, 4789, 80, UDP), "b", (NEIGHBOUR, B, 4789, 80, UDP), "tunnel"),
+    ),
+    "the node's address, and no port": (
+        *("a", (A, CLIENT, 0, 0, 47), "uplink", (NODE, CLIENT, 0, 0, 47), "no_ports"),
+    ),
+    "what is the node's own": (
+        *("uplink", tcp(CLIENT, NODE, 22), "b", tcp(CLIENT, B, 22), "taken"),
+    ),
     "loopback from outside": (
         *("uplink", tcp(cluster.number("127.0.0.1"), B), "b"),
         *(tcp(cluster.number("127.0.0.1"), B), "martian"),
@@ -151,9 +169,99 @@ def test_wrong_ones_are_noticed(oracle: Oracle, case: str) -> None:
     assert name in names(oracle, entry, frame(entry, opened), sent(leaves, left))
 
 
+def test_a_frame_for_another_station_is_noticed(oracle: Oracle) -> None:
+    opened = tcp(CLIENT, B)
+    packet = POD_MACS["b"] + frame("uplink", opened)[6:]
+    assert names(oracle, "uplink", packet, sent("b", opened)) == {"other_mac"}
+
+
 def test_what_is_no_syn_opens_nothing(oracle: Oracle) -> None:
     opened = tcp(A, B)
     assert names(oracle, "a", frame("a", opened, ACK), sent("b", opened, ACK)) == {"midstream"}
+
+
+def test_a_syn_that_ends_its_sender_opens_nothing(oracle: Oracle) -> None:
+    opened = tcp(A, B)
+    assert "midstream" in names(
+        oracle, "a", frame("a", opened, SYN | FIN), sent("b", opened, SYN | FIN)
+    )
+
+
+def handshake(oracle: Oracle, opened: Tuple) -> None:
+    """Of a pod ``a`` with a pod ``b``."""
+    back = inverse(opened)
+    for entry, leaves, t, flags in (
+        ("a", "b", opened, SYN),
+        ("b", "a", back, SYN | ACK),
+        ("a", "b", opened, ACK),
+    ):
+        assert names(oracle, entry, frame(entry, t, flags), sent(leaves, t, flags)) == set()
+
+
+def test_a_syn_takes_the_place_of_no_open_connection(oracle: Oracle) -> None:
+    opened = tcp(A, B)
+    back = inverse(opened)
+    assert names(oracle, "a", frame("a", opened), sent("b", opened)) == set()
+    assert names(oracle, "b", frame("b", back), sent("a", back)) == set()
+    other = tcp(A, B, sport=2048)
+    handshake(oracle, other)
+    back = inverse(other)
+    assert "syn_forgets" in names(oracle, "b", frame("b", back), sent("a", back))
+
+
+def numbered(step: bytes, sequence: int) -> bytes:
+    """With another sequence number."""
+    return step[:38] + sequence.to_bytes(4) + step[42:]
+
+
+@pytest.mark.parametrize(("sequence", "ends"), [(1, True), (1 << 31, False)])
+@pytest.mark.parametrize("flags", [RST, FIN | ACK])
+def test_only_who_knows_the_sequence_ends_a_connection(
+    oracle: Oracle, flags: int, sequence: int, ends: bool
+) -> None:
+    opened = tcp(A, B)
+    back = inverse(opened)
+    handshake(oracle, opened)
+    out = sent("a", back, flags)
+    out = out._replace(frame=numbered(out.frame, sequence))
+    assert names(oracle, "b", numbered(frame("b", back, flags), sequence), out) == set()
+    lost = names(oracle, "a", frame("a", opened, ACK), dropped("core/no_flow"))
+    assert lost == (set() if ends else {"undelivered"})
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [("83070400000000 00", True), ("89030400", True), ("94040000", False), ("44ff0500", True)],
+)
+def test_no_way_of_the_senders_choice(oracle: Oracle, options: str, refused: bool) -> None:
+    opened = tcp(A, B)
+
+    def made(entry_frame: bytes, ttl: int) -> bytes:
+        body = transport(opened, SYN)
+        packet = ip(A, B, TCP, body, ttl=ttl, options=bytes.fromhex(options))
+        return entry_frame[:14] + packet
+
+    out = sent("b", opened)
+    out = out._replace(frame=made(out.frame, 63))
+    found = names(oracle, "a", made(frame("a", opened), 64), out)
+    assert found == ({"source_route"} if refused else set())
+
+
+def test_what_else_is_not_left_to_the_stack_and_sent_on(oracle: Oracle) -> None:
+    packet = frame("uplink", tcp(CLIENT, NODE, 30_080))
+    out = sent("b", tcp(CLIENT, B))._replace(verdict=PASSED, frame=packet)
+    assert "shared" in names(oracle, "uplink", packet, out)
+
+
+def test_only_for_groups_and_what_policies_see_is_flooded(oracle: Oracle) -> None:
+    stand_in = cast(Any, oracle)._machine
+    head = bytes.fromhex("0200000000aa") + POD_MACS["a"]
+    for packet, name in (
+        (head + frame("a", tcp(A, B))[12:], "flood"),
+        (b"\xff" * 6 + POD_MACS["a"] + b"\x88\x47" + bytes(40), "flood"),
+    ):
+        stand_in.flooded = lambda packet=packet: {"b": [packet]}
+        assert names(oracle, "a", packet, dropped("core/none")) == {name}
 
 
 def test_policy_forbids_at_once_and_goes_on_to(oracle: Oracle) -> None:
