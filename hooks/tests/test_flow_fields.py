@@ -191,6 +191,7 @@ def test_a_record_that_was_evicted_is_made_again_with_what_judging_wrote(datapat
 
 def test_a_reading_that_was_denied_leaves_nothing_to_the_next_one(datapath):
     dp = datapath(stacks={"pod": [Ledger]}, settings={"ledger": {"denied": 53}})
+    dp.lose_records()
     # Denied as a first packet, allowed as the answer of a connection that there is no record of.
     assert dp.send(answer(l4=TCP, flags="A"), pod="default/d").verdict == "redirect"
     assert dp.fields("ledger", key(protocol=6)) == Fields(label=1000, packets=0)

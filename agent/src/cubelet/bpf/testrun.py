@@ -37,7 +37,7 @@ class TestRun:
 def one_cpu() -> Iterator[None]:
     """Keep the thread on one CPU, so that all runs use the same per-CPU state and caches."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
+    os.sched_setaffinity(0, {min(before)})
     try:
         yield
     finally:
