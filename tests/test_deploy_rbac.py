@@ -33,6 +33,12 @@ class Asked(NamedTuple):
 
     method: str
     path: str
+    listed: str = ""
+    """Of which name, if it lists objects of one name."""
+
+
+def _named(selector: str) -> str:
+    return selector.removeprefix("metadata.name=")
 
 
 class Recorder(Connection):
@@ -51,7 +57,7 @@ class Recorder(Connection):
         idle: float | None = None,
         total: float | None = None,
     ) -> AsyncGenerator[Any]:
-        self.asked.append(Asked("GET", path))
+        self.asked.append(Asked("GET", path, _named(query.get("fieldSelector", ""))))
         yield self
 
     async def body(self) -> bytes:
@@ -108,15 +114,16 @@ def permission(asked: Asked) -> Rule:
     found = _PATH.fullmatch(asked.path)
     assert found, asked
     resource = "/".join(filter(None, found.group("resource", "subresource")))
-    name = found["name"] if resource == "configmaps" else ""
-    return found["group"] or "", resource, name or "", _VERBS[asked.method]
+    name = (found["name"] or asked.listed) if resource == "configmaps" else ""
+    verb = "list" if asked.listed else _VERBS[asked.method]
+    return found["group"] or "", resource, name or "", verb
 
 
 def watched() -> Iterator[Rule]:
     """What RBAC must allow for the watches."""
     for each in resources(KubernetesSettings().config_map):
         group = each.api_version.rpartition("/")[0]
-        name = each.field_selector.removeprefix("metadata.name=")
+        name = _named(each.field_selector)
         yield from ((group, each.plural, name, verb) for verb in ("list", "watch"))
 
 
