@@ -31,6 +31,8 @@ from cubelet_hooks.flows import (
     share_slot,
 )
 
+from ..helpers.tables import StandingClock, Table
+
 NOW = 0
 """Jiffies when the test began: the program that sweeps goes by the kernel's own."""
 with Clock() as _clock:
@@ -44,28 +46,6 @@ def begun() -> None:
     global NOW  # noqa: PLW0603
     with Clock() as clock:
         NOW = clock.now()
-
-
-class StandingClock(Clock):
-    """Jiffies as they were when the test began."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-        self.hz = HZ
-
-    def now(self) -> int:
-        return self.at & 0xFFFFFFFF
-
-
-class Table(BpfMap):
-    """A map in which the datapath may write just before a record is read by its key."""
-
-    refreshed: Mapping[bytes, bytes] = {}
-
-    def lookup(self, key: bytes) -> bytes | None:
-        if key in self.refreshed:
-            self.update(key, self.refreshed[key])
-        return super().lookup(key)
 
 
 @pytest.fixture
@@ -91,7 +71,7 @@ def make_sweeper(maps: dict[str, Table]) -> Iterator[Callable[..., FlowSweeper]]
     made: list[FlowSweeper] = []
 
     def make(live: int = 1000) -> FlowSweeper:
-        made.append(FlowSweeper(maps, StandingClock(), live))
+        made.append(FlowSweeper(maps, StandingClock(NOW, HZ), live))
         return made[-1]
 
     yield make

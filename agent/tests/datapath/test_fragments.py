@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 
 from cubelet.bpf.constants import MapFlags, MapType
-from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.layout import MapLayout
-from cubelet.bpf.maps import BpfMap
 from cubelet.composer.core import Keeper, KeeperKey, KeptFragment, KeptKey
 from cubelet.datapath.fragments import FragmentSweeper
 from cubelet_hooks.flows import FragmentKey
 
+from ..helpers.tables import StandingClock, Table
+
 HZ, NOW = 250, 100 * 250
 LATE, WAITING = NOW - 32 * HZ, NOW - 29 * HZ
-
-
-class StandingClock(Clock):
-    """Jiffies as a test sets them."""
-
-    def __init__(self, now: int = NOW) -> None:
-        self.at = now
-        self.hz = HZ
-
-    def now(self) -> int:
-        return self.at & 0xFFFFFFFF
-
-
-class Table(BpfMap):
-    """A map in which the datapath may write just before a record is read by its key."""
-
-    refreshed: Mapping[bytes, bytes] = {}
-
-    def lookup(self, key: bytes) -> bytes | None:
-        if key in self.refreshed:
-            self.update(key, self.refreshed[key])
-        return super().lookup(key)
 
 
 @pytest.fixture
@@ -77,7 +55,7 @@ def test_what_is_late_goes_and_what_waits_stays(maps: dict[str, Table]) -> None:
         maps["cubelet_kept"].update(slot(number), fragment(seen))
         keeper = Keeper(seen=seen, next=0).pack()
         maps["cubelet_keepers"].update(KeeperKey(owner=number).pack(), keeper)
-    sweeper = FragmentSweeper(maps, StandingClock())
+    sweeper = FragmentSweeper(maps, StandingClock(NOW, HZ))
     assert sweeper.sweep() == 2
     assert {key for key, _ in maps["cubelet_kept"].items()} == {slot(1), slot(2), slot(3)}
     assert len(dict(maps["cubelet_keepers"].items())) == 3
@@ -88,7 +66,7 @@ def test_jiffies_wrap(maps: dict[str, Table]) -> None:
     maps["cubelet_keepers"].update(KeeperKey(owner=7).pack(), Keeper(seen=5, next=0).pack())
     maps["cubelet_kept"].update(slot(0), fragment(-5 * HZ))
     maps["cubelet_kept"].update(slot(1), fragment(-40 * HZ))
-    FragmentSweeper(maps, StandingClock(5)).sweep()
+    FragmentSweeper(maps, StandingClock(5, HZ)).sweep()
     assert [key for key, _ in maps["cubelet_kept"].items()] == [slot(0)]
 
 
@@ -97,5 +75,5 @@ def test_a_place_that_was_given_away_meanwhile_is_kept(maps: dict[str, Table]) -
     maps["cubelet_keepers"].update(KeeperKey(owner=7).pack(), Keeper(seen=NOW, next=0).pack())
     table.update(slot(0), fragment(LATE))
     table.refreshed = {slot(0): fragment(NOW)}
-    assert FragmentSweeper(maps, StandingClock()).sweep() == 0
+    assert FragmentSweeper(maps, StandingClock(NOW, HZ)).sweep() == 0
     assert table.lookup(slot(0)) == fragment(NOW)
