@@ -141,6 +141,7 @@ def test_a_flow_that_begins_anew_is_told_anew_and_was_not_denied(path: Make, mod
 @both_modes
 def test_an_answer_without_a_flow_is_one_packet(path: Make, mode: str) -> None:
     dp = path(mode)
+    dp.lose_records()
     # Denied as a first packet to port 90, allowed as the answer of one from there.
     answer = tcp("A", 90, sport=5000, src=D, dst=A)
     assert dp.send(answer, pod="default/d").verdict == "redirect"
