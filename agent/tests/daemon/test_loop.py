@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
+from cubelet.cni.errors import NOT_PROGRAMMED, TRY_AGAIN_LATER, CniError
 from cubelet.daemon.attaching import Attaching
 from cubelet.daemon.inbox import Inbox
 from cubelet.daemon.loop import Loop
@@ -141,7 +141,7 @@ async def test_what_is_in_the_way_of_a_pod_is_told() -> None:
     async with rig.running():
         with pytest.raises(CniError, match="is not served") as caught:
             await rig.attaching.attach(PORT)
-    assert (caught.value.code, caught.value.details) == (TRY_AGAIN_LATER, "no room")
+    assert (caught.value.code, caught.value.details) == (NOT_PROGRAMMED, "no room")
 
 
 @in_loop
