@@ -80,7 +80,7 @@ def asked(space: Space, by: str) -> tuple[str, int]:
 
 
 def sent_again(connected: socket.socket) -> int:
-    """How many segments TCP had to send again, SYNs among them: ``tcpi_total_retrans`` of linux/tcp.h."""
+    """How many segments TCP sent again, SYNs too: ``tcpi_total_retrans`` of linux/tcp.h."""
     info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     return int.from_bytes(info[100:104], sys.byteorder)
 
