@@ -225,10 +225,12 @@ def test_a_name_on_the_command_line_leads_nowhere_else(lab: Lab) -> None:
     assert (lab.layout.root / "x.yaml").read_text() == "kept"
 
 
-def test_what_the_lab_does_not_keep_is_ignored_both_ways(lab: Lab) -> None:
-    assert lab.apply(thing("Ingress", "c")).stdout == "ingress/c ignored: a lab has no Ingress\n"
-    result = lab.run("delete", "-f", str(lab.files / "f.yaml"))
-    assert (result.exit_code, result.stdout[:19]) == (0, "ingress/c ignored: ")
+def test_what_the_lab_does_not_keep_fails_the_command_both_ways(lab: Lab) -> None:
+    applied = lab.apply(thing("Ingress", "c"), thing("Pod", "p"))
+    deleted = lab.run("delete", "-f", str(lab.files / "f.yaml"))
+    for result, done in ((applied, "created"), (deleted, "deleted")):
+        assert (result.exit_code, result.stdout) == (1, f"pod/p {done}\n")
+        assert result.stderr.startswith("ingress/c ignored: a lab has no Ingress, and no installed")
 
 
 def test_outcomes_are_rows_in_json(lab: Lab) -> None:

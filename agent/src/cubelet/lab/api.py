@@ -17,7 +17,7 @@ import yaml
 from cubelet.lab import netns, processes
 from cubelet.lab.apistore import LABEL, ApiObjects
 from cubelet.lab.errors import LabError
-from cubelet.lab.kinds import KINDS, key_of
+from cubelet.lab.kinds import all_kinds, key_of
 from cubelet.lab.layout import API_PORT, OUTSIDE_ADDRESS, LabSpec, Layout
 from cubelet.lab.transport import KubeconfigTransport, NetnsTransport, Transport
 
@@ -85,7 +85,7 @@ def withdraw(layout: Layout) -> None:
     transport = transport_of(layout)
     objects = ApiObjects(transport, layout.name)
     try:
-        for kind in reversed(KINDS):
+        for kind in reversed([*all_kinds()]):
             for key in map(key_of, objects.list(kind.name)):
                 objects.remove(key)
                 if kind.name == "Node":

@@ -8,13 +8,14 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from cubelet.lab.errors import LabError
-from cubelet.lab.kinds import Key, Kind, Manifest, file_name, key_of, kind_named
+from cubelet.lab.kinds import DEFINITION, Key, Kind, Manifest, file_name, key_of, kind_named
 from cubelet.lab.transport import Answer, Transport
 
 LABEL: Final = "cubelet.io/lab"
 """The label of all objects that a lab makes on a foreign server; its value is the lab's name."""
 
 _ACCOUNT_LIMIT: Final = 10.0  # seconds until a new namespace has its default service account
+_DEFINITION_LIMIT: Final = 10.0  # seconds until the server serves a kind that was just defined
 _SERVERS: Final = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields")
 
 
@@ -26,6 +27,7 @@ class ApiObjects:
     """
 
     allocates: Final = True
+    defines: Final = True
 
     def __init__(self, transport: Transport, owner: str = "") -> None:
         self._transport = transport
@@ -40,7 +42,10 @@ class ApiObjects:
         """All objects of a kind, of one namespace if given, by namespace and name."""
         known = kind_named(kind)
         query = "?" + urlencode({"labelSelector": f"{LABEL}={self._owner}"}) if self._owner else ""
-        answer = self._call("GET", _path(known, namespace) + query)
+        # Without the definition of a cube's kind the server has no such path, and no objects.
+        answer = self._call("GET", _path(known, namespace) + query, missing=True)
+        if answer.status == 404:
+            return []
         head = {"apiVersion": known.api_version, "kind": known.name}
         return sorted(({**head, **item} for item in answer.body["items"]), key=key_of)
 
@@ -50,10 +55,12 @@ class ApiObjects:
         old = self._read(key)
         if old is None:
             self._create(key, manifest)
+            if key.kind == DEFINITION:
+                self._wait_served(manifest)
             return True
         if not self._ours(old):
-            if key.kind == "Namespace":
-                return False  # the cluster's own namespace, which the lab may use
+            if key.kind in ("Namespace", DEFINITION):
+                return False  # the cluster's own, which the lab may use
             raise LabError(f"{key}: exists on the API server and is not this lab's")
         # Send no resourceVersion: the lab's write wins over concurrent changes.
         metadata = {each: old["metadata"][each] for each in _SERVERS[2:] if each in old["metadata"]}
@@ -78,11 +85,30 @@ class ApiObjects:
                 stored = self._call("POST", path, made).body
                 break
             except LabError as error:
+                if not self._served(_path(kind_named(key.kind))):
+                    remedy = f"apply the {DEFINITION} of {key.kind} first"
+                    raise LabError(f"{key}: the API server has no {key.kind}; {remedy}") from error
                 # Where pods need a service account, a new namespace does not have it at once.
                 if "serviceaccount" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
         self._put_status(key, manifest, stored)
+
+    def _wait_served(self, definition: Manifest) -> None:
+        """Wait until the server serves what was just defined, in all versions."""
+        spec = definition["spec"]
+        group, plural = spec["group"], spec["names"]["plural"]
+        left = [f"/apis/{group}/{v['name']}/{plural}" for v in spec["versions"] if v.get("served")]
+        deadline = time.monotonic() + _DEFINITION_LIMIT
+        while left := [path for path in left if not self._served(path)]:
+            if time.monotonic() > deadline:
+                message = f"the API server does not serve {left[0]}"
+                raise LabError(f"{message} {_DEFINITION_LIMIT:g} s after it was defined")
+            time.sleep(0.1)
+
+    def _served(self, path: str) -> bool:
+        """Whether the server has the kind of this path."""
+        return self._call("GET", f"{path}?limit=1", missing=True).status != 404
 
     def _put_status(self, key: Key, manifest: Manifest, stored: Manifest) -> str:
         """Store the status, if it is a subresource of the kind; returns the resulting version."""
@@ -121,10 +147,9 @@ class ApiObjects:
         return answer
 
 
-def _path(kind: Kind, namespace: str) -> str:
-    group = f"/apis/{kind.group}/v1" if kind.group else "/api/v1"
+def _path(kind: Kind, namespace: str = "") -> str:
     inside = f"/namespaces/{namespace}" if namespace else ""
-    return f"{group}{inside}/{kind.plural}"
+    return f"{kind.path}{inside}/{kind.plural}"
 
 
 def _of(key: Key) -> str:

@@ -19,6 +19,7 @@ class Folder:
     """The folder of objects; each write is one rename, so that no agent reads half an object."""
 
     allocates: Final = False
+    defines: Final = False
 
     def __init__(self, layout: Layout) -> None:
         self._folder = layout.manifests

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cubelet.lab import documents
+from cubelet.lab import documents, guests
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
 
@@ -29,13 +30,20 @@ class Kind:
     namespaced: bool = True
     group: str = ""
     status: bool = False
+    version: str = "v1"
 
     @property
     def api_version(self) -> str:
         """The ``apiVersion`` of its objects."""
-        return f"{self.group}/v1" if self.group else "v1"
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def path(self) -> str:
+        """The beginning of its objects' paths in the API."""
+        return f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
 
 
+DEFINITION: Final = "CustomResourceDefinition"
 KINDS: Final = (
     Kind("Node", "nodes", "no", namespaced=False, status=True),
     Kind("Namespace", "namespaces", "ns", namespaced=False),
@@ -44,7 +52,15 @@ KINDS: Final = (
     Kind("EndpointSlice", "endpointslices", "eps", group="discovery.k8s.io"),
     Kind("NetworkPolicy", "networkpolicies", "netpol", group="networking.k8s.io"),
     Kind("ConfigMap", "configmaps", "cm"),
+    Kind(
+        DEFINITION,
+        "customresourcedefinitions",
+        "crd",
+        namespaced=False,
+        group="apiextensions.k8s.io",
+    ),
 )
+"""The kinds that every lab keeps. To them come those that installed cubes watch."""
 
 
 class Key(NamedTuple):
@@ -58,19 +74,34 @@ class Key(NamedTuple):
         return f"{self.kind.lower()}/{self.name}"
 
 
+def all_kinds() -> Iterator[Kind]:
+    """The kinds that a lab keeps; cubes are looked for only if one gets beyond the first ones."""
+    yield from KINDS
+    for each in guests.watched():
+        version = each.api_version.rpartition("/")[2]
+        yield Kind(
+            each.kind,
+            each.plural,
+            each.definition,
+            namespaced=each.namespaced,
+            group=each.group,
+            version=version,
+        )
+
+
 def kind_named(text: str) -> Kind:
     """Find a kind by its name, plural or short name in any case; raises LabError."""
     wanted = text.lower()
-    for kind in KINDS:
+    for kind in all_kinds():
         if wanted in (kind.name.lower(), kind.plural, kind.short):
             return kind
-    known = ", ".join(kind.plural for kind in KINDS)
+    known = ", ".join(kind.plural for kind in all_kinds())
     raise LabError(f"unknown kind {text!r}; the lab keeps {known}")
 
 
 def namespaced(kind: str) -> bool:
     """Whether a kind is namespaced; true for kinds that the lab does not keep."""
-    return next((known.namespaced for known in KINDS if known.name == kind), True)
+    return next((known.namespaced for known in all_kinds() if known.name == kind), True)
 
 
 def key_of(manifest: Manifest) -> Key:
@@ -83,7 +114,7 @@ def key_of(manifest: Manifest) -> Key:
 
 def is_kept(kind: str) -> bool:
     """Whether the lab keeps objects of a kind."""
-    return any(known.name == kind for known in KINDS)
+    return any(known.name == kind for known in all_kinds())
 
 
 def read_documents(path: Path) -> list[Document]:

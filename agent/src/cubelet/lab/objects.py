@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
-from cubelet.lab import admission, agents, validation
+from cubelet.lab import admission, agents, guests, validation
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
-from cubelet.lab.kinds import KINDS, Key, Manifest, file_name, is_kept, key_of
+from cubelet.lab.kinds import DEFINITION, Key, Manifest, all_kinds, file_name, is_kept, key_of
 from cubelet.lab.kubelet import Kubelet
 from cubelet.lab.layout import LabSpec, Layout
 from cubelet.lab.store import Store
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 _PARALLEL_PODS: Final = 8
 _DEPLOYMENT: Final = "Deployment"
-_BAD: Final = ("failed", "not found", "problem")
+_BAD: Final = ("failed", "ignored", "not found", "problem")
 
 
 class Outcome(NamedTuple):
-    """The outcome for one object: created, configured, unchanged, deleted, ignored, not found or
-    failed; or a `problem` of a node's agent."""
+    """The outcome for one object: created, configured, unchanged, not needed, deleted, ignored, not
+    found or failed; or a `problem` of a node's agent."""
 
     key: Key
     done: str
@@ -61,6 +61,7 @@ class Objects:
         """
         outcomes: list[Outcome] = []
         accepted = self._accept(documents, outcomes)
+        accepted.sort(key=lambda document: key_of(document.manifest).kind != DEFINITION)
         outcomes += self._add_namespaces([document.manifest for document in accepted])
         pods: list[Document] = []
         deployments: list[Key] = []
@@ -126,7 +127,7 @@ class Objects:
             pods = self.store.list("Pod", key.namespace)
             yield from (key_of(pod) for pod in pods if admission.owned_by(pod, key))
         if key.kind == "Namespace":
-            for kind in KINDS:
+            for kind in all_kinds():
                 if kind.namespaced:
                     inside = self.store.list(kind.name, key.name)
                     yield from (key_of(m) for m in inside if not admission.managed(m))
@@ -134,7 +135,9 @@ class Objects:
 
     def _remove(self, key: Key) -> Outcome:
         if not is_kept(key.kind):
-            return _ignored(key)
+            return _ignored(key, key.kind)
+        if key.kind == DEFINITION and not self.store.defines:
+            return _not_needed(key)
         if key.kind == "Node":
             raise LabError("nodes are made by `cubelet lab up`")
         return Outcome(key, "deleted" if self.store.remove(key) else "not found")
@@ -152,7 +155,10 @@ class Objects:
         manifest = document.manifest
         key = key_of(manifest)
         if not is_kept(key.kind):
-            return _ignored(key)
+            return _ignored(key, key.kind)
+        if key.kind == DEFINITION and not self.store.defines:
+            unknown = guests.check_definition(manifest) is None
+            return _ignored(key, manifest["spec"]["names"]["kind"]) if unknown else _not_needed(key)
         old = self.store.get(key)
         if key.kind == "Node":
             manifest = _relabelled_node(old, manifest)
@@ -252,8 +258,12 @@ def _outcome(key: Key, work: Callable[[], Outcome]) -> list[Outcome]:
     return failed if outcome is None else [outcome]
 
 
-def _ignored(key: Key) -> Outcome:
-    return Outcome(key, "ignored", f"a lab has no {key.kind}")
+def _ignored(key: Key, kind: str) -> Outcome:
+    return Outcome(key, "ignored", guests.unwatched(kind))
+
+
+def _not_needed(key: Key) -> Outcome:
+    return Outcome(key, "not needed", "objects in this lab's folder are read without a schema")
 
 
 def _expand(deployment: Document) -> list[Document]:

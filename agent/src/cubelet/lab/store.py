@@ -17,6 +17,10 @@ class Keeper(Protocol):
     def allocates(self) -> bool:
         """Whether it allocates Services' addresses and node ports itself."""
 
+    @property
+    def defines(self) -> bool:
+        """Whether kinds are defined by CustomResourceDefinitions that are stored in it."""
+
     def get(self, key: Key) -> Manifest | None:
         """The object of that key, None if there is none."""
 
@@ -40,6 +44,11 @@ class Store:
     def allocates(self) -> bool:
         """Whether storing a Service allocates its addresses and node ports."""
         return self._keeper.allocates
+
+    @property
+    def defines(self) -> bool:
+        """Whether cubes' kinds need a CustomResourceDefinition that is stored."""
+        return self._keeper.defines
 
     def get(self, key: Key) -> Manifest | None:
         """The object of that key, None if there is none."""

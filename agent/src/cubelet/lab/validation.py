@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from cubelet.lab import guests
 from cubelet.lab.admission import NODE_PORTS
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
-from cubelet.lab.kinds import file_name, is_kept, key_of, namespaced
-from cubelet.sources.decode import ObjectError, decode_object
+from cubelet.lab.kinds import DEFINITION, file_name, is_kept, key_of, namespaced
+from cubelet.sources.decode import KINDS, ObjectError, decode_object
 from cubelet.sources.fields import Field, FieldError
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
@@ -25,8 +26,11 @@ def check(document: Document) -> None:
         _names(root, key.kind)
         if key.kind in _MORE:
             _MORE[key.kind](root)
-        if is_kept(key.kind):
-            decode_object(document.manifest)
+        if key.kind == DEFINITION:
+            guests.check_definition(document.manifest)
+        elif is_kept(key.kind):
+            kinds = KINDS if key.kind in KINDS else guests.readable()
+            decode_object(document.manifest, kinds=kinds)
             if len(file_name(key)) > _LONGEST_FILE_NAME:
                 raise root["metadata"]["name"].error("is too long, together with the namespace")
     except (FieldError, ObjectError) as error:

@@ -62,9 +62,10 @@ class Emulator(kmock.KubernetesEmulator):
         self.tokens: set[str] | None = None
         self.log: list[Access] = []
         for each in store.resources:
-            self.describe(each)
+            self._describe(each)
+        store.on_register.append(self._describe)
 
-    def describe(self, resource: Resource) -> None:
+    def _describe(self, resource: Resource) -> None:
         """Add a resource to discovery."""
         name = kmock.resource(resource.group, resource.version, resource.plural)
         self.resources[name] = _described(resource)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from cubelet.lab import admission
 from cubelet.lab.apiserver import errors, patches, serving
+from cubelet.lab.apiserver.definitions import DEFINITIONS, defined_by, established
 from cubelet.lab.apiserver.history import Stored
 from cubelet.lab.apiserver.resources import Place, Resource, named
 from cubelet.lab.apiserver.store import Object, Store
@@ -109,7 +110,16 @@ def _change(store: Store, place: Place, make: Callable[[Object], Object]) -> Sto
 
 
 def _allocated(store: Store, resource: Resource, new: Object, old: Object | None) -> Object:
-    """A Service with allocated addresses and node ports; any other object unchanged."""
+    """A Service with allocated addresses and node ports; any other object unchanged.
+
+    Raises ApiError (422): also for a CustomResourceDefinition that is unusable, or that would
+    change the kind that it has defined.
+    """
+    if resource == DEFINITIONS:
+        kind = defined_by(new)
+        if old is not None and kind != defined_by(old):
+            why = "spec: what it defines is in use: delete it first"
+            raise errors.invalid(resource, new["metadata"]["name"], why)
     if resource.kind != "Service":
         return new
     others = [serving.decode(each.body) for each in store.all(resource)]
@@ -129,6 +139,8 @@ def _begin(resource: Resource, manifest: Object) -> None:
         manifest["status"] = {"phase": "Pending"}
     elif resource.kind == "Service":
         manifest["status"] = {"loadBalancer": {}}
+    elif resource == DEFINITIONS:
+        manifest["status"] = established(manifest)
     elif resource.kind == "Namespace":
         manifest["status"] = {"phase": "Active"}
         labels = manifest["metadata"].setdefault("labels", {})

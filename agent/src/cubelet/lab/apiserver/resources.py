@@ -56,6 +56,14 @@ RESOURCES: Final = (
     Resource("discovery.k8s.io", "endpointslices", "EndpointSlice"),
     Resource("coordination.k8s.io", "leases", "Lease"),
     Resource("networking.k8s.io", "networkpolicies", "NetworkPolicy", short_names=("netpol",)),
+    Resource(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        "CustomResourceDefinition",
+        namespaced=False,
+        status=True,
+        short_names=("crd",),
+    ),
 )
 
 

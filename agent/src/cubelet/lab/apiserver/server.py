@@ -137,7 +137,6 @@ class ApiServer:
     def register(self, resource: Resource) -> None:
         """Serve one more kind of objects from now on, as a CustomResourceDefinition does."""
         self.store.register(resource)
-        self._emulator.describe(resource)
 
     def unregister(self, resource: Resource) -> None:
         """Stop serving a kind: delete its objects, and answer requests for it with 404."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from cubelet.lab.apiserver import errors
+from cubelet.lab.apiserver.definitions import DEFINITIONS, defined_by
 from cubelet.lab.apiserver.history import Event, EventType, History, Stored, Subscription
 from cubelet.lab.apiserver.resources import Resource, Resources
 
@@ -34,6 +35,7 @@ class Store:
         self._tables: Final[dict[Resource, dict[Key, Stored]]] = {}
         self._histories: Final[dict[Resource, History]] = {}
         self._sorted: dict[Resource, tuple[Stored, ...]] = {}
+        self.on_register: Final[list[Callable[[Resource], None]]] = []
         for each in self.resources:
             self.register(each)
 
@@ -43,6 +45,8 @@ class Store:
             self.resources.add(resource)
             self._tables.setdefault(resource, {})
             self._histories.setdefault(resource, History(self._history))
+            for told in self.on_register:
+                told(resource)
 
     def unregister(self, resource: Resource) -> None:
         """Remove all objects of a kind, end its watches, and forget the kind."""
@@ -178,6 +182,8 @@ class Store:
         """Load the `dump` of an earlier server; its versions stay valid."""
         with self.lock:
             self.version = int(dumped["version"])
+            for definition in dumped["objects"].get(DEFINITIONS.key, ()):
+                self.register(defined_by(definition))
             for resource in self.resources:
                 for manifest in dumped["objects"].get(resource.key, ()):
                     version = int(manifest["metadata"]["resourceVersion"])
@@ -192,12 +198,16 @@ class Store:
         new = _stored(resource, manifest, self.version)
         self._tables[resource][new.key] = new
         self._tell(resource, Event(type_, self.version, old, new))
+        if resource == DEFINITIONS and old is None:
+            self.register(defined_by(manifest))
         return new
 
     def _forget(self, resource: Resource, old: Stored, manifest: Object) -> Stored:
         self.version += 1
         last = _stored(resource, manifest, self.version)
         del self._tables[resource][old.key]
+        if resource == DEFINITIONS:
+            self.unregister(defined_by(manifest))
         self._tell(resource, Event("DELETED", self.version, old, last))
         return last
 
