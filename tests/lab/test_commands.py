@@ -18,6 +18,7 @@ from .manifests import pod, policy
 from .world import Space, World
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+NODES = ("node1", "node2")
 
 
 @pytest.fixture
@@ -83,3 +84,27 @@ def test_a_lab_is_not_started_twice(run: Run) -> None:
     assert again.returncode == 1
     assert "is up" in again.stderr
     assert run("get", "nodes").stdout.count("172.18.0.") == 2
+
+
+def test_agents_are_killed_and_restarted_by_node(run: Run, world: World, space: Space) -> None:
+    space.apply(pod("a", nodeName="node1"), pod("b", ("TCP", 80), nodeName="node2"))
+    a, b = space.at("a"), space.ip("b")
+    before = {node: world.call(node, "status")["composition"]["programs"] for node in NODES}
+    try:
+        assert run("kill", "node1").stdout == "agent/node1 killed\n"
+        assert space.who(a, b, 80) == "b", "programs forward on"
+        assert run("kill").stdout == "agent/node1 not running\nagent/node2 killed\n"
+    finally:
+        restarted = run("restart")
+    assert restarted.stdout == "agent/node1 restarted\nagent/node2 restarted\n"
+    for node in NODES:
+        status = world.call(node, "status")
+        assert (status["ready"], status["composition"]["programs"]) == (True, before[node])
+    unknown = run("restart", "node1", "node9", check=False)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "has no node node9; it has node1, node2" in unknown.stderr
+    records = [world.layout.processes / f"agent.{node}.json" for node in NODES]
+    other, one = (record.read_bytes() for record in records)
+    run("restart", "node2")
+    assert records[0].read_bytes() == other
+    assert records[1].read_bytes() != one

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +41,8 @@ class World:
 
     def apply(self, *manifests: Manifest) -> None:
         """Create or change objects; all must succeed and are in force afterwards."""
-        failed = [o for o in self.objects.apply(manifests) if o.done == "failed"]
+        outcomes = self.objects.apply(manifests)
+        failed = [o for o in outcomes if o.done in ("failed", "ignored")]
         assert not failed, failed
 
     def delete(self, *keys: Key) -> None:
@@ -80,10 +79,7 @@ class World:
 
     def kill(self, node: str) -> None:
         """End a node's agent as a crash does: SIGKILL."""
-        record = self.layout.processes / f"{agents.process(self.node(node))}.json"
-        pid = msgspec.json.decode(record.read_bytes(), type=processes.Record).pid
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        agents.kill(self.layout, agents.chosen(self.spec, [node]))
 
     def stop(self, *nodes: str) -> None:
         """End nodes' agents as an upgrade does: SIGTERM."""

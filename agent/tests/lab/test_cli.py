@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cubelet.lab import views
-from cubelet.lab.cli import app, parse_settings
+from cubelet.lab.cli import app
 from cubelet.lab.errors import LabError
 from cubelet.lab.kinds import kind_named
+from cubelet.lab.options import parse_settings
 
 
 def test_settings_are_yaml_and_dots_go_deeper() -> None:

@@ -11,8 +11,8 @@ import yaml
 
 from cubelet.lab import agents, cluster, guests
 from cubelet.lab import layout as layout_module
-from cubelet.lab.apistore import LABEL, ApiObjects
 from cubelet.lab.apiserver import ApiServer
+from cubelet.lab.apistore import LABEL, ApiObjects
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
 from cubelet.lab.kinds import Key, kind_named
@@ -164,9 +164,7 @@ def test_a_wrong_api_version_of_the_kind_is_refused(folder: Objects) -> None:
     assert "apiVersion: must be example.com/v1beta1" in refused.detail
 
 
-def test_a_server_takes_the_kind_with_its_definition(
-    on_server: Objects, server: ApiServer
-) -> None:
+def test_a_server_takes_the_kind_with_its_definition(on_server: Objects, server: ApiServer) -> None:
     made = on_server.apply([fence("a", networks=["10.0.0.0/8"]), definition(FENCE)])
     assert told(made) == [
         ("customresourcedefinition/fences.example.com", "created", True),

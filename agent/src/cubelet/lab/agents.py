@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+import msgspec
 import yaml
 
 from cubelet.ipc.client import AgentUnreachableError, call
@@ -63,6 +65,33 @@ def start(layout: Layout, spec: LabSpec) -> None:
             layout.node_netns(node.name),
             [sys.executable, "-m", "cubelet", "agent", "--config", str(config)],
         )
+
+
+def chosen(spec: LabSpec, names: Sequence[str]) -> LabSpec:
+    """The lab with these of its nodes; with all if none is named. Raises LabError."""
+    unknown = set(names) - {node.name for node in spec.nodes}
+    if unknown:
+        known = ", ".join(node.name for node in spec.nodes)
+        raise LabError(f"lab {spec.name} has no node {', '.join(sorted(unknown))}; it has {known}")
+    some = tuple(node for node in spec.nodes if not names or node.name in names)
+    return msgspec.structs.replace(spec, nodes=some)
+
+
+def restart(layout: Layout, spec: LabSpec, tell: Callable[[str], None]) -> None:
+    """End these nodes' agents as an upgrade does (SIGTERM), and start them, also dead ones.
+
+    Returns when they are ready. Raises LabError as `wait_ready` does.
+    """
+    processes.end(layout, map(process, spec.nodes))
+    start(layout, spec)
+    wait_ready(layout, spec, tell)
+
+
+def kill(layout: Layout, spec: LabSpec) -> list[LabNode]:
+    """End these nodes' agents as a crash does (SIGKILL); returns the nodes where one ran."""
+    running = [node for node in spec.nodes if processes.alive(layout, process(node))]
+    processes.end(layout, map(process, running), [signal.SIGKILL])
+    return running
 
 
 def wait_ready(layout: Layout, spec: LabSpec, tell: Callable[[str], None]) -> None:

@@ -9,20 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 import yaml
 
 from cubelet.console.output import Format, print_as, table, tell, told
-from cubelet.lab import cluster, documents, netns, views
+from cubelet.lab import agents, cluster, documents, netns, views
 from cubelet.lab.documents import Document
 from cubelet.lab.errors import LabError
 from cubelet.lab.kinds import Key, key_of, kind_named
 from cubelet.lab.kubelet import Kubelet
-from cubelet.lab.layout import LabSpec, Layout, plan_nodes
+from cubelet.lab.layout import LabNode, LabSpec, Layout, plan_nodes
 from cubelet.lab.objects import Objects, Outcome
+from cubelet.lab.options import parse_settings
 from cubelet.lab.store import Store
 
 app = typer.Typer(
@@ -47,6 +48,10 @@ Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The objects' 
 File = Annotated[
     Path,
     typer.Option("--filename", "-f", help="A file of manifests, a folder of them, or - for stdin."),
+]
+Nodes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NODE...]", help="Of which nodes; all if none is named."),
 ]
 Mode = Annotated[Composition, typer.Option(help="How cubes are joined into programs.")]
 Api = Annotated[
@@ -90,6 +95,23 @@ def down(name: Name = "lab", output: Output = Format.TABLE) -> None:
     with explained(output):
         there = cluster.down(Layout(name))
         _report([Outcome(Key("Lab", "", name), "deleted" if there else "absent")], output)
+
+
+@app.command()
+def restart(nodes: Nodes = None, name: Name = "lab", output: Output = Format.TABLE) -> None:
+    """End agents as an upgrade does and start them again, with the cubes that are installed now."""
+    with explained(output), _nodes(name, nodes) as (layout, spec):
+        agents.restart(layout, spec, tell)
+        _report([Outcome(_agent(node), "restarted") for node in spec.nodes], output)
+
+
+@app.command()
+def kill(nodes: Nodes = None, name: Name = "lab", output: Output = Format.TABLE) -> None:
+    """End agents as a crash does (kill -9); programs forward on, and `restart` starts them."""
+    with explained(output), _nodes(name, nodes) as (layout, spec):
+        ran = agents.kill(layout, spec)
+        done = [(node, "killed" if node in ran else "not running") for node in spec.nodes]
+        _report([Outcome(_agent(node), what) for node, what in done], output)
 
 
 @app.command()
@@ -183,27 +205,6 @@ def demo(
             raise typer.Exit(1)
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs: values are YAML, and a dot in a key goes one level deeper."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not key or not equals:
-            raise LabError(f"--set {pair}: KEY=VALUE is expected")
-        *parents, last = key.split(".")
-        level = settings
-        for parent in parents:
-            level = level.setdefault(parent, {})
-            if not isinstance(level, dict):
-                raise LabError(f"--set {pair}: {parent} has a value of its own")
-        try:
-            level[last] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            reason = getattr(error, "problem", None) or error
-            raise LabError(f"--set {pair}: not valid YAML: {reason}") from None
-    return settings
-
-
 @contextmanager
 def explained(output: Format = Format.TABLE) -> Iterator[None]:
     """Print errors of the block, also those of the system and of YAML; exit with 1."""
@@ -214,6 +215,19 @@ def explained(output: Format = Format.TABLE) -> Iterator[None]:
             raise  # the reader of our output is gone
         except (OSError, subprocess.SubprocessError, yaml.YAMLError) as error:
             raise LabError(str(error)) from error
+
+
+@contextmanager
+def _nodes(name: str, nodes: Sequence[str] | None) -> Iterator[tuple[Layout, LabSpec]]:
+    """The lab with only these of its nodes, held for the block."""
+    layout = Layout(name)
+    layout.load()
+    with cluster.locked(layout):
+        yield layout, agents.chosen(layout.load(), nodes or ())
+
+
+def _agent(node: LabNode) -> Key:
+    return Key("Agent", "", node.name)
 
 
 @contextmanager

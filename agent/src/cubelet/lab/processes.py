@@ -23,6 +23,7 @@ from cubelet.lab.errors import LabError
 from cubelet.lab.layout import Layout
 
 GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL
+_ENDING: Final = (signal.SIGTERM, signal.SIGKILL)
 _START_LIMIT: Final = 15.0  # seconds until a pod's process serves
 
 
@@ -102,10 +103,10 @@ def spawn_server(
         raise LabError(f"{identity}: cannot serve its ports: {said or tail(layout.log(name))}")
 
 
-def end(layout: Layout, names: Iterable[str]) -> None:
-    """End recorded processes together, as far as they run: SIGTERM, then SIGKILL."""
+def end(layout: Layout, names: Iterable[str], signals: Sequence[signal.Signals] = _ENDING) -> None:
+    """End recorded processes together, as far as they run: by one signal, then by the next."""
     paths = [layout.processes / f"{name}.json" for name in names]
-    _end_records([_read(path) for path in paths])
+    _end_records([_read(path) for path in paths], signals)
     for path in paths:
         path.unlink(missing_ok=True)
 
@@ -118,7 +119,7 @@ def end_all(layout: Layout) -> None:
 
 def end_pids(pids: Iterable[int]) -> None:
     """End processes found by pid, such as those that stayed in a namespace."""
-    _end_records([Record(pid, start_time(pid) or 0) for pid in pids])
+    _end_records([Record(pid, start_time(pid) or 0) for pid in pids], _ENDING)
 
 
 def alive(layout: Layout, name: str) -> bool:
@@ -141,11 +142,11 @@ def _read(path: Path) -> Record | None:
         return None  # never recorded, or the recording was interrupted
 
 
-def _end_records(records: Iterable[Record | None]) -> None:
+def _end_records(records: Iterable[Record | None], signals: Sequence[signal.Signals]) -> None:
     handles = [fd for record in records if record and (fd := _open(record)) is not None]
     try:
         left = handles
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in signals:
             for fd in left:
                 _signal(fd, number)
             left = _still_running(left, GRACE)
