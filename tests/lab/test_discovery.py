@@ -13,7 +13,7 @@ from cubelet.lab import netns, traffic
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT
 
 from .foreign import NODE, QUIET_C, QUIET_CUBE, command, install, plugins, spawn, start
-from .manifests import pod, service
+from .manifests import pod, policy, service
 from .world import Space, World, eventually
 
 
@@ -134,10 +134,31 @@ def test_what_ran_runs_on_when_an_essential_cube_is_broken(
     node.stop(NODE)
     spawn(node, command(node, chain=chain), tmp_path)
     eventually(lambda: "cube quiet: quiet.bpf.c:6" in problems(node), 20)
-    assert not node.call(NODE, "status")["ready"]
+    status = node.call(NODE, "status")
+    assert not status["ready"]
+    assert len([each for each in status["problems"] if "quiet.bpf.c:6" in each]) == 1
+    composition = status["composition"]
+    assert (composition["identity"], composition["earlier"]) == ("", [identity])
     folder = node.layout.bpffs_of(NODE) / "programs"
     assert [each.name.partition("-")[0] for each in folder.iterdir()] == [identity]
     assert small_space.who(small_space.at("a"), small_space.ip("b"), 7) == "b"
+
+
+def test_drops_keep_their_cubes_name_when_it_has_left(small: World, small_space: Space) -> None:
+    small_space.apply(pod("a"), pod("b", ("TCP", 7)), policy("closed", "b", ingress=[]))
+    tried = small.run(small_space.at("a"), traffic.who, small_space.ip("b"), 7, "TCP", 0.4)
+    assert tried.outcome == "timeout"
+
+    def denied() -> list[str]:
+        rows = small.call(NODE, "get", noun="drops", limit=100)
+        assert "unknown" not in {row["cube"] for row in rows}
+        return [row["reason"] for row in rows if row["cube"] == "firewall"]
+
+    before = denied()
+    assert before
+    small_space.delete("NetworkPolicy", "closed")
+    eventually(lambda: "firewall" not in str(small.call(NODE, "status")["composition"]), 20)
+    assert denied() == before
 
 
 def problems(world: World) -> str:

@@ -26,11 +26,13 @@ from cubelet.ipc.server import AgentServer, Handler
 STATUS: dict[str, Any] = {
     "ready": True,
     "node": "node1",
+    "busy": "",
     "addresses": ["172.18.0.11"],
     "pod_cidr": "10.244.1.0/24",
     "composition": {
         "mode": "fused",
         "identity": "3f2a",
+        "earlier": [],
         "core": ["bridge", "router"],
         "stacks": {"pod": ["lbrp", "firewall"], "host": []},
     },
@@ -186,6 +188,21 @@ def test_status_of_an_unhealthy_agent_fails(agent: Agent, wrong: dict[str, Any])
     document = cubelet("status", "-o", "yaml")
     assert document.exit_code == 1
     assert yaml.safe_load(document.stdout) == agent.status
+
+
+@pytest.mark.parametrize(
+    ("earlier", "said"),
+    [(["1b7c"], "fused not in force; of an earlier run: 1b7c"), ([], "none in")],
+)
+def test_what_forwards_before_a_composition_is_in_force_is_told(
+    agent: Agent, earlier: list[str], said: str
+) -> None:
+    composition = {**STATUS["composition"], "identity": "", "earlier": earlier}
+    busy = "a pass has been running for 9 s"
+    agent.status = {**STATUS, "composition": composition, "busy": busy}
+    shown = cubelet("status").stdout
+    assert said in shown
+    assert f"busy:          {busy}" in shown
 
 
 def test_an_unreachable_agent_is_an_error_with_its_remedy(nobody: None) -> None:

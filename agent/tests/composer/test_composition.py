@@ -174,10 +174,24 @@ def test_reasons_have_numbers_of_their_own():
     cubes = [cube(f"kind{n}x", reasons=(Reason("a", ""), Reason("b", ""))) for n in range(20)]
     places = allot(c.kind for c in cubes)
     numbered = number_reasons(cubes, places)
-    assert len({n for n, r in numbered.items() if r.cube != "core"}) == 40
+    assert len({n for n, r in numbered.items() if r.name in ("a", "b")}) == 40
     for found in cubes:
         second = numbered[first_reason(places[found.kind]) + 1]
         assert (second.cube, second.name) == (found.kind, "b")
+
+
+def test_reasons_that_no_installed_version_has_keep_their_cube():
+    kept = cube("kept", reasons=(Reason("a", ""),))
+    places = allot(["kept", "gone"])
+    numbered = number_reasons([kept, cube("unplaced", reasons=(Reason("z", ""),))], places)
+    first, other = first_reason(places["kept"]), first_reason(places["gone"])
+    found = {n: (numbered[n].cube, numbered[n].name) for n in (first, first + 1, other + 7)}
+    assert found == {
+        first: ("kept", "a"),
+        first + 1: ("kept", "reason-1"),
+        other + 7: ("gone", "reason-7"),
+    }
+    assert "z" not in {each.name for each in numbered.values()}
 
 
 def test_a_place_of_reasons_stays_a_kinds_own():

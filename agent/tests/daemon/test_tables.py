@@ -74,6 +74,8 @@ class Way(Record):
 class Gate(Cube):
     kind = "gate"
     inward = frozenset({"pod", "uplink"})
+    per_packet = frozenset({"pod", "uplink"})
+    early = True
     maps: ClassVar[tuple[Map, ...]] = (
         Map("ways", MapType.LPM_TRIE, Prefix, Route, 16),
         Map("doors", MapType.HASH, Door, Room, 16),
@@ -257,6 +259,8 @@ def test_cubes_are_shown_where_they_stand(node: Node) -> None:
     assert rows["gate0"]["inward"] == ["pod", "uplink"]
     assert rows["gate1"]["inward"] == ["pod"]
     assert rows["gate1"]["shows"] == ["routes", "doors"]
+    assert [row["per_packet"] for row in rows.values()] == [["pod", "uplink"], ["pod"], []]
+    assert [row["early"] for row in rows.values()] == [True, False, False]
     assert rows["middle0"]["inward"] == ["pod", "host", "overlay", "uplink"]
     assert {row["events"] for row in rows.values()} == {None}
 

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from cubelet.ipc import client
-from cubelet.ipc.client import AgentError, AgentUnreachableError
+from cubelet.ipc.client import AgentBusyError, AgentError, AgentUnreachableError
 from cubelet.ipc.server import MAX_REQUEST, AgentServer, Handler
 
 
@@ -263,11 +263,23 @@ def test_an_agent_that_does_not_answer_is_not_awaited_for_ever(path: Path) -> No
         await asyncio.sleep(5)
 
     def use() -> str:
-        with pytest.raises(AgentUnreachableError) as caught:
+        with pytest.raises(AgentBusyError) as caught:
             client.call(str(path), "sleep", timeout=0.05)
-        return caught.value.details
+        return f"{caught.value.message}; {caught.value.details}"
 
-    assert "no answer within 0.05 s" in serving(path, use, {"sleep": sleep})
+    said = serving(path, use, {"sleep": sleep})
+    assert f"the cubelet agent on {path} is there and has not answered within 0.05 s" in said
+    assert "start it" not in said
+
+
+def test_an_agent_whose_queue_is_full_is_busy_and_not_absent(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(path))
+        listener.listen(0)
+        other.connect(str(path))
+        with pytest.raises(AgentBusyError):
+            client.call(str(path), "ping", timeout=0.05)
 
 
 def test_stopping_ends_the_calls_under_way(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cubelet.ipc.client import AgentUnreachableError
+from cubelet.ipc.client import AgentBusyError, AgentUnreachableError
 from cubelet.lab import agents, processes
 from cubelet.lab import layout as layout_module
 from cubelet.lab.errors import LabError
@@ -107,6 +107,39 @@ def test_what_is_wrong_in_a_manifest_does_not_end_it(
 def test_an_agent_that_never_becomes_ready_fails(wait: Callable[[Answer], list[str]]) -> None:
     with pytest.raises(LabError, match="not ready after"):
         wait(lambda now: None)
+
+
+def refused_by_a_busy_agent(
+    lab: Layout, monkeypatch: pytest.MonkeyPatch, status: Mapping[str, Any] | None
+) -> str:
+    """The error of a sync that node2's agent does not answer; its status is this, or nothing."""
+
+    def call(path: str, method: str, params: object, timeout: float) -> Any:
+        if "node2" in path and (method == "sync" or status is None):
+            raise AgentBusyError(path, timeout)
+        return status if method == "status" else {"problems": []}
+
+    monkeypatch.setattr(agents, "call", call)
+    with pytest.raises(LabError) as failed:
+        agents.sync(lab, SPEC)
+    assert failed.value.detail == "what the log says"
+    return str(failed.value)
+
+
+def test_an_agent_that_is_busy_says_with_what(lab: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = {"busy": "a pass has been running for 61 s", "problems": ["map a: no memory"]}
+    assert refused_by_a_busy_agent(lab, monkeypatch, status) == (
+        "node2: not in force after 60 s: the agent is alive and busy: "
+        "a pass has been running for 61 s; map a: no memory"
+    )
+
+
+@pytest.mark.parametrize(("alive", "said"), [(True, "the agent runs, but"), (False, "agent ended")])
+def test_an_agent_that_tells_nothing_is_looked_for(
+    lab: Layout, monkeypatch: pytest.MonkeyPatch, alive: bool, said: str
+) -> None:
+    monkeypatch.setattr(processes, "alive", lambda *_: alive)
+    assert said in refused_by_a_busy_agent(lab, monkeypatch, None)
 
 
 def test_problems_of_all_agents_come_back_from_a_sync(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from cubelet.lab import agents, cluster, guests
+from cubelet.lab import agents, api, cluster, guests
 from cubelet.lab import layout as layout_module
 from cubelet.lab.apiserver import ApiServer
 from cubelet.lab.apistore import LABEL, ApiObjects
@@ -208,6 +208,22 @@ def test_a_guest_on_a_foreign_server_leaves_a_definition_of_others_alone(
     assert server.get("fences", "a", "default")["metadata"]["labels"] == {LABEL: "lab"}
     assert not guest.remove(DEFINITION)
     assert server.names("fences") == ["a"]
+
+
+def test_a_guest_takes_its_objects_and_its_definition_along(
+    server: ApiServer, kubeconfig: Path, folder: Objects
+) -> None:
+    server.put(definition(ZONE))
+    theirs = {"apiVersion": ZONE.api_version, "kind": "Zone", "metadata": {"name": "theirs"}}
+    server.put(theirs)
+    layout = Layout("lab")
+    layout.api.write_text(f'{{"kubeconfig": "{kubeconfig}", "foreign": true}}')
+    store = Store(layout)
+    for each in (definition(FENCE), fence("a"), {**theirs, "metadata": {"name": "ours"}}):
+        assert store.put(each)
+    api.withdraw(layout)
+    assert server.names("customresourcedefinitions") == [ZONE.definition]
+    assert server.names("zones") == ["theirs"]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,18 @@ class AgentUnreachableError(AgentError):
         )
 
 
+class AgentBusyError(AgentUnreachableError):
+    """An agent listens on the socket, and does not answer in time."""
+
+    def __init__(self, path: str, seconds: float | None) -> None:
+        AgentError.__init__(
+            self,
+            INTERNAL_ERROR,
+            f"the cubelet agent on {path} is there and has not answered within {seconds:g} s",
+            "it is busy, or the machine is: see `cubelet status`, and the agent's log",
+        )
+
+
 def ask(
     instance: str,
     method: str,
@@ -89,8 +101,8 @@ def ask(
 
     ``instance`` is the instance's name, or its kind if there is but one. ``socket`` is where the
     agent listens: by default what ``CUBELET_SOCKET`` names, else the usual place. Raises
-    AgentError as answered, AgentUnreachableError when there is no agent or no answer within
-    ``timeout`` seconds.
+    AgentError as answered, AgentUnreachableError when there is no agent, AgentBusyError when it has
+    not answered within ``timeout`` seconds.
     """
     import os
 
@@ -103,8 +115,8 @@ def call(
 ) -> Any:
     """Call one of the agent's own methods and return its one result.
 
-    Raises AgentError as answered, AgentUnreachableError when there is no agent or no answer within
-    ``timeout`` seconds.
+    Raises AgentError as answered, AgentUnreachableError when there is no agent, AgentBusyError when
+    it has not answered within ``timeout`` seconds.
     """
     for result in stream(path, method, params, timeout):
         return result
@@ -134,7 +146,7 @@ def stream(
                     if "error" in reply:
                         raise AgentError(**reply["error"])
                     yield reply["result"]
-        except TimeoutError as error:
-            raise AgentUnreachableError(path, f"no answer within {timeout} s") from error
+        except (TimeoutError, BlockingIOError) as error:  # the latter: many others wait, too
+            raise AgentBusyError(path, timeout) from error
         except (OSError, ValueError) as error:
             raise AgentUnreachableError(path, str(error)) from error

@@ -86,12 +86,12 @@ class _Rehearsal:
         for name, ask in asked.items():
             for each in self._twice(name, ask):
                 if problem := _wrong_with(each, maps, cube):
-                    message = f"the {name} of {unit}: {problem}"
+                    message = f"the {name} of {' '.join(unit)}: {problem}"
                     raise _FoundError(at(self._type, name, message, "give what the map declares"))
         self._twice("namespace_of", lambda: cube.namespace_of(unit, view))
         about = self._twice("object_of", lambda: cube.object_of(unit, view))
         if about is not None and not (len(about) == 2 and all(about)):
-            message = f"object_of gives {about!r} for {unit}"
+            message = f"object_of gives {about!r} for {' '.join(unit)}"
             raise _FoundError(at(self._type, "object_of", message, "give kind and key, or None"))
 
     def _specialise(self, change: Change) -> None:

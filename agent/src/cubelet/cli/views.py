@@ -58,7 +58,7 @@ _PLUGINS = fields("kind", "distribution", "version", "hooks", "state", "reason")
 _NARROW: Mapping[str, Columns] = {
     "plugins": _PLUGINS,
     "flows": _FLOWS,
-    "cubes": fields("name", "kind", "place", "inward", "outward"),
+    "cubes": fields("name", "kind", "place", "inward", "outward", "per_packet", "early"),
     "ports": fields("class", "name", "device", "addresses", "flows"),
     "drops": fields("cube", "reason", "class", "packets", "bytes"),
 }
@@ -99,7 +99,7 @@ def _status_lines(found: Row) -> Iterator[tuple[str, object]]:
     for name, value in found.items():
         if name == "composition" and value is not None:
             yield from _composition(value)
-        elif name != "problems":
+        elif name != "problems" and (value or name != "busy"):
             yield name, value
 
 
@@ -111,10 +111,16 @@ def chain(found: Row) -> str:
 
 
 def _composition(found: Row) -> Iterator[tuple[str, object]]:
-    yield "composition", f"{found['mode']} {found['identity'] or '(none in force)'}"
+    yield "composition", f"{found['mode']} {found['identity'] or _not_composed(found)}"
     yield "core", found["core"]
     for port_class, stack in found["stacks"].items():
         yield f"{port_class} stack", stack
+
+
+def _not_composed(found: Row) -> str:
+    """What forwards while the composition is not in force."""
+    earlier = ", ".join(found["earlier"])
+    return f"not in force; of an earlier run: {earlier}" if earlier else "(none in force)"
 
 
 def _plain(value: object) -> str:

@@ -23,12 +23,19 @@ class NumberedReason:
 def number_reasons(
     cubes: Iterable[type[Cube]], places: Mapping[str, int]
 ) -> Mapping[int, NumberedReason]:
-    """Every reason by its number; ``places`` are those of :func:`allot`."""
+    """Every reason by its number; ``places`` are those of :func:`allot`.
+
+    Counters outlive compositions and packages. What a cube with a place has none of these cubes'
+    reasons for, because it was uninstalled or had more of them once, has the cube and a number.
+    """
+    known = {cube.kind: cube.reasons for cube in cubes}
     reasons = [NumberedReason(i, "core", r.name, r.text) for i, r in enumerate(CORE_REASONS)]
-    for cube in {cube.kind: cube for cube in cubes}.values():
-        base = first_reason(places[cube.kind])
+    for kind, place in places.items():
+        base, own = first_reason(place), known.get(kind, ())
+        reasons += [NumberedReason(base + i, kind, r.name, r.text) for i, r in enumerate(own)]
         reasons += [
-            NumberedReason(base + i, cube.kind, r.name, r.text) for i, r in enumerate(cube.reasons)
+            NumberedReason(base + i, kind, f"reason-{i}", "of a version that is not installed")
+            for i in range(len(own), REASONS_PER_CUBE)
         ]
     return {reason.number: reason for reason in reasons}
 

@@ -181,6 +181,7 @@ class Agent:
         return {
             "ready": self.health.ready and self.inbox.empty,
             "node": self.settings.name,
+            "busy": self.health.busy,
             "problems": self.health.problems(),
         }
 

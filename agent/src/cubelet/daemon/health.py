@@ -12,6 +12,8 @@ from cubelet.state.last_known import Memory
 
 _MOST = 100
 """Complaints about objects that are listed; whoever may make objects may cause any number."""
+_MOMENT = 1.0
+"""Seconds of a pass that are not told."""
 _STUCK = 300.0
 """Seconds that a pass may take before the liveness probe fails."""
 
@@ -45,18 +47,27 @@ class Health:
             return "; ".join(self.problems()) or "nothing is composed yet"
         return "" if self._feed.usable else "; ".join(self.problems()) or "nothing is known yet"
 
+    @property
+    def busy(self) -> str:
+        """What the agent is at, if that takes longer than a moment; '' if it waits for work."""
+        if self.pass_began is None or time.monotonic() - self.pass_began < _MOMENT:
+            return ""
+        return f"a pass has been running for {time.monotonic() - self.pass_began:.0f} s"
+
     def unalive(self) -> str:
         """Why the agent should be restarted; '' if it should not."""
         if self.pass_began is not None and time.monotonic() - self.pass_began > _STUCK:
-            return f"a pass has been running for {time.monotonic() - self.pass_began:.0f} s"
+            return self.busy
         return ""
 
     def problems(self) -> list[str]:
-        """All current problems."""
-        refused = [self._configuration.problem] if self._configuration.problem else []
+        """All current problems, each once: what has a configuration refused is in a place, too."""
+        why = self._configuration.problem
+        refused = [why] if why else []
         quarantined = self._discovery.quarantined().items()
         refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]
-        found = [*self._reconciler.problems.values(), *_some(self._reconciler.rejected, "units")]
+        found = [each for each in self._reconciler.problems.values() if each not in why]
+        found += _some(self._reconciler.rejected, "units")
         found += [self._memory.problem] if self._memory.problem else []
         sweeper = self._reconciler.switchover.sweeper
         if sweeper is not None and sweeper.last is not None and sweeper.last.warning:

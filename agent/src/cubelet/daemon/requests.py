@@ -16,7 +16,7 @@ from cubelet.cubes.context import Counts
 from cubelet.cubes.discovery import Discovery
 from cubelet.daemon.tables import Tables
 from cubelet.datapath.cost import established_cost
-from cubelet.datapath.drops import Monitor
+from cubelet.datapath.drops import Monitor, Reasons
 from cubelet.datapath.thread import OnDatapath
 from cubelet.ipc.client import AgentError
 from cubelet.state.cluster import State
@@ -63,8 +63,13 @@ class Requests:
     def recomposed(self) -> None:
         """Name drops by the new composition's reasons and cubes."""
         composition = self._composed_or_wanted()
-        self.monitor.reasons = number_reasons(map(type, composition.cubes), composition.reasons)
+        self.monitor.reasons = self._reasons(composition)
         self.monitor.stages = ["core", *(cube.kind for cube in composition.cubes)]
+
+    def _reasons(self, composition: Composition) -> Reasons:
+        """The drop reasons of all cubes: also of those that were composed earlier."""
+        cubes = (*self._discovery.cubes.values(), *map(type, composition.cubes))
+        return number_reasons(cubes, composition.reasons)
 
     def _composed_or_wanted(self) -> Composition:
         reconciler = self._reconciler
@@ -88,11 +93,13 @@ class Requests:
         }
 
     def _composed(self) -> dict[str, Any]:
-        composition, programs = self._composed_or_wanted(), self._reconciler.datapath.programs
+        datapath = self._reconciler.datapath
+        composition, programs = self._composed_or_wanted(), datapath.programs
         entries: Mapping[str, BpfProgram] = programs.entries if programs else {}
         return {
             "mode": composition.mode,
-            "identity": self._reconciler.datapath.identity,
+            "identity": datapath.identity,
+            "earlier": [] if programs else datapath.pinned(),
             "core": [cube.kind for cube in composition.core],
             "stacks": {n: [c.kind for c in cubes] for n, cubes in composition.stacks.items()},
             "programs": {name: program.id for name, program in entries.items()},
@@ -115,7 +122,7 @@ class Requests:
         tables = Tables(
             composition,
             self._state,
-            number_reasons(map(type, composition.cubes), composition.reasons),
+            self._reasons(composition),
             lambda: reconciler.datapath.maps,
             lambda: reconciler.switchover.sweeper,
             self._counts,

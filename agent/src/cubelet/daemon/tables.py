@@ -167,6 +167,8 @@ def _cubes(composition: Composition, counts: Mapping[str, Counts]) -> Iterator[R
 
     ``lost`` counts events and packets over the rate or without room in the ring.
     """
+    per_packet = {each.cube.instance: each.classes for each in composition.packet_stages()}
+    early = {each.cube.instance for each in composition.early_stages()}
     for cube in composition.cubes:
         if cube in composition.core:
             inward, outward = cube.inward, cube.outward
@@ -179,6 +181,8 @@ def _cubes(composition: Composition, counts: Mapping[str, Counts]) -> Iterator[R
             "place": "core" if cube in composition.core else "stack",
             "inward": [name for name in PORT_CLASSES if name in inward],
             "outward": [name for name in PORT_CLASSES if name in outward],
+            "per_packet": list(per_packet.get(cube.instance, ())),
+            "early": cube.instance in early,
             "shows": list(cube.shows),
             "maps": [declared.name for declared in cube.maps],
             **_told(counts.get(cube.instance)),

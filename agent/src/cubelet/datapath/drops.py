@@ -211,5 +211,5 @@ def drop_rows(maps: Maps, reasons: Reasons) -> list[Row]:
 
 
 def _reason(number: int, reasons: Reasons) -> NumberedReason:
-    unknown = NumberedReason(number, "unknown", f"reason-{number}", "of a cube no longer composed")
+    unknown = NumberedReason(number, "unknown", f"reason-{number}", "of a cube that is not known")
     return reasons.get(number, unknown)

@@ -128,11 +128,16 @@ class Datapath:
         """The hash of the composition in force (sources, settings, kernel); '' before the first."""
         return self.programs.identity if self.programs else ""
 
+    def pinned(self) -> list[str]:
+        """The identities of all pinned compositions: at a start, those that an earlier run left,
+        which forward until one is put in force."""
+        folder = self._bpffs / "programs"
+        found = folder.iterdir() if folder.exists() else ()
+        return sorted(each.name.partition("-")[0] for each in found)
+
     def runs_alone(self, identity: str) -> bool:
         """Whether an earlier run left pinned programs of this composition and of no other."""
-        folder = self._bpffs / "programs"
-        found = list(folder.iterdir()) if folder.exists() else []
-        return len(found) == 1 and found[0].name.startswith(f"{identity}-")
+        return self.pinned() == [identity]
 
     def prepare(self, composition: Composition, core: Core, local: LocalNode) -> Prepared | None:
         """Compile and load a composition; None if it runs already. Blocks.

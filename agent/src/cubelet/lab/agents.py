@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from cubelet.ipc.client import AgentUnreachableError, call
+from cubelet.ipc.client import AgentBusyError, AgentUnreachableError, call
 from cubelet.lab import api, processes
 from cubelet.lab.errors import LabError
 from cubelet.lab.layout import LabNode, LabSpec, Layout
@@ -21,6 +21,7 @@ from cubelet.lab.layout import LabNode, LabSpec, Layout
 PROBLEM_LIMIT: Final = 10.0  # seconds; an agent that is not ready and has a problem longer fails
 START_LIMIT: Final = 90.0  # seconds for all agents together, compilation included
 SYNC_LIMIT: Final = 60.0  # seconds until an agent has put a change in force
+_STATUS_LIMIT: Final = 5.0  # seconds until an agent has told its status
 _POLL: Final = 0.05
 
 
@@ -138,6 +139,9 @@ def sync(layout: Layout, spec: LabSpec) -> dict[str, list[str]]:
     def one(node: LabNode) -> list[str]:
         try:
             found = call(str(layout.socket(node.name)), "sync", {}, SYNC_LIMIT)
+        except AgentBusyError as error:
+            message = f"{node.name}: not in force after {SYNC_LIMIT:g} s: {_busy(layout, node)}"
+            raise LabError(message, _log(layout, node)) from error
         except AgentUnreachableError as error:
             message = f"{node.name}: {error.message}: {error.details}"
             raise LabError(message, _log(layout, node)) from error
@@ -148,9 +152,20 @@ def sync(layout: Layout, spec: LabSpec) -> dict[str, list[str]]:
         return {node.name: found for node, found in problems if found}
 
 
+def _busy(layout: Layout, node: LabNode) -> str:
+    """What an agent says of itself that has not answered in time."""
+    try:
+        status = call(str(layout.socket(node.name)), "status", {}, _STATUS_LIMIT)
+    except AgentUnreachableError:
+        alive = processes.alive(layout, process(node))
+        return "the agent runs, but does not even tell its status" if alive else "the agent ended"
+    said = [status["busy"], *status["problems"]]
+    return f"the agent is alive and busy: {'; '.join(filter(None, said)) or 'it does not say why'}"
+
+
 def _status(layout: Layout, node: LabNode) -> dict[str, Any]:
     try:
-        status: dict[str, Any] = call(str(layout.socket(node.name)), "status", {}, 5)
+        status: dict[str, Any] = call(str(layout.socket(node.name)), "status", {}, _STATUS_LIMIT)
     except AgentUnreachableError:
         return {"ready": False}  # it does not listen yet
     return status
