@@ -88,6 +88,14 @@ def test_a_problem_that_stays_ends_it_early_with_its_text(
     assert agents.PROBLEM_LIMIT <= times[-1] <= agents.PROBLEM_LIMIT + 5
 
 
+def test_an_agent_that_is_at_it_is_left_to_it(wait: Callable[[Answer], list[str]]) -> None:
+    def composing(now: float) -> Mapping[str, Any]:
+        """A quarantined cube's problem stays until the composition without it is compiled."""
+        return {**answer(now > 60, BROKEN), "busy": f"a pass has been running for {now} s"}
+
+    assert wait(composing)
+
+
 def test_problems_that_pass_do_not_end_it(wait: Callable[[Answer], list[str]]) -> None:
     assert wait(lambda now: answer(now > 60, f"problem {now // 8}"))
 

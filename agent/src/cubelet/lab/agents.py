@@ -104,12 +104,13 @@ def wait_ready(layout: Layout, spec: LabSpec, tell: Callable[[str], None]) -> No
         for node, symptoms in tuple(waiting.items()):
             status = _status(layout, node)
             elapsed = time.monotonic() - began
+            lasting = symptoms.lasting(_obstacles(layout, status), elapsed)
             if status["ready"]:
                 del waiting[node]
                 tell(f"{node.name}: agent ready after {elapsed:.1f} s")
             elif not processes.alive(layout, process(node)):
                 raise LabError(f"{node.name}: the agent ended", _log(layout, node))
-            elif lasting := symptoms.lasting(_obstacles(layout, status), elapsed):
+            elif lasting and not status.get("busy"):  # what it is at may be the way out
                 raise LabError(f"{node.name}: {'; '.join(lasting)}", _log(layout, node))
             elif elapsed > START_LIMIT:
                 message = f"{node.name}: the agent is not ready after {elapsed:.0f} s"
