@@ -33,7 +33,7 @@ MODULES = (
         "selectors",
         "context",
     ),
-    *("metrics", "command", "resources", "flows", "reasons"),
+    *("metrics", "command", "resources", "flows", "reasons", "helpers"),
 )
 CUBE_PARTS = ("Placed", "Planned", "Telling", "Showing")
 """Classes that :class:`Cube` is put together from: authors know all as its own."""
@@ -62,7 +62,8 @@ def page() -> str:
     """The whole page."""
     parts = [INTRO.format(abi=_abi())]
     parts += ["## Python\n", *(part for name in MODULES for part in _module(HOOKS, name))]
-    parts += ["## C\n", *(part for name in HEADERS for part in _header(name))]
+    parts += ["## C\n", *_header("cubelet.h", keep_includes=True)]
+    parts += [part for name in HEADERS for part in _header(f"cubelet/{name}.h")]
     parts += ["## The test kit\n", *(p for name in TESTKIT_MODULES for p in _module(TESTKIT, name))]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -140,8 +141,18 @@ def _value(node: ast.AnnAssign | ast.Assign, owner: str, text: str | None) -> It
     if not _public(name):
         return
     yield f"##### {owner}.{name}\n" if owner else f"#### {name}\n"
-    yield _code("python", ast.unparse(node))
+    yield _code("python", _assignment(node))
     yield from _prose(text)
+
+
+def _assignment(node: ast.AnnAssign | ast.Assign) -> str:
+    """The statement, a dictionary's items on lines of their own."""
+    if not isinstance(node.value, ast.Dict):
+        return ast.unparse(node)
+    keys = zip(node.value.keys, node.value.values, strict=True)
+    items = [f"    {ast.unparse(key)}: {ast.unparse(value)}," for key, value in keys if key]
+    head = ast.unparse(node).partition(" = ")[0]
+    return "\n".join([f"{head} = {{", *items, "}"])
 
 
 def _prose(text: str | None) -> Iterator[str]:
@@ -154,15 +165,16 @@ def _code(language: str, text: str) -> str:
     return f"```{language}\n{text}\n```\n"
 
 
-def _header(name: str) -> Iterator[str]:
+def _header(name: str, *, keep_includes: bool = False) -> Iterator[str]:
     """A header's declarations, functions without their bodies, each under its comment."""
-    text = (HOOKS / f"include/cubelet/{name}.h").read_text()
+    text = (HOOKS / "include" / name).read_text()
     comments = re.findall(r"^/\*\n(.*?)^ \*/$", text, re.MULTILINE | re.DOTALL)
-    yield f"### cubelet/{name}.h\n"
+    yield f"### {name}\n"
     intro = comments[0]
     yield "\n".join(line.removeprefix(" *").strip() for line in intro.splitlines()) + "\n"
     body = text.partition(f"/*\n{intro} */\n")[2]
-    body = re.sub(r"^#(?:pragma|include).*\n", "", body, flags=re.MULTILINE)
+    left_out = "pragma" if keep_includes else "(?:pragma|include)"
+    body = re.sub(rf"^#{left_out}.*\n", "", body, flags=re.MULTILINE)
     body = _FUNCTION.sub(lambda found: f"{' '.join(found['prototype'].split())};", body)
     yield _code("c", re.sub(r"\n{3,}", "\n\n", body).strip())
 

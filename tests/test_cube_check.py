@@ -129,6 +129,10 @@ def test_metadata(package: Broken, change: Change, message: str) -> None:
         ((CUBE, "max_dscp: int = 47", "max_dscp: int"), "max_dscp has no default"),
         ((CUBE, "forbid_unknown_fields=True", "forbid_unknown_fields=False"), "are not refused"),
         ((CUBE, '"max_pods"),', '"pods"),'), "the size of the map limits is the setting 'pods'"),
+        (
+            (CUBE, "max_dscp: int = 47", "max_dscp: int = 47\n    spans: tuple[range, ...] = ()"),
+            "the setting spans is a range, which cannot be read from YAML",
+        ),
         ((CUBE, "max_dscp: int = 47", "max_dscp: int = 99"), "must be from 0 to 63, not 99"),
         (
             (CUBE, "(cube.Settings, frozen", "(cube.base.msgspec.Struct, frozen"),
@@ -199,6 +203,67 @@ struct ten *thirteen(void);
         *(("ten", 10), ("nine", 11), ("ELEVEN", 12), ("TWELVE", 12), ("thirteen", 13)),
     ]
     assert "six" not in {each.text for each in words(source)}
+
+
+HELPERS = [
+    ("return bpf_clone_redirect(skb, 1, 0);", "bpf_clone_redirect", "cubelet_forward()"),
+    ("return bpf_redirect(1, 0);", "bpf_redirect", "the composer redirects"),
+    ("return bpf_redirect_neigh(1, 0, 0, 0);", "bpf_redirect_neigh", "the composer redirects"),
+    ("bpf_probe_write_user(0, 0, 0); return 0;", "bpf_probe_write_user", "machine's memory"),
+    ("bpf_override_return(0, 0); return 0;", "bpf_override_return", "nothing else of the kernel"),
+    ("#define DSCP_SAY bpf_trace_printk\n\treturn 0;", "bpf_trace_printk", "KIND_emit()"),
+    ("return (long)&bpf_tail_call;", "bpf_tail_call", "cubelet_next()"),
+    ("return bpf_sock_ops_cb_flags_set(0, 0);", "bpf_sock_ops_cb_flags_set", "none of HELPERS"),
+]
+
+
+@pytest.mark.parametrize(("line", "helper", "remedy"), HELPERS)
+def test_helpers_by_name(package: Broken, line: str, helper: str, remedy: str) -> None:
+    folder = package((C, "return 0;\n}\n", f"{line}\n}}\n"))
+    found = finding(folder, only("helpers"))
+    assert found.message == f"{helper} is no helper that a cube may call"
+    assert remedy in found.remedy
+    assert (found.file, found.line) == (str(folder / C), line_of(folder / C, helper))
+
+
+def test_helpers_that_may_be_called_and_what_only_looks_like_one(package: Broken) -> None:
+    fine = """struct bpf_sock *sock = 0; /* bpf_redirect() */
+	__u64 now = bpf_ktime_get_ns() + bpf_jiffies64();
+	char text[] = "bpf_redirect()";
+	return bpf_htons(now) && sock && sock->bpf_redirect && text[0];"""
+    folder = package((C, "return 0;\n}\n", f"{fine}\n}}\n"))
+    assert not list(report(folder, only("helpers")).findings)
+
+
+@pytest.mark.parametrize(
+    ("number", "function", "helper"),
+    [(13, "packet", "bpf_clone_redirect"), (13, "inward", "bpf_clone_redirect")],
+)
+def test_helpers_by_number(
+    package: Broken, alone: None, number: int, function: str, helper: str
+) -> None:
+    """A cast of a number is a call without a name: the compiled program shows it."""
+    call = f"((long (*)(void *, int, __u64)){number})(skb, 1, 0);"
+    changes: list[Change] = [(C, "\treturn 0;\n}\n", f"\t{call}\n\treturn 0;\n}}\n")]
+    if function == "inward":
+        inward = (
+            "\nstatic __always_inline int dscp_inward(struct __sk_buff *skb, "
+            f"struct cubelet_pkt *pkt)\n{{\n\t{call}\n\treturn cubelet_next(pkt);\n}}\n"
+        )
+        changes = [(C, "\treturn 0;\n}\n", f"\treturn 0;\n}}\n{inward}")]
+        asked = 'per_packet: ClassVar[frozenset[str]] = frozenset({"pod"})'
+        changes.append((CUBE, asked, f"{asked}\n    inward = per_packet"))
+    folder = package(*changes)
+    assert not list(report(folder, only("helpers")).findings)
+    found = finding(folder, only("calls"))
+    assert f"calls {helper}, which a cube may not call" in found.message
+    assert "cubelet_forward()" in found.remedy
+    assert found.file == str(folder / C)
+
+
+def test_a_cube_calls_what_it_may(package: Broken, alone: None) -> None:
+    (result,) = report(package(), only("calls")).results
+    assert (result.state, result.reason) == ("passed", "")
 
 
 @pytest.mark.parametrize(

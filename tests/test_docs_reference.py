@@ -6,14 +6,16 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from cubelet.composer.composition import default_chain
-from cubelet_hooks import hookspecs
+from cubelet_hooks import hookspecs, records
 from cubelet_hooks.cube import ABI, PORT_CLASSES, Cube
+from cubelet_hooks.maps import MapType
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -73,6 +75,48 @@ def test_every_function_of_the_headers_is_in_the_reference() -> None:
         names = re.findall(r"^CUBELET_INLINE \w.*?(\w+)\(", header.read_text(), re.MULTILINE)
         assert all(f"{name}(" in PAGE for name in names), header.name
         assert f"\n### cubelet/{header.name}\n" in PAGE
+
+
+def test_the_types_of_fields_are_those_that_there_are() -> None:
+    """The table in the docstring of `cubelet_hooks.records`, row by row."""
+    found = re.findall(
+        r"^    (\w+) +(\S.*?) +([\d,]+) +(\d+)  ", records.__doc__ or "", re.MULTILINE
+    )
+    table = {name: (c, int(size.replace(",", "")), int(align)) for name, c, size, align in found}
+    for name, known in vars(records).items():
+        metadata = getattr(known, "__metadata__", None)
+        if metadata is None:
+            continue
+        scalar = records._SCALARS.get(metadata[0]) or records._ADDRESSES[4]
+        c_type = f"{scalar.c_type}[{scalar.size}]" if scalar.array else scalar.c_type
+        assert table.pop(name) == (c_type, scalar.size, scalar.alignment)
+    assert not table
+
+
+def test_layouts_are_as_the_reference_has_them() -> None:
+    class ServiceKey(records.Record):
+        address: records.Addr
+        port: records.Be16
+        protocol: records.U8
+
+    class Ban(records.Record):
+        length: records.U32
+        ifindex: records.Be32
+        network: records.Addr
+
+    for member in ServiceKey.layout().c_members():
+        assert re.search(rf"# +{re.escape(member)}", records.__doc__ or "")
+    shown = inspect.getdoc(MapType) or ""
+    for field in Ban.layout().fields:
+        assert re.search(rf"{field.scalar.c_type} {field.name}; +{field.offset}\n", shown)
+    packed = Ban(32 + 16, 7, ip_address("10.1.0.0")).pack().hex(" ")
+    assert packed in shown.replace("  ", " ")
+
+
+def test_cubelet_h_includes_all_that_is_not_the_cores_own() -> None:
+    include = ROOT / "hooks/src/cubelet_hooks/include"
+    found = set(re.findall(r'#include "cubelet/(\w+).h"', (include / "cubelet.h").read_text()))
+    assert found == {each.stem for each in (include / "cubelet").glob("*.h")} - {"parse", "rewrite"}
 
 
 def test_every_module_of_the_contract_is_in_the_reference() -> None:

@@ -11,7 +11,34 @@ from cubelet_hooks.records import Address, Record
 
 
 class MapType(enum.Enum):
-    """Kinds of map a cube may ask for; values are the kernel's ``enum bpf_map_type`` names."""
+    """Kinds of map a cube may ask for; values are the kernel's ``enum bpf_map_type`` names.
+
+    The key of an ``ARRAY`` or ``PERCPU_ARRAY`` is a record of one ``U32``, from 0 to the map's size
+    less one; all entries are always there. A value of a ``PERCPU_...`` map is there once for each
+    CPU: C sees its own, Python one with the sums of all numbers.
+
+    A ``LPM_TRIE`` finds the entry with the longest prefix. Its key begins with a ``U32``, the
+    number of bits that count of *all that follows it*; then come other fields, if any, and an
+    address last. A trie of networks by pod's port, with 10.1.0.0/16 for port 7:
+
+        class Ban(Record):                 # struct fence_ban {          offset
+            length: U32                    #     __u32 length;                0
+            ifindex: Be32                  #     __be32 ifindex;              4
+            network: Addr                  #     struct cubelet_addr network; 8
+
+        Ban(32 + 16, 7, ip_address("10.1.0.0")).pack().hex(" ")
+        # '30 00 00 00  00 00 00 07  0a 01 00 00': 48 bits count, the port's 32 and 16 more
+
+        struct fence_ban key = {
+            .length = 64, /* all bits: the longest prefix that fits is found */
+            .ifindex = bpf_htonl(pkt->in.ifindex),
+            .network = pkt->cur.dst,
+        };
+        struct fence_rule *rule = cubelet_lookup(fence_bans, &key);
+
+    Bits are compared from the first byte on, so numbers before the address are ``Be16`` or
+    ``Be32``. Bits beyond the prefix are zero in entries: 10.1.2.3/16 would be another key.
+    """
 
     HASH = "hash"
     ARRAY = "array"

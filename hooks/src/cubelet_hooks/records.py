@@ -8,7 +8,33 @@ are C's own: natural alignment, explicit padding (always zero, because hash keys
         address: Addr                  #     struct cubelet_addr address;
         port: Be16                     #     __be16 port;
         protocol: U8                   #     __u8 protocol;
-                                       #     __u8 _pad0[1]; };
+                                       #     __u8 _pad7[1]; };
+
+A field has one of these types; there are no others, so no arrays of numbers and no strings:
+
+    type            C                       bytes  aligned to  in Python
+    U8              __u8                        1           1  int
+    U16             __u16                       2           2  int
+    U32             __u32                       4           4  int
+    U64             __u64                       8           8  int
+    Be16            __be16                      2           2  int, as people write it: 80
+    Be32            __be32                      4           4  int, as people write it
+    Mac             __u8[6]                     6           1  str, "02:00:00:00:01:00"
+    Addr            struct cubelet_addr         4           4  IPv4Address
+                    (of family 6)              16           4  IPv6Address
+    Area            __u8[64]                   64           1  bytes of that length
+    Frame           __u8[1920]              1,920           1  bytes of that length
+    Tuple, Hop ...  struct cubelet_tuple   theirs      theirs  that record
+
+Numbers are in the CPU's byte order, ``Be16`` and ``Be32`` in the network's: Python has the number,
+C compares with ``bpf_htons(80)``. In the last line stand the records of ``cubelet_hooks.flows``,
+which can be fields of a cube's record; another record of the cube's own cannot. A number with names
+is ``Annotated[int, "u8", RouteKind]``, of an ``IntEnum``: it is laid out like ``U8``, and shown by
+name. A field needs a value whenever a record is made, unless it has a default.
+
+Fields stand in their order, each at the next multiple of what it is aligned to; the size is a
+multiple of the largest of these. Put large fields first, and nothing is lost to padding, which is
+written out in C as ``_padOFFSET[BYTES]`` and must be zero in keys: initialise them by ``= {}``.
 """
 
 from __future__ import annotations

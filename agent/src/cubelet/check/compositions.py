@@ -15,6 +15,8 @@ from cubelet.testkit.outlet import Outlet
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Direction
 
 MODES: tuple[Mode, ...] = get_args(Mode)
+LINKS: Mode = "tailcall"
+"""The mode in which a cube's functions are programs of their own."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,23 @@ def alone(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Iterator[Wanted]
     NoDefaultError if a required cube is not installed.
     """
     cubes = (cube, *_required(cube, found))
+    for mode in MODES:
+        yield _of(cubes, mode, f"{mode}, alone")
+
+
+def without(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Wanted:
+    """What :func:`alone` gives in the mode of links, without the cube itself."""
+    return _of(_required(cube, found), LINKS, f"{LINKS}, without it")
+
+
+def _of(cubes: Sequence[type[Cube]], mode: Mode, name: str) -> Wanted:
+    """These cubes, each on every port class where it can stand."""
     core = tuple(each for each in cubes if each.core) or (Outlet,)
     stacks = {
-        name: tuple(each for each in cubes if not each.core and name in each.places())
-        for name in PORT_CLASSES
+        each: tuple(cube for cube in cubes if not cube.core and each in cube.places())
+        for each in PORT_CLASSES
     }
-    for mode in MODES:
-        yield Wanted(f"{mode}, alone", mode, core, stacks, {})
+    return Wanted(name, mode, core, stacks, {})
 
 
 def _required(cube: type[Cube], found: Mapping[str, type[Cube]]) -> Sequence[type[Cube]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from cubelet.check import (
     answers,
+    calls,
+    helpers,
     leftovers,
     metadata,
     names,
@@ -39,10 +41,12 @@ CHECKS = (
     Check("metadata", metadata.check),
     Check("settings", settings.check),
     Check("names", names.check),
+    Check("helpers", helpers.check),
     Check("reasons", reasons.check),
     Check("metrics", samples.check),
     Check("plans", plans.check),
     Check("programs", programs.check, compiled=True),
+    Check("calls", calls.check, compiled=True),
     Check("packets", packets.check, compiled=True),
     Check("answers", answers.check, compiled=True),
     Check("leftovers", leftovers.check, compiled=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
+import msgspec.inspect
 
 from cubelet.check.findings import Finding
 from cubelet.check.places import at, raised
@@ -31,8 +32,34 @@ def check(bench: Workbench) -> Iterator[Finding]:
         message = "unknown settings are not refused: a mistyped one would go unnoticed"
         remedy = f"class {model.__name__}(Settings, frozen=True, forbid_unknown_fields=True, ...)"
         yield at(cube, "settings_type", message, remedy)
+    for name, type_ in _unreadable(model):
+        message = f"the setting {name} is a {type_}, which cannot be read from YAML"
+        yield at(cube, "settings_type", message, "make it a str, and read that where it is used")
     if not needed:
         yield from _numbers(cube, model)
+
+
+def _unreadable(model: type[Settings]) -> Iterator[tuple[str, str]]:
+    """Settings with a type that has no form in YAML, such as an address, and that type's name."""
+    about = msgspec.inspect.type_info(model)
+    assert isinstance(about, msgspec.inspect.StructType)
+    for field in about.fields:
+        for each in _types(field.type):
+            if isinstance(each, msgspec.inspect.CustomType):
+                yield field.name, each.cls.__name__
+
+
+def _types(about: object) -> Iterator[object]:
+    """A type and all types within it."""
+    if isinstance(about, msgspec.inspect.Field):
+        yield from _types(about.type)
+    elif isinstance(about, tuple):
+        for each in about:
+            yield from _types(each)
+    elif isinstance(about, msgspec.inspect.Type):
+        yield about
+        for name in about.__struct_fields__:
+            yield from _types(getattr(about, name))
 
 
 def _takes_unknown(model: type[Settings]) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from cubelet.check.compositions import NoDefaultError, Wanted, alone, default
+from cubelet.check.compositions import LINKS, NoDefaultError, Wanted, alone, default, without
 from cubelet.check.findings import UncheckedError, Verified
 from cubelet.check.subject import Subject
 from cubelet.check.traces import open_descriptors, own_pins
@@ -43,6 +43,7 @@ class Workbench:
         self.pins = own_pins(self.cube.kind)
         self._stack = ExitStack()
         self._tried: list[Tried] | None = None
+        self._network: TestNetwork | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,10 +76,30 @@ class Workbench:
             self._tried = []
             self._stack.enter_context(private_network())
             self._stack.callback(self.close)
-            network = build_network()
+            self._network = build_network()
             for wanted in self._wanted():
-                self._tried.append(self._try(wanted, network))
+                self._tried.append(self._try(wanted, self._network))
         return self._tried
+
+    def only_it(self) -> Mapping[str, bytes]:
+        """The programs' code where the cube's functions are programs of their own.
+
+        Raises UncheckedError if these do not load.
+        """
+        for wanted, datapath in self.datapaths():
+            if wanted.mode == LINKS:
+                return datapath.compiled.code
+        raise UncheckedError(f"it does not run by {LINKS}: see the check of its programs")
+
+    def without_cube(self) -> Mapping[str, bytes]:
+        """The same without the cube."""
+        self.tried()
+        assert self._network is not None
+        tried = self._try(without(self.cube, self.others), self._network)
+        if tried.datapath is None:
+            raise UncheckedError(f"what the core calls is not known: {tried.error}")
+        with closing(tried.datapath):
+            return tried.datapath.compiled.code
 
     def datapaths(self) -> Iterator[tuple[Wanted, Datapath]]:
         """The compositions that loaded. Raises UncheckedError if none did."""

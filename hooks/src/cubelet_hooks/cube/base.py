@@ -30,7 +30,24 @@ class Reason:
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of a cube's settings model; every field needs a default."""
+    """Base of a cube's settings model; every field needs a default.
+
+    Settings are read from YAML, so a field is a ``bool``, ``int``, ``float`` or ``str``, one of
+    these or ``None`` (``int | None``), a ``Literal`` or ``Enum`` of them, a ``tuple``,
+    ``frozenset`` or ``dict`` of such, or another frozen ``msgspec.Struct`` (with
+    ``forbid_unknown_fields``, for mistyped names to be noticed). There are bounds:
+    ``Annotated[int, msgspec.Meta(ge=1, le=63)]``. What has a form of its own, such as networks and
+    durations, is a ``str`` here and is read where it is used. ``__post_init__`` checks what types
+    cannot say; the text of its ``ValueError`` is what people see who set it, so have it name the
+    setting and the remedy:
+
+        class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+            refused: tuple[str, ...] = ()
+
+            def __post_init__(self) -> None:
+                for text in self.refused:
+                    ip_network(text)  # ValueError: '10.1.0.0/33' does not appear to be ...
+    """
 
 
 class Cube(Placed, Planned, Telling, Showing):

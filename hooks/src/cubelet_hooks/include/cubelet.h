@@ -1,10 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* All that a cube includes. */
+/*
+ * All that a cube includes. The headers cubelet/parse.h and cubelet/rewrite.h are the
+ * core's: what they do has been done before a cube runs, or is done after it.
+ *
+ * Of the kernel's, linux/bpf.h, icmp.h, if_arp.h, if_ether.h, in.h, ip.h, pkt_cls.h,
+ * tcp.h and udp.h are there; others of the UAPI (<linux/...>) can be included.
+ */
 #pragma once
 
-#include "cubelet/base.h"
-#include "cubelet/packet.h"
-#include "cubelet/early.h"
-#include "cubelet/epoch.h"
-#include "cubelet/socket.h"
-#include "cubelet/verdict.h"
+#include "cubelet/base.h" /* addresses, and access to maps */
+#include "cubelet/packet.h" /* the packet, struct cubelet_pkt and struct cubelet_headers */
+#include "cubelet/flow.h" /* the flow of KIND_packet: states and flags, such as CUBELET_FLOW_REPLY */
+#include "cubelet/early.h" /* the packet of KIND_early */
+#include "cubelet/epoch.h" /* what verdicts rest on */
+#include "cubelet/socket.h" /* the node's own sockets */
+#include "cubelet/verdict.h" /* what a cube says */
