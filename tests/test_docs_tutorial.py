@@ -1,4 +1,4 @@
-"""The tutorial, as its reader follows it: its commands are run, its files written, its output seen.
+"""The tutorials, as readers follow them: commands are run, files written, outputs seen.
 
 `sh` blocks are run, blocks with `file=PATH` written, `diff` blocks applied, all where the reader is
 by then. Each line of a `text` block must be in the output of the commands before it, whatever the
@@ -20,7 +20,8 @@ from cubelet.lab.layout import Layout
 
 from .author import Author
 
-PAGE = Path(__file__).parent.parent / "docs/writing-a-cube.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = ("writing-a-cube.md", "growing-a-cube.md")
 _BLOCK = re.compile(
     r"^```(?P<kind>\w+)(?: file=(?P<file>\S+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -37,24 +38,24 @@ class Block(NamedTuple):
     line: int
 
 
-def blocks() -> Iterator[Block]:
-    page = PAGE.read_text()
+def blocks(name: str) -> Iterator[Block]:
+    page = (DOCS / name).read_text()
     for found in _BLOCK.finditer(page):
         line = page[: found.start("text")].count("\n") + 1
         yield Block(found["kind"], found["file"], found["text"], line)
 
 
 class Reader:
-    """Follows the page in an environment of its own."""
+    """Follows a page in an environment of its own."""
 
-    def __init__(self, author: Author, lab: str) -> None:
-        self._author, self._lab = author, lab
+    def __init__(self, page: str, author: Author, lab: str) -> None:
+        self._page, self._author, self._lab = page, author, lab
         self._state = author.folder / ".state"
         self._state.write_text("")
         self._output = ""
 
     def follow(self, block: Block) -> None:
-        where = f"{PAGE.name}:{block.line}"
+        where = f"{self._page}:{block.line}"
         if block.file:
             self._run(f"cat > {block.file} <<'END OF FILE'\n{block.text}END OF FILE", where)
         elif block.kind == "sh":
@@ -84,12 +85,14 @@ def lab() -> Iterator[str]:
 
 
 def test_every_kind_of_block_is_known() -> None:
-    kinds = {(block.kind, bool(block.file)) for block in blocks()}
-    run = {("sh", False), ("text", False), ("diff", False), ("python", True), ("yaml", True)}
-    assert kinds == run | {("dockerfile", False), ("yaml", False)}
+    kinds = {(block.kind, bool(block.file)) for page in PAGES for block in blocks(page)}
+    run = {("sh", False), ("text", False), ("diff", False)}
+    files = {("python", True), ("yaml", True), ("c", True)}
+    assert kinds == run | files | {("dockerfile", False), ("yaml", False)}
 
 
-def test_the_tutorial_works(tmp_path: Path, lab: str) -> None:
-    reader = Reader(Author(tmp_path), lab)
-    for block in blocks():
+@pytest.mark.parametrize("page", PAGES)
+def test_a_tutorial_works(tmp_path: Path, lab: str, page: str) -> None:
+    reader = Reader(page, Author(tmp_path), lab)
+    for block in blocks(page):
         reader.follow(block)

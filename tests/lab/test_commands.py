@@ -89,7 +89,7 @@ def test_a_lab_is_not_started_twice(run: Run) -> None:
 def test_agents_are_killed_and_restarted_by_node(run: Run, world: World, space: Space) -> None:
     space.apply(pod("a", nodeName="node1"), pod("b", ("TCP", 80), nodeName="node2"))
     a, b = space.at("a"), space.ip("b")
-    before = {node: world.call(node, "status")["composition"]["programs"] for node in NODES}
+    before = {node: world.call(node, "status")["composition"]["identity"] for node in NODES}
     try:
         assert run("kill", "node1").stdout == "agent/node1 killed\n"
         assert space.who(a, b, 80) == "b", "programs forward on"
@@ -99,7 +99,7 @@ def test_agents_are_killed_and_restarted_by_node(run: Run, world: World, space: 
     assert restarted.stdout == "agent/node1 restarted\nagent/node2 restarted\n"
     for node in NODES:
         status = world.call(node, "status")
-        assert (status["ready"], status["composition"]["programs"]) == (True, before[node])
+        assert (status["ready"], status["composition"]["identity"]) == (True, before[node])
     unknown = run("restart", "node1", "node9", check=False)
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "has no node node9; it has node1, node2" in unknown.stderr
