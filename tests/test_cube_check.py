@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cubelet.bpf.fs import BPFFS
-from cubelet.check import workbench
+from cubelet.check import calls, workbench
 from cubelet.check.ctokens import declared, words
 from cubelet.check.findings import Finding, Report
 from cubelet.check.registry import CHECKS, Check
@@ -259,6 +259,24 @@ def test_helpers_by_number(
     assert f"calls {helper}, which a cube may not call" in found.message
     assert "cubelet_forward()" in found.remedy
     assert found.file == str(folder / C)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "#define __BPF_FUNC_MAPPER(FN)\t\\\n\tFN(unspec),\t\\\n\tFN(map_lookup_elem),\t\\\n",
+        "\tFN(unspec, 0, ##ctx)\t\\\n\tFN(map_lookup_elem, 1, ##ctx)\t\\\n",
+    ],
+    ids=["before 6.1", "since"],
+)
+def test_calls_of_all_kinds(header: str) -> None:
+    def call(kind: int, number: int) -> bytes:
+        return bytes([0x85, kind << 4, 0, 0]) + number.to_bytes(4, "little")
+
+    constant = bytes([0xB7, 0, 0, 0, 0x85, 0, 0, 0])
+    code = call(0, 1) + call(1, 7) + constant + call(2, 99) + call(0, 500)
+    found = calls.calls(code, calls.helper_names(header))
+    assert found == {"bpf_map_lookup_elem", "helper 500", "kernel function 99"}
 
 
 def test_a_cube_calls_what_it_may(package: Broken, alone: None) -> None:

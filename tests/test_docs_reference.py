@@ -135,7 +135,15 @@ def test_composition_tells_the_stacks_that_there_are() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["composition", "contract", "growing-a-cube", "lab", "reference", "versioning", "writing-a-cube"],
+    [
+        "composition",
+        "contract",
+        "growing-a-cube",
+        "lab",
+        "reference",
+        "versioning",
+        "writing-a-cube",
+    ],
 )
 def test_what_pages_for_authors_name_exists(page: str) -> None:
     text = (DOCS / f"{page}.md").read_text()

@@ -22,21 +22,23 @@ _CALL = 0x85
 _KERNEL_FUNCTION = 2
 """BPF_PSEUDO_KFUNC_CALL."""
 _HELPER = re.compile(r"^\s*FN\((\w+)", re.MULTILINE)
-_JUDGE = "cubelet_slow"
-"""The program that has all that the core does around cubes: links of the chain have no more."""
+_LINK = "cubelet_core_"
+"""Begins the names of core cubes' programs, which are there without the cube, too: what these call
+beside helpers that cubes may call is what the composer puts around any cube's function."""
 
 Calls = frozenset[str]
 
 
 def check(bench: Workbench) -> Iterator[Finding]:
     """Each helper that a program calls because of the cube, and that a cube may not call."""
+    programs, source = bench.only_it(), bench.subject.source
     helpers = helper_names((UapiHeaders.find().linux / "bpf.h").read_text())
-    source = bench.subject.source
     told = {each.text for each in named(source.read_text())}  # by the check of helpers, with lines
     without = {name: calls(code, helpers) for name, code in bench.without_cube().items()}
+    around = frozenset[str]().union(*(c for name, c in without.items() if name.startswith(_LINK)))
     found: dict[str, str] = {}
-    for name, code in bench.only_it().items():
-        known = without.get(name, without[_JUDGE])
+    for name, code in programs.items():
+        known = without.get(name, around)
         for helper in calls(code, helpers) - known - HELPERS.keys() - told:
             found.setdefault(helper, name)
     for helper, program in sorted(found.items()):
