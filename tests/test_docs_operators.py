@@ -11,9 +11,10 @@ import typer
 
 from cubelet.cli.commands import app
 from cubelet.cubes.discovery import discover
+from cubelet.lab.cli import app as lab
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("installation", "operations", "settings")
+PAGES = ("installation", "lab", "operations", "settings")
 # A command in running text, and one on a line of its own, by its path or in a container.
 _INLINE = re.compile(r"`cubelet ([^`]+)`")
 _BLOCK = re.compile(r"^ {4}(?:\S*/|.* -- )?cubelet (.+)$", re.MULTILINE)
@@ -37,7 +38,7 @@ def test_commands(page: str) -> None:
             command = command.get_command(None, words.pop(0))
             assert command is not None, line
         known = {option for each in command.params for option in each.opts}
-        assert {word for word in words if word.startswith("--")} <= known, line
+        assert {word for word in words if word.startswith("--")} <= {*known, "--"}, line
 
 
 def test_tables_are_all_that_there_are() -> None:
@@ -52,3 +53,11 @@ def test_files_and_links(page: str) -> None:
         assert (ROOT / path).exists(), path
     for target in re.findall(r"\]\(([\w.-]+)(?:#[\w-]+)?\)", text(page)):
         assert (ROOT / "docs" / target).exists(), target
+
+
+def test_every_command_of_the_lab_is_documented() -> None:
+    page = text("lab")
+    for each in lab.registered_commands:
+        assert each.callback is not None
+        name = each.name or each.callback.__name__
+        assert re.search(rf"`cubelet lab {name}\b", page), name
