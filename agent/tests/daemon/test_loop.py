@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cubelet.cni.errors import NOT_PROGRAMMED, TRY_AGAIN_LATER, CniError
+from cubelet.cni.errors import NOT_PROGRAMMED, CniError
 from cubelet.daemon.attaching import Attaching
 from cubelet.daemon.inbox import Inbox
 from cubelet.daemon.loop import Loop
