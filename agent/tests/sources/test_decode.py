@@ -368,6 +368,15 @@ def test_endpoint_conditions(conditions: Document | None, ready: bool, serving: 
     assert (endpoint.ready, endpoint.serving) == (ready, serving)
 
 
+@pytest.mark.parametrize("label", ["headless", "service-proxy-name"])
+@pytest.mark.parametrize("value", ["", "x"])
+def test_slices_say_by_labels_of_their_own_whether_proxies_serve_them(label, value) -> None:
+    labels = {"kubernetes.io/service-name": "web", f"service.kubernetes.io/{label}": value}
+    assert one(SLICE).for_proxies
+    found = one(changed(SLICE, "metadata/labels", labels))
+    assert (found.service, found.for_proxies) == ("web", False)
+
+
 def test_slice_of_names_has_no_endpoints() -> None:
     document = changed(SLICE, "addressType", "FQDN")
     document = changed(document, "endpoints", [{"addresses": ["db.example"]}])

@@ -192,6 +192,8 @@ class EndpointSlice(Namespaced, frozen=True):
     """A part of a Service's endpoints. ``service`` is the Service's name, empty if none.
 
     A slice of address type FQDN has no endpoints here, and ports without a number are left out.
+    ``for_proxies`` is False for a slice whose own labels keep it from whoever serves Services: it is
+    that of a headless Service, or another proxy's.
     """
 
     kind: ClassVar[str] = "EndpointSlice"
@@ -200,6 +202,7 @@ class EndpointSlice(Namespaced, frozen=True):
     address_type: Literal["IPv4", "IPv6", "FQDN"] = "IPv4"
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
+    for_proxies: bool = True
 
     @property
     def service_key(self) -> str:

@@ -227,6 +227,15 @@ def test_nothing_is_planned_for(ignored: dict[str, Any]) -> None:
     assert plan(LOCAL, service(**ignored), SLICE) == ()
 
 
+def test_slices_that_are_not_for_proxies_have_no_backends() -> None:
+    ours = msgspec.structs.replace(SLICE, endpoints=SLICE.endpoints[:1])
+    theirs = msgspec.structs.replace(
+        SLICE, name="web-2", endpoints=SLICE.endpoints[1:], for_proxies=False
+    )
+    found = frontends(plan(LOCAL, service(), ours, theirs), Scope.INSIDE)
+    assert found == {(VIP, 80, TCP): [f"{A}:8080"]}
+
+
 def test_nothing_is_planned_for_what_is_gone() -> None:
     assert plan(LOCAL, SLICE) == ()
     assert plan(unit=("node", "n2")) == ()

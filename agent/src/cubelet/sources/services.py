@@ -18,6 +18,10 @@ from cubelet_hooks.objects import (
 )
 
 SERVICE_LABEL = "kubernetes.io/service-name"
+_NOT_FOR_PROXIES = frozenset(
+    ("service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name")
+)
+"""Labels of slices that kube-proxy does not watch, whatever their values (KEP-2447)."""
 
 _TYPES: tuple[ServiceType, ...] = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _AFFINITIES: tuple[Literal["None", "ClientIP"], ...] = ("None", "ClientIP")
@@ -116,13 +120,15 @@ def read_slice(root: Field, namespace: str, name: str) -> EndpointSlice:
     address_type = root["addressType"].choice(_ADDRESS_TYPES)
     endpoints = root["endpoints"].each(lambda each: _endpoint(each, namespace, address_type))
     ports = root["ports"].each(_endpoint_port)
+    labels = root["metadata"]["labels"].strings()
     return EndpointSlice(
         namespace=namespace,
         name=name,
-        service=root["metadata"]["labels"].strings().get(SERVICE_LABEL, ""),
+        service=labels.get(SERVICE_LABEL, ""),
         address_type=address_type,
         endpoints=endpoints if address_type != "FQDN" else (),
         ports=tuple(port for port in ports if port is not None),
+        for_proxies=not labels.keys() & _NOT_FOR_PROXIES,
     )
 
 

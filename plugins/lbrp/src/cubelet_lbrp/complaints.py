@@ -9,6 +9,7 @@ from cubelet_hooks.cube import Complaint, Unit
 from cubelet_hooks.objects import Address, EndpointSlice, Pod, Service
 from cubelet_hooks.records import Family
 from cubelet_hooks.view import View
+from cubelet_lbrp.frontends import slices
 from cubelet_lbrp.hostports import WORKLOAD
 from cubelet_lbrp.records import PROTOCOLS, FrontendKey
 
@@ -41,7 +42,7 @@ def of_service(service: Service, view: View, family: Family) -> Iterator[Complai
     if needed:
         text = f"not served: {_list(needed)}; remedy: ask for other ports or addresses"
         yield Complaint(Service.kind, service.key, "PortRefused", text)
-    for each in view.slices_of(service.key):
+    for each in slices(service, view):
         yield from _of_slice(each, family)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cubelet_hooks.addresses import Holding, Standing, holding, reserved
 from cubelet_hooks.cube import Entry, Rank
-from cubelet_hooks.objects import Network, Node, Protocol, Service, ServicePort
+from cubelet_hooks.objects import EndpointSlice, Network, Node, Protocol, Service, ServicePort
 from cubelet_hooks.records import Address, Family
 from cubelet_hooks.view import View
 from cubelet_lbrp.endpoints import BackendSet, Here, Numbers, Served, select
@@ -66,6 +66,11 @@ def programmed(service: Service) -> bool:
     return service.type != "ExternalName" and not service.headless and not ignored
 
 
+def slices(service: Service, view: View) -> tuple[EndpointSlice, ...]:
+    """The Service's slices that are for us."""
+    return tuple(each for each in view.slices_of(service.key) if each.for_proxies)
+
+
 def exposed(service: Service) -> bool:
     """Whether packets that enter by the uplink can reach the Service."""
     external = service.external_ips or service.load_balancer_ips
@@ -79,7 +84,7 @@ def keeps_clients(service: Service, view: View) -> bool:
     """
     if service.external_traffic_policy != "Local" or not exposed(service) or view.local is None:
         return False
-    endpoints = (each for item in view.slices_of(service.key) for each in item.endpoints)
+    endpoints = (each for item in slices(service, view) for each in item.endpoints)
     return any(address in view.local.addresses for e in endpoints for address in e.addresses[:1])
 
 
@@ -91,7 +96,7 @@ def sticky(service: Service) -> bool:
 def entries(service: Service, view: View, family: Family) -> Iterator[Entry]:
     """All entries of one Service. Ports that lead to the same endpoints share their sets."""
     local = view.local
-    served = Served(view.slices_of(service.key), family)
+    served = Served(slices(service, view), family)
     known: dict[Numbers, dict[bool, BackendSet]] = {}
     written: set[int] = set()
     yield from _virtual_addresses(service, view, family)
@@ -138,7 +143,7 @@ def zone_of(node: object) -> str:
 
 def hinted(service: Service, view: View) -> bool:
     """Whether some endpoint has hints, so that the Service's backends depend on the node."""
-    endpoints = (each for item in view.slices_of(service.key) for each in item.endpoints)
+    endpoints = (each for item in slices(service, view) for each in item.endpoints)
     return any(each.hint_zones or each.hint_nodes for each in endpoints)
 
 
