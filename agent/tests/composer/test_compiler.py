@@ -73,5 +73,28 @@ def test_bytecode_is_kept_and_used_again(tmp_path, monkeypatch):
     assert compile_source(source, tmp_path / "cache", {}).code == compiled.code
 
 
+CHANGE_TYPE = 32
+"""The number of the helper bpf_skb_change_type."""
+CALL = 0x85
+
+
+def helpers(code: bytes) -> set[int]:
+    """The numbers of the helpers that instructions call: those whose source register is 0."""
+    insns = [code[at : at + 8] for at in range(0, len(code), 8)]
+    return {int.from_bytes(i[4:], "little") for i in insns if i[0] == CALL and not i[1] >> 4}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes"), [((5, 10), True), ((6, 14), True), ((6, 15), False), ((7, 0), False)]
+)
+def test_packets_for_pods_become_the_hosts_on_kernels_that_leave_their_type(
+    kernel, changes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cubelet.composer.compiler.release", lambda: kernel)
+    compiled = compile_source(source_of(GOOD, tmp_path, "fused"), tmp_path / "cache", {})
+    for name in ("cubelet_pod", "cubelet_overlay", "cubelet_slow"):
+        assert (CHANGE_TYPE in helpers(compiled.code[name])) is changes, name
+
+
 def test_a_crash_of_the_compiler_is_an_error():
     assert str(explain("", -11, {})) == "the compiler ended by signal 11"

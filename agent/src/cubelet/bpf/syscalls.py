@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 from functools import cache
 from typing import NamedTuple
 
@@ -28,12 +29,14 @@ _NUMBERS = {
 _ATTEMPTS = 8
 """Tries of a call that a signal interrupted; the verifier and test runs give way to signals."""
 
+_LOCKING = frozenset((Cmd.MAP_CREATE, Cmd.PROG_LOAD))
+
 _PRIVILEGES = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
 _REMEDIES: dict[tuple[Cmd | None, int], str] = {
     (None, errno.EPERM): _PRIVILEGES,
     (None, errno.ENOSYS): "the kernel needs CONFIG_BPF_SYSCALL",
-    (Cmd.MAP_CREATE, errno.EPERM): f"{_PRIVILEGES}; before Linux 5.11 also raise RLIMIT_MEMLOCK",
-    (Cmd.PROG_LOAD, errno.EPERM): f"{_PRIVILEGES}; before Linux 5.11 also raise RLIMIT_MEMLOCK",
+    (Cmd.MAP_CREATE, errno.EPERM): f"{_PRIVILEGES}; before Linux 5.11 CAP_SYS_RESOURCE too",
+    (Cmd.PROG_LOAD, errno.EPERM): f"{_PRIVILEGES}; before Linux 5.11 CAP_SYS_RESOURCE too",
     (Cmd.MAP_UPDATE_ELEM, errno.E2BIG): "the map is full: raise its size",
     (Cmd.MAP_UPDATE_BATCH, errno.E2BIG): "the map is full: raise its size",
     (Cmd.OBJ_PIN, errno.EPERM): f"{_PRIVILEGES}; a pin's name may not contain a '.', and its "
@@ -77,10 +80,27 @@ def bpf(cmd: Cmd, attr: ctypes.Structure, action: str, subject: str) -> int:
             return result
         code = ctypes.get_errno()
         interrupted = code == errno.EINTR or (code == errno.EAGAIN and cmd is Cmd.PROG_LOAD)
-        if not interrupted:
+        unlocked = code == errno.EPERM and cmd in _LOCKING and unlock_memory()
+        if not (interrupted or unlocked):
             break
     remedy = _REMEDIES.get((cmd, code)) or _REMEDIES.get((None, code), "")
     raise BpfError(code, action, subject, remedy)
+
+
+def unlock_memory() -> bool:
+    """Let this process lock any amount of memory; False if it could already, or may not.
+
+    Before Linux 5.11 maps and programs count against that limit, of 64 kB as a rule, and a call
+    beyond it fails with EPERM.
+    """
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK) == unlimited:
+        return False
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def membarrier(command: int) -> None:

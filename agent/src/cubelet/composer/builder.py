@@ -67,7 +67,8 @@ def _compile(job: Mapping[str, Any], maps: Sequence[BpfMap]) -> dict[str, bytes]
             path = Path(folder) / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-        flags = [f"-DCUBELET_FAMILY={job['family']}", f"-I{folder}"]
+        flags = [f"-DCUBELET_FAMILY={job['family']}", f"-DCUBELET_KERNEL={job['kernel']}"]
+        flags.append(f"-I{folder}")
         flags.append("-Werror=implicit-function-declaration")
         flags += [f"-I{path}" for path in job["include"]]
         flags += [f"-DCUBELET_FD_{n}={scratch.fd}" for n, scratch in enumerate(maps)]

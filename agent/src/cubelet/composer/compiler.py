@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from cubelet.bpf.kernel import release
 from cubelet.composer.core import JUMPS
 from cubelet.composer.layout import MapSpec
 from cubelet.composer.source import Source
@@ -81,7 +82,7 @@ def compile_source(source: Source, cache: Path, kinds: Mapping[str, str]) -> Com
 
 def source_identity(source: Source) -> str:
     """A hash of the bytecode's inputs: sources, headers, settings and kernel release."""
-    digest = hashlib.sha256(platform.release().encode())
+    digest = hashlib.sha256(platform.release().encode())  # also for what was mended in a patch
     for folder in source.include_folders:
         for header in sorted(folder.rglob("*.h")):
             digest.update(header.read_bytes())
@@ -118,6 +119,7 @@ def _store(path: Path, text: str) -> None:
 
 def _job(source: Source, cache: Path) -> dict[str, Any]:
     specs = source.specs
+    major, minor = release()
     return {
         "text": source.text,
         "files": dict(source.files),
@@ -127,6 +129,7 @@ def _job(source: Source, cache: Path) -> dict[str, Any]:
         "jumps": dict(source.jumps),
         "jumps_map": next(n for n, spec in enumerate(specs) if spec.name == JUMPS),
         "family": source.family,
+        "kernel": major << 8 | minor,
         "cache": str(cache),
         "maps": [
             {

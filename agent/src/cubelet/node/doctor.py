@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from cubelet.bpf.kernel import release as number_of
+
 T = TypeVar("T")
 
 MIN_KERNEL = (5, 10)
@@ -122,8 +124,7 @@ def kernel(release: str | None = None, machine: str | None = None) -> str:
     """The kernel's release and machine; raises Missing if either is not supported."""
     release, machine = release or platform.release(), machine or platform.machine()
     seen = f"{release} on {machine}"
-    number = re.match(r"(\d+)\.(\d+)", release)
-    if number is None or (int(number[1]), int(number[2])) < MIN_KERNEL or machine not in _MACHINES:
+    if number_of(release) < MIN_KERNEL or machine not in _MACHINES:
         raise Missing(seen)
     return seen
 

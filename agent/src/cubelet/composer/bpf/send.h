@@ -2,6 +2,8 @@
 /* The end of a packet's way: fit for where it leaves, rewritten, sent. */
 #pragma once
 
+#include <linux/if_packet.h>
+
 #include "cubelet/rewrite.h"
 #include "state.h"
 
@@ -9,12 +11,25 @@
 static long (*cubelet_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int length,
 				      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 
+#define CUBELET_KERNEL_VERSION(major, minor) ((major) << 8 | (minor))
+
+/* All of the key that kernels before 6.0 know: they refuse a longer one. */
+#define CUBELET_TUNNEL_KEY_BYTES __builtin_offsetof(struct bpf_tunnel_key, local_ipv4)
+
 /* Sends the frame as it stands to where a flow leaves. */
 CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_hop *to)
 {
 	cubelet_trace_sent(to, 1);
 	switch (to->port_class) {
 	case CUBELET_POD:
+#if CUBELET_KERNEL < CUBELET_KERNEL_VERSION(6, 15)
+		/*
+		 * It came to the router's MAC by a device with another one, so it counts as somebody
+		 * else's, and only kernels with "Scrub packet on bpf_redirect_peer" change that.
+		 */
+		if (skb->pkt_type != PACKET_HOST)
+			bpf_skb_change_type(skb, PACKET_HOST);
+#endif
 		return bpf_redirect_peer(to->ifindex, 0);
 	case CUBELET_HOST:
 		return bpf_redirect(to->ifindex, BPF_F_INGRESS);
@@ -24,7 +39,7 @@ CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_
 		key.tunnel_id = CUBELET_TUNNEL_ID;
 		key.remote_ipv4 = bpf_ntohl(to->remote);
 		key.tunnel_ttl = 64;
-		if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
+		if (bpf_skb_set_tunnel_key(skb, &key, CUBELET_TUNNEL_KEY_BYTES, BPF_F_ZERO_CSUM_TX))
 			return TC_ACT_SHOT;
 		return bpf_redirect(to->ifindex, 0);
 	}

@@ -81,6 +81,12 @@ static __always_inline int router_to_overlay(struct cubelet_pkt *pkt, __be32 rem
 	return cubelet_forward(pkt, CUBELET_OVERLAY, CUBELET_OVERLAY_IFINDEX);
 }
 
+/*
+ * Fits everywhere, and asks for the route's MTU. Kernels before 5.12, and all of them for a next
+ * hop that is not known yet, leave this in its place: then the uplink's counts.
+ */
+#define ROUTER_ASKED_BYTES 1
+
 /* Fills the question: how would the kernel forward this packet of the gateway's? */
 static __always_inline void router_fib_ask(const struct cubelet_pkt *pkt,
 					   struct bpf_fib_lookup *fib)
@@ -88,7 +94,7 @@ static __always_inline void router_fib_ask(const struct cubelet_pkt *pkt,
 	fib->l4_protocol = pkt->cur.protocol;
 	fib->sport = pkt->cur.sport;
 	fib->dport = pkt->cur.dport;
-	fib->tot_len = 1; /* fits everywhere, and asks for the route's MTU */
+	fib->tot_len = ROUTER_ASKED_BYTES;
 	fib->ifindex = CUBELET_GATEWAY_IFINDEX;
 	fib->family = ROUTER_FAMILY;
 #if CUBELET_FAMILY == 4
@@ -105,11 +111,11 @@ static __always_inline void router_fib_ask(const struct cubelet_pkt *pkt,
  * transmits through its neighbour table.
  */
 static __always_inline int router_transmit(struct cubelet_pkt *pkt,
-					   const struct bpf_fib_lookup *fib, int mtu_known)
+					   const struct bpf_fib_lookup *fib)
 {
 	__u16 mtu = CUBELET_UPLINK_MTU;
 
-	if (mtu_known && fib->mtu_result < mtu)
+	if (fib->mtu_result > ROUTER_ASKED_BYTES && fib->mtu_result < mtu)
 		mtu = fib->mtu_result;
 	__builtin_memset(pkt->out.dst_mac, 0, ETH_ALEN);
 	__builtin_memcpy(pkt->out.src_mac, (__u8[ETH_ALEN])CUBELET_UPLINK_MAC, ETH_ALEN);
@@ -138,7 +144,7 @@ static __always_inline int router_by_kernel(struct __sk_buff *skb, struct cubele
 		if (fib.ifindex == CUBELET_GATEWAY_IFINDEX)
 			return router_unreachable(pkt, ROUTER_REASON_NO_ROUTE, ICMP_NET_UNREACH);
 		if (fib.ifindex == CUBELET_UPLINK_IFINDEX && fib.family == ROUTER_FAMILY)
-			return router_transmit(pkt, &fib, found == BPF_FIB_LKUP_RET_SUCCESS);
+			return router_transmit(pkt, &fib);
 		break;
 	case BPF_FIB_LKUP_RET_BLACKHOLE:
 		return cubelet_drop(pkt, ROUTER_REASON_BLACKHOLE);
