@@ -192,8 +192,8 @@ class EndpointSlice(Namespaced, frozen=True):
     """A part of a Service's endpoints. ``service`` is the Service's name, empty if none.
 
     A slice of address type FQDN has no endpoints here, and ports without a number are left out.
-    ``for_proxies`` is False for a slice whose own labels keep it from whoever serves Services: it is
-    that of a headless Service, or another proxy's.
+    ``for_proxies`` is False for a slice whose own labels keep it from whoever serves Services: it
+    is that of a headless Service, or another proxy's.
     """
 
     kind: ClassVar[str] = "EndpointSlice"

@@ -46,7 +46,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     idle flows are removed, ``linger_seconds`` how long a cube stays composed after it is no longer
     needed. ``cni_bin`` and ``cni_conf`` are where the CNI plugin and its network configuration are
     put (None: nowhere). ``health`` is the ADDRESS:PORT of ``/livez`` and ``/readyz``, ``metrics``
-    that of ``/metrics`` (None: not served).
+    that of ``/metrics`` (None: not served). The node's addresses within ``health_check_networks``
+    serve the ``healthCheckNodePort`` of Services.
     """
 
     node_name: str = ""
@@ -61,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cni_conf: Path | None = Path("/etc/cni/net.d/10-cubelet.conflist")
     health: str | None = None
     metrics: str | None = None
+    health_check_networks: tuple[IPv4Network, ...] = (IPv4Network("0.0.0.0/0"),)
     composition: Literal["fused", "tailcall"] = "fused"
     chain: Chain | None = None
     core: Mapping[str, Any] = {}

@@ -30,6 +30,7 @@ from cubelet.daemon.http import serve, sites
 from cubelet.daemon.inbox import Inbox
 from cubelet.daemon.loop import Loop
 from cubelet.daemon.requests import Requests
+from cubelet.daemon.service_health import ServiceHealth
 from cubelet.daemon.sweeps import Sweeps
 from cubelet.datapath.thread import DatapathThread
 from cubelet.ipc.server import AgentServer
@@ -115,7 +116,11 @@ class Agent:
         )
         self.meters: Meters = NoMeters()
         self.sites = sites(settings, self.health.unalive, self.health.unready, self._metrics)
-        self.loop.on_pass += [self.meters.passed]
+        self.service_health = ServiceHealth(
+            self.state, settings.health_check_networks, self.health.unready
+        )
+        self.health.also.append(lambda: self.service_health.problems)
+        self.loop.on_pass += [self.meters.passed, lambda _: self.service_health.look()]
         self.loop.on_composition += [self._recomposed]
 
     async def run(self) -> None:
@@ -134,7 +139,13 @@ class Agent:
             stack.callback(self.clock.close)
             stack.callback(self.reconciler.close)
             stack.push_async_callback(self.runtime.close)
-            works = (self.feed.run(), self.loop.run(), self.sweeps.run(), told.wait())
+            works = (
+                self.feed.run(),
+                self.loop.run(),
+                self.sweeps.run(),
+                self.service_health.run(),
+                told.wait(),
+            )
             ended = await stack.enter_async_context(_running(*works))
             server = AgentServer(self.settings.socket, self._handlers())
             await server.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 
 from cubelet.config.live import Configuration
 from cubelet.control.reconciler import Reconciler
@@ -35,6 +36,8 @@ class Health:
         self._discovery = discovery
         self._memory = memory
         self.pass_began: float | None = None
+        self.also: list[Callable[[], Iterable[str]]] = []
+        """What further parts have problems with."""
 
     @property
     def ready(self) -> bool:
@@ -73,6 +76,7 @@ class Health:
         if sweeper is not None and sweeper.last is not None and sweeper.last.warning:
             found.append(sweeper.last.warning)
         found += _some(sorted(map(str, self._reconciler.complaints)), "objects")
+        found += [each for problems in self.also for each in problems()]
         return [*map(str, self._feed.problems), *refused, *found]
 
 

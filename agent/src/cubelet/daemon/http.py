@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cubelet.config.node import Settings, SettingsError
+from cubelet.daemon.crowd import Crowd
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -31,6 +33,7 @@ class Site:
 async def serve(stack: AsyncExitStack, sites: Iterable[Site]) -> None:
     """Answer until the stack is left. Sites of one address share one server.
 
+    Clients that are silent or many keep nobody out, see :mod:`.crowd`.
     Raises SettingsError for a malformed address, OSError if it cannot be bound.
     """
     servers: dict[tuple[str, int], dict[str, Handler]] = {}
@@ -44,7 +47,10 @@ async def serve(stack: AsyncExitStack, sites: Iterable[Site]) -> None:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, host, port, reuse_address=True).start()
+        make = Crowd().guarded(runner.server)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(make, host, port, reuse_address=True)
+        stack.callback(server.close)
 
 
 def sites(settings: Settings, unalive: Why, unready: Why, page: Callable[[], Page]) -> list[Site]:
