@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cubelet.cni import errors
 from cubelet.cni.attachments import Attachment, AttachmentStore
 from cubelet.cni.call import Call, decode
 from cubelet.cni.errors import CniError
+from cubelet.cni.request import read_config
 from cubelet.net.pods import PodLink
 from cubelet_hooks.objects import HostPort
 
@@ -31,6 +33,7 @@ LINK = PodLink(
 
 
 def call(**config: Any) -> Call:
+    document = {"cniVersion": "1.1.0", "name": "cubelet", "type": "cubelet-cni", **config}
     return decode(
         {
             "command": "ADD",
@@ -38,7 +41,7 @@ def call(**config: Any) -> Call:
             "netns": LINK.netns,
             "ifname": LINK.ifname,
             "args": {"K8S_POD_NAMESPACE": "shop", "K8S_POD_NAME": "web", "K8S_POD_UID": "u1"},
-            "config": {"cniVersion": "1.1.0", "name": "cubelet", "type": "cubelet-cni", **config},
+            "config": read_config(json.dumps(document)),
         }
     )
 
@@ -55,16 +58,27 @@ def test_the_ports_of_an_attachment_are_those_that_the_runtime_passed() -> None:
         {"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "192.0.2.1"},
         {"hostPort": 3868, "containerPort": 3868, "protocol": "sctp", "hostIP": "::"},
         {"hostPort": 81, "containerPort": 81},
+        {"hostPort": 82, "containerPort": 82, "protocol": "", "hostIP": None},
     ) == (
         HostPort(8080, 80, "TCP", None),
         HostPort(53, 5353, "UDP", ip_address("192.0.2.1")),
         HostPort(3868, 3868, "SCTP", ip_address("::")),
         HostPort(81, 81, "TCP", None),
+        HostPort(82, 82, "TCP", None),
     )
 
 
-def test_a_port_that_asks_for_none_of_the_nodes_is_left_out() -> None:
-    assert mapped({"hostPort": 0, "containerPort": 80, "protocol": "tcp"}) == ()
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"hostPort": 0, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": -1, "containerPort": 0, "protocol": "icmp", "hostIP": "node1"},
+        {"containerPort": 80},
+        {"HostPort": 0, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""},
+    ],
+)
+def test_a_port_that_asks_for_none_of_the_nodes_is_left_out(mapping: dict[str, Any]) -> None:
+    assert mapped(mapping) == ()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +95,8 @@ def test_a_runtime_need_not_pass_any(config: dict[str, Any]) -> None:
         ({"hostIP": "node1"}, "'node1' does not appear to be an IPv4 or IPv6 address"),
         ({"hostPort": 65536}, "<= 65535"),
         ({"hostPort": "80"}, "Expected `int`, got `str`"),
-        ({"containerPort": 0}, ">= 1"),
+        ({"containerPort": 0}, "containerPort is 0"),
+        ({"containerPort": -1}, ">= 0"),
     ],
 )
 def test_a_mapping_of_another_shape_is_refused_and_named(wrong: dict[str, Any], told: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
+from msgspec.structs import fields
 
 from cubelet.cni import errors
 from cubelet.cni.errors import CniError
@@ -36,20 +37,24 @@ class PrevResult(msgspec.Struct, frozen=True):
 class PortMapping(msgspec.Struct, frozen=True):
     """A port of the node for one of the container's, as runtimes write it (CNI conventions).
 
-    ``protocol`` comes in either case; ``host_port`` 0 asks for none, ``host_ip`` '' for all the
-    node's addresses.
+    ``protocol`` comes in either case, '' is TCP; ``host_ip`` is '' for all the node's addresses.
+    A ``host_port`` of 0 or less asks for none, whatever else the mapping says.
     """
 
-    host_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = msgspec.field(name="hostPort")
-    container_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = msgspec.field(
-        name="containerPort"
+    host_port: Annotated[int, msgspec.Meta(le=65535)] = msgspec.field(name="hostPort", default=0)
+    container_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = msgspec.field(
+        name="containerPort", default=0
     )
-    protocol: str = "TCP"
+    protocol: str = ""
     host_ip: str = msgspec.field(name="hostIP", default="")
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown protocol or a malformed address."""
-        if self.protocol.upper() not in get_args(Protocol):
+        """Raise ValueError for an unknown protocol, a port of 0 or a malformed address."""
+        if self.host_port <= 0:
+            return
+        if not self.container_port:
+            raise ValueError("containerPort is 0: it has to be 1 to 65535")
+        if (self.protocol or "TCP").upper() not in get_args(Protocol):
             raise ValueError(f"protocol {self.protocol!r} is none of TCP, UDP and SCTP")
         if self.host_ip:
             ip_address(self.host_ip)
@@ -60,7 +65,7 @@ class PortMapping(msgspec.Struct, frozen=True):
         return HostPort(
             port=self.host_port,
             container_port=self.container_port,
-            protocol=msgspec.convert(self.protocol.upper(), Protocol),
+            protocol=msgspec.convert((self.protocol or "TCP").upper(), Protocol),
             host_ip=ip_address(self.host_ip) if self.host_ip else None,
         )
 
@@ -68,7 +73,7 @@ class PortMapping(msgspec.Struct, frozen=True):
 class RuntimeConfig(msgspec.Struct, frozen=True):
     """What the runtime adds to the configuration for one container."""
 
-    port_mappings: tuple[PortMapping, ...] | None = msgspec.field(name="portMappings", default=None)
+    port_mappings: tuple[PortMapping, ...] = msgspec.field(name="portMappings", default=())
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -76,12 +81,12 @@ class Config(msgspec.Struct, frozen=True):
 
     name: str
     version: str = msgspec.field(name="cniVersion")
-    dns: dict[str, Any] | None = None
+    dns: dict[str, Any] = {}
     prev_result: PrevResult | None = msgspec.field(name="prevResult", default=None)
     valid: tuple[ValidAttachment, ...] | None = msgspec.field(
         name="cni.dev/valid-attachments", default=None
     )
-    runtime: RuntimeConfig | None = msgspec.field(name="runtimeConfig", default=None)
+    runtime: RuntimeConfig = msgspec.field(name="runtimeConfig", default=RuntimeConfig())
 
 
 class Args(msgspec.Struct, frozen=True):
@@ -110,8 +115,15 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def port_mappings(self) -> tuple[PortMapping, ...]:
         """The mappings that have a host port."""
-        runtime = self.config.runtime
-        return tuple(each for each in (runtime and runtime.port_mappings) or () if each.host_port)
+        return tuple(each for each in self.config.runtime.port_mappings if each.host_port > 0)
+
+
+NAMES: Final[frozenset[str]] = frozenset(
+    each.encode_name
+    for struct in (Config, RuntimeConfig, PortMapping, PrevResult, PrevIp, ValidAttachment)
+    for each in fields(struct)
+)
+"""The names of all members that are read, at any depth."""
 
 
 def decode(params: Mapping[str, Any]) -> Call:

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -63,6 +64,13 @@ static bool is_text(struct span span, const char *string)
 	size_t size = strlen(string);
 
 	return (size_t)(span.to - span.from) == size && !memcmp(span.from, string, size);
+}
+
+static bool is_name(struct span span, const char *string)
+{
+	size_t size = strlen(string);
+
+	return (size_t)(span.to - span.from) == size && !strncasecmp(span.from, string, size);
 }
 
 static void put(struct text *text, const char *data, size_t size)
@@ -161,8 +169,9 @@ static const char *skip_value(const char *at, const char *end)
 }
 
 /*
- * The member `key` (with its quotes) of the object that `json` holds; the last one of several, as
- * most decoders have it. Of what is no JSON the readable beginning counts: the agent judges it.
+ * The member `key` (with its quotes) of the object that `json` holds, in upper or lower case; the
+ * last one of several. So does Go, in which runtimes are written. Of what is no JSON the readable
+ * beginning counts: the agent judges it.
  */
 static bool find(struct span json, const char *key, struct span *value)
 {
@@ -186,7 +195,7 @@ static bool find(struct span json, const char *key, struct span *value)
 			break;
 		for (found.to = at; found.to > found.from && is_blank(found.to[-1]); found.to--)
 			;
-		if (is_text((struct span){ name, name_end }, key)) {
+		if (is_name((struct span){ name, name_end }, key)) {
 			*value = found;
 			is_there = true;
 		}

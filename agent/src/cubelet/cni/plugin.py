@@ -66,7 +66,8 @@ def _peek(text: bytes) -> dict[str, Any]:
         config = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return config if isinstance(config, dict) else {}
+    # By names in lower case: runtimes are written in Go, which reads them without regard to case.
+    return {k.casefold(): v for k, v in config.items()} if isinstance(config, dict) else {}
 
 
 def _ask(path: str, text: bytes) -> bytes:
@@ -104,7 +105,7 @@ def _answer(config: dict[str, Any], reply: dict[str, Any]) -> int:
 
 def _version(config: dict[str, Any]) -> str:
     """The version that a result has: the configuration's if it is one of ours, else the newest."""
-    version = config.get("cniVersion")
+    version = config.get("cniversion")
     return version if version in VERSIONS else VERSIONS[-1]
 
 

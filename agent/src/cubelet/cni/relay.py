@@ -50,10 +50,14 @@ async def relay(serve: Serve, params: Mapping[str, Any]) -> Reply:
     config: dict[str, Any] = {}
     try:
         command = request.read_command(said.env)
-        config = request.read_config(said.stdin)
-        request.require_version(config, command)
-        request.check_config(config)
-        result = await serve(request.read_params(said.env, command, config))
+        if command == "DEL":
+            params = request.read_deletion(said.env)
+        else:
+            config = request.read_config(said.stdin)
+            request.require_version(config, command)
+            request.check_config(config)
+            params = request.read_params(said.env, command, config)
+        result = await serve(params)
     except AgentError as error:
         return Reply(1, _error(config, error))
     return Reply(0, result or None)

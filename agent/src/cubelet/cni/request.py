@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cubelet.cni import errors
+from cubelet.cni.call import NAMES
 from cubelet.cni.errors import CniError
 from cubelet.cni.plugin import VERSIONS
 
@@ -22,6 +23,12 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "VERSION": ((), "0.3.0"),
 }
 IFNAMSIZ = 16
+# Members of network configurations: those that `Config` has, those that are checked here, and
+# those of `dns`, which is part of ADD's result.
+_MEMBERS = {
+    name.casefold(): name
+    for name in (*NAMES, "type", "socket", "ipam", "nameservers", "domain", "search", "options")
+}
 
 
 def read_command(env: Mapping[str, str]) -> str:
@@ -41,9 +48,14 @@ def read_command(env: Mapping[str, str]) -> str:
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """The network configuration. Raises CniError: code 6 for no JSON, 7 for no object."""
+    """The network configuration. Raises CniError: code 6 for no JSON, 7 for no object.
+
+    Members are found as Go's `encoding/json` finds them, on which runtimes rely: without regard to
+    case, the last of several counts, and null says nothing. containerd, whose port mappings have no
+    tags, writes `HostPort` and `ContainerPort`.
+    """
     try:
-        config = json.loads(text)
+        config = json.loads(text, object_pairs_hook=_as_go_reads)
     except (ValueError, RecursionError) as error:
         raise CniError(
             errors.DECODE_FAILURE, "network configuration on stdin is not JSON", str(error)
@@ -94,6 +106,21 @@ def read_params(env: Mapping[str, str], command: str, config: Mapping[str, Any])
         "ifname": env.get("CNI_IFNAME", ""),
         "args": _read_args(env.get("CNI_ARGS", "")),
         "config": config,
+    }
+
+
+def read_deletion(env: Mapping[str, str]) -> dict[str, Any]:
+    """The params of a DEL, which container and interface name: all else is in its record.
+
+    So neither a configuration nor arguments that nobody can read keep a pod from ending.
+    """
+    named = {name: env[name] for name in COMMANDS["DEL"][0]}
+    return read_params(named, "DEL", {"name": "", "cniVersion": NEWEST})
+
+
+def _as_go_reads(members: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        _MEMBERS.get(name.casefold(), name): value for name, value in members if value is not None
     }
 
 

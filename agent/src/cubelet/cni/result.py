@@ -9,9 +9,7 @@ from typing import Any
 from cubelet.cni.attachments import Attachment
 
 
-def add_result(
-    attachment: Attachment, version: str, dns: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def add_result(attachment: Attachment, version: str, dns: Mapping[str, Any]) -> dict[str, Any]:
     """ADD's result. `version` is one of `request.VERSIONS`; `dns` is the configuration's own."""
     link = attachment.link
     address = ip_address(link.address)
@@ -29,7 +27,7 @@ def add_result(
             }
         ],
         "routes": [{"dst": "0.0.0.0/0" if address.version == 4 else "::/0", "gw": link.gateway}],
-        "dns": dict(dns or {}),
+        "dns": dict(dns),
     }
     major, minor, _ = (int(part) for part in version.split("."))
     if major == 0:

@@ -150,7 +150,7 @@ class Kubelet:
             "phase": "Running",
             "podIP": addresses[0],
             "podIPs": [{"ip": address} for address in addresses],
-            "hostIP": host,
+            "HostIP": host,
             "hostIPs": [{"ip": host}],
             "conditions": [{"type": "Ready", "status": "True"}],
         }
@@ -161,13 +161,13 @@ def _host_network(pod: Manifest) -> bool:
 
 
 def _port_mappings(pod: Manifest) -> list[dict[str, Any]]:
-    """The containers' host ports, in the format in which runtimes pass them to plugins."""
+    """The containers' host ports, as containerd passes them to plugins."""
     return [
         {
-            "hostPort": port["hostPort"],
-            "containerPort": port["containerPort"],
-            "protocol": (port.get("protocol") or "TCP").lower(),
-            "hostIP": port.get("hostIP") or "",
+            "HostPort": port["hostPort"],
+            "ContainerPort": port["containerPort"],
+            "Protocol": (port.get("protocol") or "TCP").lower(),
+            "HostIP": port.get("hostIP") or "",
         }
         for container in pod["spec"].get("containers") or ()
         for port in container.get("ports") or ()
