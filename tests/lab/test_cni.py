@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -15,13 +19,16 @@ from cubelet.lab import netns, traffic
 from cubelet.net.pods import host_ifname
 
 from .cni import Runtime
-from .world import World
+from .world import World, eventually
 
 NODE = "node1"
 FREE = 5
 """Addresses of a /29 that are neither its own, nor the broadcast's, nor the gateway's."""
 OF_PORTS = ("cubelet_ports", "bridge0_neighbors", "bridge0_fdb", "bridge0_flood_ports")
 """Maps that hold nothing while there are no pods."""
+
+ENDED = os.WEXITED | os.WNOWAIT
+"""Asks whether a process has ended, and leaves it to be waited for."""
 
 Make = Callable[[str], Runtime]
 
@@ -205,12 +212,111 @@ def test_status_tells_whether_the_agent_is_there(small: World, container: Make) 
     small.kill(NODE)
     assert a("STATUS").code == errors.NOT_AVAILABLE
     assert a("ADD").code == errors.TRY_AGAIN_LATER
-    assert a("DEL").code == errors.TRY_AGAIN_LATER
     assert small.run(a.netns, traffic.ping, "10.244.9.1").answered
     small.start(NODE)
     assert a("STATUS").status == 0
     assert a("CHECK", prevResult=added.document).status == 0
     assert a("ADD").document == added.document
+
+
+def test_a_pod_that_was_deleted_without_an_agent_is_gone_with_the_next(
+    small: World, container: Make
+) -> None:
+    """Its namespace lives on, so the kernel removes nothing by itself."""
+    a, b = container("a"), container("b")
+    a("ADD")
+    kept = b("ADD").address
+    small.kill(NODE)
+    for _ in range(2):
+        assert a("DEL").status == 0
+    small.start(NODE)
+    left = held(small)
+    assert (len(left.devices), left.leases, len(left.records)) == (1, (kept,), 1)
+    assert b("CHECK").status == 0
+
+
+def test_a_pod_that_is_deleted_while_the_agent_hangs_goes_when_it_is_back(
+    small: World, container: Make
+) -> None:
+    a = container("a")
+    a("ADD")
+    small.signal(NODE, signal.SIGSTOP)
+    try:
+        # The plugin would wait for a minute: this is the note that it then leaves.
+        folder = small.layout.socket(NODE).with_name("agent.sock.deleted")
+        folder.mkdir(exist_ok=True)
+        (folder / "a:eth0").touch()
+    finally:
+        small.signal(NODE, signal.SIGCONT)
+    eventually(lambda: held(small) == Held(), 15)
+
+
+@pytest.mark.parametrize("pause", [0.02, 0.3])
+def test_an_agent_that_is_ended_while_pods_go_ends_at_once_and_leaves_nothing(
+    small: World, container: Make, pause: float
+) -> None:
+    """The pods of a node that is drained, and then its agent: kubelets kill it after 30 s."""
+    runtimes = [container(f"c{n}") for n in range(FREE)]
+    for runtime in runtimes:
+        assert runtime("ADD").status == 0
+    with ThreadPoolExecutor(FREE + 1) as pool:
+        going = [pool.submit(runtime, "DEL") for runtime in runtimes]
+        time.sleep(pause)
+        pid = small.signal(NODE, signal.SIGTERM)
+        late = pool.submit(runtimes[0], "DEL")
+        eventually(lambda: os.waitid(os.P_PID, pid, ENDED | os.WNOHANG) is not None, 15)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert [each.result().status for each in (*going, late)] == [0] * (FREE + 1)
+    small.start(NODE)
+    assert held(small) == Held()
+
+
+def test_of_two_sandboxes_of_a_pod_the_new_one_is_served(small: World, container: Make) -> None:
+    """As of a StatefulSet's pod deleted by force: the new one comes before the old one goes."""
+    args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID="
+    gateway = str(small.call(NODE, "status")["addresses"][0])
+    pairs = [(container(f"old{n}"), container(f"new{n}")) for n in range(2)]
+    for n, (old, new) in enumerate(pairs):
+        mine = args.replace("web-0", f"web-{n}")
+        addresses = {old("ADD", f"{mine}u1").address, new("ADD", f"{mine}u2").address}
+        assert len(addresses) == 2
+        assert small.run(new.netns, traffic.ping, gateway).answered
+    small.stop(NODE)
+    small.start(NODE)
+    for _, new in pairs:
+        assert small.run(new.netns, traffic.ping, gateway).answered
+    pairs[0][0]("DEL")
+    assert small.run(pairs[0][1].netns, traffic.ping, gateway).answered
+    pairs[1][1]("DEL")
+    assert small.run(pairs[1][0].netns, traffic.ping, gateway).answered
+    assert len(held(small).leases) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b'{"name": "mynet", "type": "bridge"}', b'{"leases": [{'])
+def test_damaged_state_keeps_neither_agent_nor_pods_from_working(
+    small: World, container: Make, content: bytes
+) -> None:
+    a, b = container("a"), container("b")
+    gateway = str(small.call(NODE, "status")["addresses"][0])
+    added = [each("ADD") for each in (a, b)]
+    before = held(small)
+    state = small.layout.node(NODE) / "state"
+    small.stop(NODE)
+    for path in (*state.glob("*.json"), state / "attachments" / before.records[0]):
+        path.write_bytes(content)
+    small.start(NODE)
+    told = small.call(NODE, "status")["problems"]
+    broken = list(state.rglob("*.unreadable"))
+    assert len(broken) == 3
+    assert all(any(str(path) in problem for problem in told) for path in broken)
+    assert held(small) == before
+    for runtime, answer in zip((a, b), added, strict=True):
+        assert small.run(runtime.netns, traffic.ping, gateway).answered
+        assert runtime("CHECK", prevResult=answer.document).status == 0
+    assert container("c")("ADD").address not in {each.address for each in added}
+    for path in broken:
+        path.unlink()
+    assert small.call(NODE, "status")["problems"] == []
 
 
 def test_a_pod_that_went_while_the_agent_was_away_is_forgotten(

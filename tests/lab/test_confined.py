@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from cubelet.lab import agents, netns, processes
+from cubelet.lab import agents, netns, processes, traffic
 from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 
+from .cni import Runtime
 from .manifests import pod, policy, service
+from .test_uninstall import differences, everything, settled
 from .unstarted import build
-from .world import Space, World
+from .world import Space, World, eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # linux/capability.h
@@ -112,3 +114,49 @@ def test_it_works_with_what_the_manifests_grant(layout: Layout, one_node: LabSpe
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed program on uplink" in done.stdout
     assert not layout.bpffs_of("node1").exists()
+
+
+def test_a_node_is_installed_upgraded_drained_and_uninstalled(
+    layout: Layout, one_node: LabSpec
+) -> None:
+    """By the documents' steps, with what the manifests grant; it is as before in the end."""
+    place, config = layout.node_netns("node1"), layout.node("node1") / "agent.yaml"
+    eventually(lambda: "fe80::" in settled(place), 10)
+    before = netns.run(place, everything)
+    world, held = World(layout, one_node), capabilities("cubelet.yaml")
+    early, late = (Runtime(world, "node1", name) for name in ("early", "late"))
+    agent = [agents.process(one_node.nodes[0])]
+
+    def uninstall() -> subprocess.CompletedProcess[str]:
+        removing = confined(layout, capabilities("uninstall.yaml"), "uninstall")
+        command = netns.command(place, [*removing, "--config", str(config)])
+        return subprocess.run(command, capture_output=True, text=True)
+
+    start(layout, one_node, held)
+    agents.wait_ready(layout, one_node, lambda _: None)
+    added = {}
+    for each in (early, late):
+        each.make()
+        added[each] = each("ADD", f"K8S_POD_NAMESPACE=shop;K8S_POD_NAME={each.id}")
+        assert each("CHECK", prevResult=added[each].document).status == 0
+
+    processes.end(layout, agent)  # an upgrade replaces the agent's pod
+    assert world.run(early.netns, traffic.ping, added[late].address).answered
+    start(layout, one_node, held)
+    agents.wait_ready(layout, one_node, lambda _: None)
+    for each in (early, late):
+        assert each("CHECK", prevResult=added[each].document).status == 0
+
+    assert early("DEL").status == 0
+    processes.end(layout, agent)  # the DaemonSet is deleted, before one pod has ended
+    refused = uninstall()
+    assert refused.returncode == 1
+    assert "pods are still attached: shop/late; drain the node" in refused.stderr
+    assert late("DEL").status == 0
+    done = uninstall()
+    assert (done.returncode, done.stderr) == (0, "")
+    for each in (early, late):
+        netns.delete(each.netns)
+    after = netns.run(place, everything)
+    assert differences(before, after) == {}
+    assert {path.name for path in config.parent.iterdir()} <= {"agent.yaml", "bin"}

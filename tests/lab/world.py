@@ -77,6 +77,13 @@ class World:
         """Return once the agents have taken in what the folder holds."""
         agents.sync(self.layout, self.spec)
 
+    def signal(self, node: str, number: signal.Signals) -> int:
+        """Send a node's agent a signal; returns its process id."""
+        record = self.layout.processes / f"{agents.process(self.node(node))}.json"
+        pid = msgspec.json.decode(record.read_bytes(), type=processes.Record).pid
+        os.kill(pid, number)
+        return pid
+
     def kill(self, node: str) -> None:
         """End a node's agent as a crash does: SIGKILL."""
         agents.kill(self.layout, agents.chosen(self.spec, [node]))

@@ -68,6 +68,7 @@ class Agent:
     attach_timeout: float = 5.0
 
     def __post_init__(self) -> None:
+        self.socket = self.state_dir / "agent.sock"
         self.served = self.state_dir / "datapath"
         self.served.mkdir(exist_ok=True)
         self.ipam = Ipam(self.state_dir / "ipam.json")

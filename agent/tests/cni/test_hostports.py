@@ -15,14 +15,14 @@ from cubelet.cni.attachments import Attachment, AttachmentStore
 from cubelet.cni.call import Call, decode
 from cubelet.cni.errors import CniError
 from cubelet.cni.request import read_config
-from cubelet.net.pods import PodLink
+from cubelet.net.pods import PodLink, host_ifname
 from cubelet_hooks.objects import HostPort
 
 LINK = PodLink(
     netns="/run/netns/pod",
     ifname="eth0",
     mac="02:00:00:00:01:01",
-    host_ifname="cube0",
+    host_ifname=host_ifname("c1", "eth0"),
     host_mac="02:00:00:00:02:01",
     address="10.244.1.5",
     prefix_length=24,
@@ -118,5 +118,5 @@ def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     made = Attachment.of(call(), LINK, 7)
     record = msgspec.to_builtins(made)
     del record["port_mappings"]
-    (tmp_path / "cube0.json").write_bytes(msgspec.json.encode(record))
+    (tmp_path / f"{LINK.host_ifname}.json").write_bytes(msgspec.json.encode(record))
     assert list(AttachmentStore(tmp_path)) == [made]

@@ -15,6 +15,11 @@ from cubelet.cni.errors import CniError
 from cubelet.cni.ipam import Ipam, Lease
 
 CIDR = ip_network("10.244.1.0/24")
+TEN = ip_address("10.244.1.10")
+TWICE = b"""{"pod_cidr": "10.244.1.0/24", "leases": [
+    {"address": "10.244.1.2", "container_id": "c", "ifname": "eth0"},
+    {"address": "10.244.1.2", "container_id": "d", "ifname": "eth0"}
+]}"""
 TINY = ip_network("10.244.1.0/29")  # .2 to .6 for pods
 
 
@@ -130,13 +135,17 @@ def test_a_changed_pod_cidr_is_refused_until_its_addresses_are_free(path: Path) 
     assert take(ipam, "two", "10.244.9.0/24") == "10.244.9.2"
 
 
-def test_collect_frees_all_but_what_is_kept(path: Path) -> None:
+def test_what_is_restored_is_held_whatever_the_file_says(path: Path) -> None:
     ipam = Ipam(path)
     for container in ("one", "two", "three"):
-        ipam.allocate(CIDR, (container, "eth0"))
-    freed = ipam.collect({("two", "eth0"), ("unknown", "eth0")})
-    assert [lease.container_id for lease in freed] == ["one", "three"]
-    assert [lease.container_id for lease in Ipam(path).leases] == ["two"]
+        take(ipam, container, str(CIDR))
+    ipam.restore({("two", "eth0"): ip_address("10.244.1.3"), ("new", "eth0"): TEN}, CIDR)
+    held = {lease.container_id: lease.address for lease in Ipam(path).leases}
+    assert held == {"two": "10.244.1.3", "new": "10.244.1.10"}
+    assert take(Ipam(path), "four", str(CIDR)) == "10.244.1.5"
+    before = path.stat().st_ino
+    ipam.restore({lease.key: ip_address(lease.address) for lease in ipam.leases}, CIDR)
+    assert path.stat().st_ino == before
 
 
 def test_ipv6_ranges_are_not_enumerated(path: Path) -> None:
@@ -145,18 +154,35 @@ def test_ipv6_ranges_are_not_enumerated(path: Path) -> None:
     assert given == ["fd00:1::2", "fd00:1::3"]
 
 
-def test_an_unreadable_file_is_never_taken_for_an_empty_one(path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"leases": [',
+        b"[]",
+        b'{"mine": 1}',
+        b'{"pod_cidr": "10.244.1.0/24", "last": "a"}',
+        b'{"pod_cidr": "", "leases": [{"address": "x", "container_id": "c", "ifname": "e"}]}',
+        TWICE,
+        b"[" * 100_000,
+    ],
+)
+def test_a_broken_file_is_put_aside(path: Path, content: bytes) -> None:
     path.parent.mkdir()
-    path.write_bytes(b'{"leases": [')
-    error = failure(errors.IO_FAILURE, lambda: Ipam(path))
-    assert str(path) in error.message
+    path.write_bytes(content)
+    ipam = Ipam(path)
+    assert ipam.leases == ()
+    assert path.with_name("ipam.json.unreadable").read_bytes() == content
+    ipam.restore({("two", "eth0"): TEN}, CIDR)
+    assert take(ipam, "one", str(CIDR)) == "10.244.1.2"
+    assert {lease.address for lease in Ipam(path).leases} == {"10.244.1.2", "10.244.1.10"}
 
 
-# A call is allocate, release or collect; each writes once.
+# A call is allocate, release or restore; each writes once.
 CALLS: dict[str, Callable[[Ipam], object]] = {
     "allocate": lambda ipam: take(ipam, "new"),
     "release": lambda ipam: ipam.release(("old", "eth0")),
-    "collect": lambda ipam: ipam.collect(()),
+    "restore": lambda ipam: ipam.restore({}, None),
 }
 STEPS = ("open", "write", "fsync", "close", "replace")
 

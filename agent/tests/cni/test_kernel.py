@@ -109,7 +109,7 @@ def test_names_and_macs_are_fixed_by_the_attachment() -> None:
 def test_a_wired_pod_has_devices_address_and_routes(pod: str) -> None:
     link = link_of(pod)
     ifindex = pods.wire(link)
-    pods.bring_up(link.host_ifname)
+    pods.bring_up(link.host_ifname, "cubelet pod")
 
     (host,) = ip_json("link", "show", "dev", link.host_ifname)
     assert (host["ifindex"], host["address"], host["mtu"]) == (ifindex, link.host_mac, 1400)
@@ -149,7 +149,7 @@ def test_two_pods_side_by_side(pod: str) -> None:
         one, two = link_of(pod), link_of(other, "c2", "10.244.1.3")
         indexes = [pods.wire(one), pods.wire(two)]
         for link in (one, two):
-            pods.bring_up(link.host_ifname)
+            pods.bring_up(link.host_ifname, "cubelet pod")
         for link, index in zip((one, two), indexes, strict=True):
             pods.check(link, index)
         assert set(pods.list_wired()) == {one.host_ifname, two.host_ifname}
@@ -252,7 +252,7 @@ DAMAGE: dict[str, Callable[[str, PodLink], None]] = {
 def test_check_names_what_is_wrong(pod: str, damage: str) -> None:
     link = link_of(pod)
     index = pods.wire(link)
-    pods.bring_up(link.host_ifname)
+    pods.bring_up(link.host_ifname, "cubelet pod")
     DAMAGE[damage](Path(pod).name, link)
     with pytest.raises(NetError, match=damage):
         pods.check(link, index)
@@ -261,7 +261,7 @@ def test_check_names_what_is_wrong(pod: str, damage: str) -> None:
 def test_the_node_does_not_answer_arp_for_its_addresses(pod: str) -> None:
     link = link_of(pod)
     pods.wire(link)
-    pods.bring_up(link.host_ifname)
+    pods.bring_up(link.host_ifname, "cubelet pod")
     ip("link", "set", "lo", "up")
     ip("addr", "add", "10.244.1.1/32", "dev", "lo")
     assert not arp_answered(link)

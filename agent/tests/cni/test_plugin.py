@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -98,15 +99,16 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[st
     folder = tmp_path_factory.mktemp("plugin")
     path = folder / "agent.sock"
     script = folder / "plugin.py"
-    script.write_bytes(install.script().replace(DEFAULT_SOCKET.encode(), str(path).encode()))
+    text = install.script().replace(DEFAULT_SOCKET.encode(), str(path).encode())
+    script.write_bytes(text.replace(b"TIMEOUT = 60.0", b"TIMEOUT = 1.0"))
     script.chmod(0o755)
     program, checked = folder / "cubelet-cni", folder / "checked"
-    where = f'-DDEFAULT_SOCKET="{path}"'
+    where = [f'-DDEFAULT_SOCKET="{path}"', "-DTIMEOUT_SECONDS=1"]
     for target, flags in (
         (program, ["-static", "-Os"]),
         (checked, ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]),
     ):
-        subprocess.run(["cc", *WARNINGS, *flags, where, "-o", target, SOURCE], check=True)
+        subprocess.run(["cc", *WARNINGS, *flags, *where, "-o", target, SOURCE], check=True)
     return {
         name: ([str(file)], path)
         for name, file in (("C", program), ("Python", script), ("checked", checked))
@@ -185,7 +187,8 @@ def test_the_agents_error_becomes_the_plugins(agent: Agent) -> None:
     ("command", "code"),
     [
         ("ADD", errors.TRY_AGAIN_LATER),
-        ("DEL", errors.TRY_AGAIN_LATER),
+        ("CHECK", errors.TRY_AGAIN_LATER),
+        ("GC", errors.TRY_AGAIN_LATER),
         ("STATUS", errors.NOT_AVAILABLE),
     ],
 )
@@ -195,6 +198,68 @@ def test_without_an_agent_the_error_names_socket_and_remedy(
     error = failed(agent.run_alone({**ADD, "CNI_COMMAND": command}, config(agent)), code)
     assert str(agent.path) in error["msg"]
     assert "cubelet agent" in error["details"]
+
+
+DEL = {**ADD, "CNI_COMMAND": "DEL"}
+
+
+def noted(agent: Agent) -> set[str]:
+    """The deletions that the plugin has noted; none are left."""
+    folder = agent.path.with_name(agent.path.name + plugin.DELETIONS_SUFFIX)
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    shutil.rmtree(folder, ignore_errors=True)
+    return names
+
+
+def test_del_without_an_agent_succeeds_and_is_noted(agent: Agent) -> None:
+    for _ in range(2):
+        assert agent.run_alone(DEL, config(agent)) == (0, None)
+    assert agent.run_alone({**DEL, "CNI_IFNAME": "net1"}, config(agent)) == (0, None)
+    assert noted(agent) == {"c0ffee:eth0", "c0ffee:net1"}
+
+
+def test_del_is_noted_when_the_agent_does_not_answer(agent: Agent) -> None:
+    agent.path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(agent.path))
+        listener.listen()
+        assert agent.run_alone(DEL, config(agent)) == (0, None)  # nobody accepts
+        assert noted(agent) == {"c0ffee:eth0"}
+        thread = threading.Thread(target=accept_and_close_all, args=(listener,))
+        thread.start()
+        assert agent.run_alone(DEL, config(agent)) == (0, None)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    agent.path.unlink()
+    assert noted(agent) == {"c0ffee:eth0"}
+
+
+def test_del_succeeds_where_no_agent_ever_ran(agent: Agent, tmp_path: Path) -> None:
+    socket_path = tmp_path / "gone" / "agent.sock"
+    assert agent.run_alone(DEL, {**config(agent), "socket": str(socket_path)}) == (0, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"CNI_CONTAINERID": ""},
+        {"CNI_CONTAINERID": "../c0ffee"},
+        {"CNI_CONTAINERID": ".c0ffee"},
+        {"CNI_IFNAME": ""},
+        {"CNI_IFNAME": "../eth0"},
+    ],
+)
+def test_what_cannot_be_noted_is_an_error(agent: Agent, changed: dict[str, str]) -> None:
+    failed(agent.run_alone({**DEL, **changed}, config(agent)), errors.TRY_AGAIN_LATER)
+    assert noted(agent) == set()
+
+
+def test_a_del_that_cannot_be_written_is_an_error(agent: Agent) -> None:
+    folder = agent.path.with_name(agent.path.name + plugin.DELETIONS_SUFFIX)
+    folder.write_text("")
+    failed(agent.run_alone(DEL, config(agent)), errors.TRY_AGAIN_LATER)
+    folder.unlink()
 
 
 def test_version_needs_no_agent(agent: Agent) -> None:
@@ -317,6 +382,12 @@ def accept_and_close(listener: socket.socket) -> None:
     listener.accept()[0].close()
 
 
+def accept_and_close_all(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            accept_and_close(listener)
+
+
 def test_an_agent_that_goes_away_is_told(agent: Agent) -> None:
     agent.path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -333,6 +404,8 @@ def test_both_plugins_know_the_same(plugins: dict[str, tuple[list[str], Path]]) 
     """What stands in both, because it must be known without an agent."""
     text = SOURCE.read_text()
     assert f'#define DEFAULT_SOCKET "{DEFAULT_SOCKET}"' in text
+    assert f'#define DELETIONS_SUFFIX "{plugin.DELETIONS_SUFFIX}"' in text
+    assert f"#define TIMEOUT_SECONDS {plugin.TIMEOUT:.0f}" in text
     assert plugin.DEFAULT_SOCKET == DEFAULT_SOCKET
     for name in ("IO_FAILURE", "INVALID_CONFIG", "TRY_AGAIN_LATER", "NOT_AVAILABLE", "INTERNAL"):
         code = getattr(errors, name)

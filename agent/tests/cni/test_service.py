@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,14 @@ class FakeWiring:
         self.links[link.host_ifname] = device(link.host_ifname, self.next_index, up=False)
         return self.next_index
 
-    def bring_up(self, host_ifname: str) -> None:
+    def bring_up(self, host_ifname: str, alias: str) -> None:
         self._step("bring_up")
         index = self.links[host_ifname].index
-        self.links[host_ifname] = device(host_ifname, index, up=True)
+        self.links[host_ifname] = device(host_ifname, index, up=True, alias=alias)
+
+    def annotate(self, host_ifname: str, alias: str) -> None:
+        self._step("annotate")
+        self.links[host_ifname] = replace(self.links[host_ifname], alias=alias)
 
     def unwire(self, host_ifname: str) -> bool:
         self._step("unwire")
@@ -63,7 +67,7 @@ class FakeWiring:
             raise self.failing[name]
 
 
-def device(name: str, index: int, up: bool) -> Link:
+def device(name: str, index: int, up: bool, alias: str = "") -> Link:
     return Link(
         index=index,
         name=name,
@@ -72,7 +76,7 @@ def device(name: str, index: int, up: bool) -> Link:
         mtu=1500,
         up=up,
         ethernet=True,
-        alias="",
+        alias=alias,
         peer=None,
         vxlan={},
     )
@@ -96,6 +100,7 @@ class Node:
 
     def start(self) -> None:
         """Start the service anew, on the state that is there."""
+        self.socket = self.state_dir / "agent.sock"
         self.ipam = Ipam(self.state_dir / "ipam.json")
         self.service = CniService(self, self.ipam, self.wiring, self, self.find)
 
@@ -467,19 +472,6 @@ def test_load_clears_an_add_that_never_ended(node: Node) -> None:
     node.start()
     assert node.service.load() == []
     assert node.left == ()
-
-
-def test_load_spares_a_pod_whose_record_is_lost(node: Node) -> None:
-    node.do("ADD")
-    record = node.state_dir / "attachments" / f"{name_of('c1')}.json"
-    for content in (b"{", None):
-        record.unlink() if content is None else record.write_bytes(content)
-        node.start()
-        assert node.service.load() == []
-        assert set(node.wiring.links) == {name_of("c1")}
-        assert len(node.ipam.leases) == 1
-    node.do("DEL")
-    assert node.ipam.leases == ()
 
 
 @pytest.mark.parametrize(

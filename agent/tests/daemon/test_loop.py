@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from cubelet.cni.errors import NOT_PROGRAMMED, CniError
@@ -212,3 +213,47 @@ async def test_what_a_new_configuration_watches_is_known_to_its_first_pass() -> 
     assert [change.new for change in taken] == [config, late, first]
     assert taken == followed  # what comes meanwhile may be a configuration, too
     assert rig.inbox.empty
+
+
+OLD = msgspec.structs.replace(PORT, container_id="c0", host_ifname="veth0", ifindex=6)
+
+
+@in_loop
+async def test_the_newest_of_a_pods_two_sandboxes_is_served() -> None:
+    """Whatever is called for the other, in any order, and with passes in between or not."""
+    rig = Rig()
+    async with rig.running():
+        await rig.attaching.attach(OLD)
+        await rig.attaching.attach(PORT)
+        await rig.attaching.attach(OLD)  # the runtime repeats its ADD
+        assert rig.state.ports == {PORT.key: PORT}
+        await rig.attaching.detach(OLD)
+        assert rig.state.ports == {PORT.key: PORT}
+        await rig.attaching.attach(OLD)
+        await rig.attaching.detach(PORT)
+        assert rig.state.ports == {PORT.key: OLD}
+        await rig.attaching.detach(OLD)
+        assert rig.state.ports == {}
+
+
+@in_loop
+async def test_an_old_sandbox_goes_while_the_new_one_comes() -> None:
+    rig = Rig()
+    async with rig.running():
+        await rig.attaching.attach(OLD)
+        await asyncio.gather(rig.attaching.attach(PORT), rig.attaching.detach(OLD))
+        assert rig.state.ports == {PORT.key: PORT}
+        await asyncio.gather(rig.attaching.detach(OLD), rig.attaching.attach(PORT))
+        assert rig.state.ports == {PORT.key: PORT}
+
+
+@in_loop
+@pytest.mark.parametrize("ports", [(OLD, PORT), (PORT, OLD)])
+async def test_a_restarted_agent_serves_the_newest(ports: tuple[Port, Port]) -> None:
+    rig = Rig()
+    rig.attaching.resume(ports)
+    async with rig.running():
+        await rig.inbox.submit()
+        assert rig.state.ports == {PORT.key: PORT}
+        await rig.attaching.detach(PORT)
+        assert rig.state.ports == {PORT.key: OLD}

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -29,7 +30,10 @@ from cubelet.net.pods import PodLink
 from cubelet.node import uninstall as module
 from cubelet.node.uninstall import StillInUse, uninstall
 
-DEVICE = "cblaaaaaaaaaaaa"
+DEVICE = pods.host_ifname("c1", "eth0")
+
+
+STATE = ("ipam.json", "memory.json", "ipam.json.unreadable")
 
 
 class Kernel:
@@ -82,7 +86,8 @@ def settings(tmp_path: Path) -> Settings:
     (found.cni_bin / "cubelet-cni").write_text("")
     (found.cni_bin / "bridge").write_text("somebody else's")
     (found.state_dir / "attachments").mkdir(parents=True)
-    for name in ("ipam.json", "memory.json", ".ipam.json.tmp"):
+    (found.state_dir / "attachments/cblx.json.unreadable").write_text("")
+    for name in (*STATE, ".ipam.json.tmp"):
         (found.state_dir / name).write_text("")
     (found.cache_dir / "kernel-0123/include").mkdir(parents=True)
     (found.cache_dir / "0123456789abcdef.json").write_text("")
@@ -129,7 +134,8 @@ def test_a_second_run_finds_nothing(kernel: Kernel, settings: Settings) -> None:
 
 def test_state_can_stay(kernel: Kernel, settings: Settings, tmp_path: Path) -> None:
     uninstall(settings, keep_state=True)
-    kept = {"state/ipam.json", "state/memory.json", "state/.ipam.json.tmp"}
+    kept = {f"state/{name}" for name in (*STATE, ".ipam.json.tmp")}
+    kept.add("state/attachments/cblx.json.unreadable")
     assert left(tmp_path) == {"bin/bridge", *kept}
 
 
@@ -161,6 +167,50 @@ def test_pods_are_named_before_they_are_cut_off(
     assert left(tmp_path) == before
     assert f"device {DEVICE}" in uninstall(settings, force=True).removed
     assert kernel.wired == []
+
+
+def test_pods_that_were_deleted_without_an_agent_are_not_attached(
+    kernel: Kernel, settings: Settings, tmp_path: Path
+) -> None:
+    kernel.wired = [DEVICE]
+    remember(settings, DEVICE)
+    deletions = settings.socket.with_name("agent.sock.deleted")
+    deletions.mkdir()
+    (deletions / "c1:eth0").touch()
+    assert f"device {DEVICE}" in uninstall(settings).removed
+    assert left(tmp_path) == {"bin/bridge"}
+    assert not deletions.exists()
+
+
+# As in the container of `deploy/uninstall.yaml`: the root is read-only, the folder is mounted.
+MOUNTED = """
+mount --bind "$1" "$1"
+mount --bind "$1/run" "$1/run"
+if [ "$2" = read-only ]; then mount -o remount,bind,ro "$1"; fi
+exec "${@:3}"
+"""
+REMOVING = """
+import sys
+from pathlib import Path
+from cubelet.node import uninstall
+uninstall.DEFAULT_SOCKET = sys.argv[1]
+print(*uninstall._socket(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("root", ["read-only", "writable"])
+def test_the_sockets_folder_may_be_mounted(tmp_path: Path, root: str) -> None:
+    """It is emptied, and stays."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = folder / "agent.sock"
+    path.touch()
+    (folder / "agent.sock.deleted").mkdir()
+    command = ["unshare", "--mount", "bash", "-ec", MOUNTED, "_", str(tmp_path), root]
+    command += [sys.executable, "-c", REMOVING, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stderr, done.stdout) == ("", f"{path}\n")
+    assert list(folder.iterdir()) == []
 
 
 def test_what_fails_stops_nothing_else(kernel: Kernel, settings: Settings, tmp_path: Path) -> None:

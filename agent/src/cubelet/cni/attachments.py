@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -99,21 +100,22 @@ class AttachmentStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._unreadable: set[str] = set()
         self._attachments: dict[Key, Attachment] = {}
+        if directory.exists() and not directory.is_dir():
+            files.put_aside(directory, "it is no folder")
         for path in directory.glob(f".*{files.TEMPORARY_SUFFIX}"):
-            path.unlink()  # a write that a crash cut short; its container may never come again
+            with contextlib.suppress(OSError):
+                path.unlink()  # a write that a crash cut short; its container may never come again
         for path in sorted(directory.glob("*.json")):
             self._read(path)
 
     def _read(self, path: Path) -> None:
         try:
             attachment = msgspec.json.decode(path.read_bytes(), type=Attachment)
-        except (OSError, msgspec.DecodeError) as error:
-            log.error(
-                "cannot read an attachment: it is left alone", path=str(path), error=str(error)
-            )
-            self._unreadable.add(path.stem)
+            if not path.stem == attachment.port.host_ifname == pods.host_ifname(*attachment.key):
+                raise ValueError(f"it is that of {attachment.link.host_ifname}")
+        except (OSError, ValueError, RecursionError) as error:
+            files.put_aside(path, error)
         else:
             self._attachments[attachment.key] = attachment
 
@@ -126,8 +128,8 @@ class AttachmentStore:
 
     @property
     def host_ifnames(self) -> set[str]:
-        """The host-side interfaces of all attachments, those that could not be read included."""
-        return self._unreadable | {a.link.host_ifname for a in self._attachments.values()}
+        """The host-side interfaces of all attachments."""
+        return {a.link.host_ifname for a in self._attachments.values()}
 
     def save(self, attachment: Attachment) -> None:
         """Record, durably. Raises CniError, code 5."""
@@ -136,17 +138,26 @@ class AttachmentStore:
             files.write_atomic(path, msgspec.json.encode(attachment))
         except OSError as error:
             raise CniError(errors.IO_FAILURE, f"cannot write {path}", str(error)) from error
-        self._unreadable.discard(path.stem)
         self._attachments[attachment.key] = attachment
 
+    def adopt(self, attachment: Attachment) -> None:
+        """Know an attachment whose record was lost, and record it if the disk lets us."""
+        try:
+            self.save(attachment)
+        except CniError as error:
+            log.error("an attachment has no record", port=attachment.port.key, why=str(error))
+            self._attachments[attachment.key] = attachment
+
     def forget(self, key: Key) -> None:
-        """Remove the record of an attachment; none is fine. Raises CniError, code 5."""
+        """Remove the record of an attachment; none is fine.
+
+        A record that stays for an error of the disk is one without a device at the next start.
+        """
         path = self._path(key)
         try:
             files.remove(path)
         except OSError as error:
-            raise CniError(errors.IO_FAILURE, f"cannot remove {path}", str(error)) from error
-        self._unreadable.discard(path.stem)
+            log.error("the record of a deleted pod stays", path=str(path), error=str(error))
         self._attachments.pop(key, None)
 
     def _path(self, key: Key) -> Path:

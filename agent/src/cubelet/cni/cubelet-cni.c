@@ -4,20 +4,26 @@
  * node's agent: what the runtime says (the environment's CNI_* and standard input) goes over the
  * agent's Unix socket as it is, and what the agent answers is printed (CNI specification 1.1).
  *
- * The agent decodes and validates (cubelet/cni/relay.py). Known here is only what must be told
- * without an agent: VERSION's answer, and the error when none is there. plugin.py beside this
- * file does the same where there is no compiler.
+ * The agent decodes and validates (cubelet/cni/relay.py). Known here is only what must be done
+ * without an agent: VERSION's answer, and the error when none is there. DEL is no error then, or
+ * pods could not end while an agent is away or after it was removed: it is noted beside the socket
+ * for the agent's return (cubelet/cni/deletions.py). plugin.py beside this file does the same where
+ * there is no compiler.
  *
  *   request: {"method": "cni", "params": {"env": {NAME: VALUE, ...}, "stdin": TEXT}}
  *   reply:   {"result": {"status": EXIT STATUS, "output": WHAT TO PRINT, or null}}
  */
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -26,10 +32,14 @@
 #define DEFAULT_SOCKET "/run/cubelet/agent.sock"
 #endif
 
+/* The folder of noted deletions has the name of the socket with this at its end. */
+#define DELETIONS_SUFFIX ".deleted"
 /* Of the configuration, and of the reply: a GC that names 250 attachments has about 30 kB. */
 #define MAX_SIZE (1 << 20)
 /* Longer than the agent waits for its datapath; container runtimes give a call minutes. */
+#ifndef TIMEOUT_SECONDS
 #define TIMEOUT_SECONDS 60
+#endif
 
 /* CNI's error codes as numbers in text; those from 100 on are cubelet's own (cni/errors.py). */
 #define IO_FAILURE "5"
@@ -329,12 +339,44 @@ static bool ask(const struct sockaddr_un *agent, const struct text *request, str
 	return read_all(connection, reply, true);
 }
 
+static bool is_container_id(const char *id)
+{
+	for (const char *at = id; at && *at; at++)
+		if (!isalnum((unsigned char)*at) && (at == id || !strchr("_.-", *at)))
+			return false;
+	return id && *id;
+}
+
+/* Note for the agent's return what DEL deletes: an empty file CONTAINER:INTERFACE. */
+static bool note_deletion(const char *path)
+{
+	const char *container = getenv("CNI_CONTAINERID"), *ifname = getenv("CNI_IFNAME");
+	char folder[sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof(DELETIONS_SUFFIX)];
+	struct text name = { 0 };
+	int at, file;
+
+	if (!is_container_id(container) || !ifname || !*ifname || strchr(ifname, '/'))
+		return false;
+	snprintf(folder, sizeof(folder), "%s" DELETIONS_SUFFIX, path);
+	if (mkdir(folder, 0700) && errno != EEXIST)
+		return errno == ENOENT; /* no agent has run here since the node started */
+	put_text(&name, container);
+	put_text(&name, ":");
+	put(&name, ifname, strlen(ifname) + 1);
+	at = open(folder, O_DIRECTORY | O_CLOEXEC);
+	file = openat(at, name.data, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	return file >= 0;
+}
+
 static int unreachable(struct span config, const char *path, int number)
 {
 	const char *command = getenv("CNI_COMMAND");
 	bool is_status = command && !strcmp(command, "STATUS");
+	bool is_del = command && !strcmp(command, "DEL");
 	struct text message = { 0 }, details = { 0 }, quoted = { 0 };
 
+	if (is_del && note_deletion(path))
+		return EXIT_SUCCESS;
 	put_text(&message, "no cubelet agent answers on ");
 	put_text(&message, path);
 	put_text(&details, number == EAGAIN ? "no answer in time"

@@ -2,21 +2,25 @@
 
 The network's first address (the gateway) and, for IPv4, the network and broadcast addresses are
 never given out. All state is in one small file, replaced atomically: after a crash, a call has
-either taken full effect or none.
+either taken full effect or none. An address is given out only once that is on disk; it is taken
+back even if the disk is full, and the file follows with the next call.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
-from ipaddress import ip_address
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from cubelet.cni import errors, files
 from cubelet.cni.errors import CniError
 from cubelet_hooks.objects import Address, Network
+
+log = structlog.get_logger(__name__)
 
 # Addresses freed lately are given out last, so that clients of the old pod do not reach a new one.
 # The list is bounded, as it is written with every call.
@@ -42,16 +46,26 @@ class Lease(msgspec.Struct, frozen=True):
 class _Book(msgspec.Struct, frozen=True):
     """The file. `last`: the latest address given out in order; `released`: oldest first."""
 
-    pod_cidr: str = ""
+    pod_cidr: str
     last: str = ""
     leases: tuple[Lease, ...] = ()
     released: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no address, and for one that two hold."""
+        if self.pod_cidr:
+            ip_network(self.pod_cidr)
+        leased = [lease.address for lease in self.leases]
+        for address in (*leased, *self.released, *filter(None, [self.last])):
+            ip_address(address)
+        if len(set(leased)) < len(leased):
+            raise ValueError("two containers hold one address")
 
 
 class Ipam:
     """Gives out addresses and takes them back; safe to call from several threads.
 
-    `path` is the file. Raises CniError, code 5, when it cannot be read.
+    `path` is the file; one that cannot be read is put aside, see :meth:`restore`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,27 +104,48 @@ class Ipam:
             return address
 
     def release(self, key: Key) -> Address | None:
-        """Take back the address of `key`; None if it holds none. Raises CniError, code 5."""
-        freed = self._release_all(lambda lease: lease.key == key)
-        return ip_address(freed[0].address) if freed else None
-
-    def collect(self, keep: Collection[Key]) -> tuple[Lease, ...]:
-        """Free and return all leases whose key is not in `keep`. Raises CniError, code 5."""
-        return self._release_all(lambda lease: lease.key not in keep)
-
-    def _release_all(self, ends: Callable[[Lease], bool]) -> tuple[Lease, ...]:
+        """Take back the address of `key`; None if it holds none."""
         with self._lock:
-            freed = tuple(filter(ends, self._book.leases))
-            if freed:
-                released = (*self._book.released, *(lease.address for lease in freed))
-                self._write(
-                    msgspec.structs.replace(
-                        self._book,
-                        leases=tuple(lease for lease in self._book.leases if lease not in freed),
-                        released=released[-_REMEMBERED:],
-                    )
+            freed = next((lease for lease in self._book.leases if lease.key == key), None)
+            if freed is None:
+                return None
+            self._keep(
+                msgspec.structs.replace(
+                    self._book,
+                    leases=tuple(lease for lease in self._book.leases if lease != freed),
+                    released=(*self._book.released, freed.address)[-_REMEMBERED:],
                 )
-            return freed
+            )
+            return ip_address(freed.address)
+
+    def restore(self, held: Mapping[Key, Address], pod_cidr: Network | None) -> None:
+        """Make the leases those in `held`, whatever the file says; at an agent's start.
+
+        `pod_cidr` is the network that the addresses are of, None for none: then it stays.
+        """
+        with self._lock:
+            wanted = {Lease(str(address), *key) for key, address in held.items()}
+            kept = tuple(lease for lease in self._book.leases if lease in wanted)
+            if len(kept) == len(wanted) == len(self._book.leases):
+                return
+            gone = [lease.address for lease in self._book.leases if lease not in wanted]
+            taken = {lease.address for lease in wanted}
+            self._keep(
+                msgspec.structs.replace(
+                    self._book,
+                    pod_cidr=str(pod_cidr or self._book.pod_cidr),
+                    leases=(*kept, *sorted(wanted.difference(kept), key=lambda each: each.key)),
+                    released=tuple(a for a in (*self._book.released, *gone) if a not in taken),
+                )
+            )
+
+    def _keep(self, book: _Book) -> None:
+        """Take over a book that is right even if it cannot be written."""
+        try:
+            self._write(book)
+        except CniError as error:
+            log.error("addresses are taken back in memory alone", why=str(error))
+            self._book = book
 
     def _write(self, book: _Book) -> None:
         try:
@@ -124,13 +159,10 @@ def _read(path: Path) -> _Book:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Book)
     except FileNotFoundError:
-        return _Book()
-    except (OSError, msgspec.DecodeError) as error:
-        raise CniError(
-            errors.IO_FAILURE,
-            f"cannot read the addresses in use from {path}",
-            f"{error}; once no pod of this node is left, the file may be removed",
-        ) from error
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        files.put_aside(path, error)
+    return _Book("")
 
 
 def _adopt(book: _Book, pod_cidr: Network) -> _Book:

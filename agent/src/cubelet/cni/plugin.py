@@ -1,7 +1,7 @@
 """The executable `cubelet-cni` where there is no C compiler: relays one CNI call to the agent.
 
 It does the same as `cubelet-cni.c`, whose comments describe the exchange with the agent. Without
-the agent it answers only VERSION, and reports the error when the agent does not answer.
+the agent it answers VERSION, notes what DEL deletes, and reports all else as an error.
 
 A copy of this file is itself the plugin, run without any package (`python -I -S`), once per pod
 operation: it imports nothing of cubelet, and little else.
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_SOCKET = "/run/cubelet/agent.sock"
+# The folder of noted deletions has the name of the socket with this at its end.
+DELETIONS_SUFFIX = ".deleted"
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 # Bytes, of the configuration and of the reply.
 MAX_SIZE = 1 << 20
@@ -53,6 +55,8 @@ def main() -> int:
         try:
             reply = _ask(path, text)
         except OSError as error:
+            if command == "DEL" and _note_deletion(path):
+                return 0
             code = NOT_AVAILABLE if command == "STATUS" else TRY_AGAIN_LATER
             return _fail(config, code, f"no cubelet agent answers on {path}", f"{error}{_REMEDY}")
         return _answer(config, json.loads(reply))
@@ -90,6 +94,25 @@ def _ask(path: str, text: bytes) -> bytes:
     if not reply:
         raise ConnectionError("it closed the connection without an answer")
     return reply
+
+
+def _note_deletion(path: str) -> bool:
+    """Note for the agent's return what DEL deletes; False if that cannot be done."""
+    container, ifname = (os.environ.get(f"CNI_{name}", "") for name in ("CONTAINERID", "IFNAME"))
+    plain = container.translate({ord(c): None for c in "_.-"})
+    named = container.isascii() and container[:1].isalnum() and plain.isalnum()
+    if not named or not ifname or "/" in ifname:
+        return False
+    folder = path + DELETIONS_SUFFIX
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        with open(f"{folder}/{container}:{ifname}", "ab"):
+            return True
+    except FileNotFoundError:
+        return True  # no agent has run here since the node started
+    except OSError:
+        return False
 
 
 def _answer(config: dict[str, Any], reply: dict[str, Any]) -> int:

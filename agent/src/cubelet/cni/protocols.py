@@ -19,15 +19,20 @@ class CniSettings(Protocol):
         """The folder whose `attachments` folder holds the records of attachments."""
 
     @property
+    def socket(self) -> Path:
+        """The agent's socket, beside which the plugin notes deletions."""
+
+    @property
     def attach_timeout(self) -> float:
-        """How long ADD waits for the datapath, in seconds."""
+        """How long ADD and DEL wait for the datapath, in seconds."""
 
 
 class Wiring(Protocol):
     """Makes and removes pods' devices; `cubelet.net.pods` implements it."""
 
     def wire(self, link: PodLink) -> int: ...
-    def bring_up(self, host_ifname: str) -> None: ...
+    def bring_up(self, host_ifname: str, alias: str) -> None: ...
+    def annotate(self, host_ifname: str, alias: str) -> None: ...
     def unwire(self, host_ifname: str) -> bool: ...
     def check(self, link: PodLink, ifindex: int) -> None: ...
     def list_wired(self) -> Mapping[str, Link]: ...
@@ -37,7 +42,7 @@ class Datapath(Protocol):
     """Starts and stops serving pods' ports. Both calls may be repeated for a port.
 
     Two ports may share a key for a while: a pod's new container can be added before the old one is
-    deleted.
+    deleted. The newest is served, whatever is called for the others.
     """
 
     def local(self) -> LocalNode | None:
@@ -47,4 +52,7 @@ class Datapath(Protocol):
         """Return when the port is served; cancelled when that takes too long."""
 
     async def detach(self, port: Port) -> None:
-        """Return when the port is not served any more."""
+        """Return when the port is not served any more. Raises CniError, code 11, if the agent ends.
+
+        Even then, and when it is cancelled, the port will not be served.
+        """

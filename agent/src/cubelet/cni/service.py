@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 import structlog
 
 from cubelet.cni import errors
+from cubelet.cni.annotation import requested_address
 from cubelet.cni.attachments import Attachment, AttachmentStore, plan_link
 from cubelet.cni.call import Call, decode
+from cubelet.cni.deletions import Deletions
 from cubelet.cni.errors import CniError
 from cubelet.cni.ipam import Ipam, Key
 from cubelet.cni.locks import KeyedLocks
+from cubelet.cni.note import write_note
 from cubelet.cni.protocols import CniSettings, Datapath, Wiring
 from cubelet.cni.relay import Reply, relay
+from cubelet.cni.restore import restore
 from cubelet.cni.result import add_result
 from cubelet.net import NetError
 from cubelet.net.netns import NetnsGone
@@ -27,7 +31,8 @@ from cubelet_hooks.objects import Address, LocalNode, Pod, Port
 
 log = structlog.get_logger(__name__)
 
-IP_ANNOTATION = "cubelet.io/ip"
+_ROUND = 5.0
+"""Seconds between looks for deletions that the plugin has noted."""
 
 
 class CniService:
@@ -50,37 +55,28 @@ class CniService:
         self._datapath = datapath
         self._find_pod = find_pod
         self._store = AttachmentStore(settings.state_dir / "attachments")
+        self._deletions = Deletions(settings.socket)
         self._locks, self._turns = KeyedLocks(), KeyedLocks()
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
 
     def load(self) -> list[Port]:
         """The ports that earlier runs attached; to be called once, before the first call.
 
-        Removes records of attachments whose device is gone (after a reboot) and the devices of an
-        ADD that a crash cut short. Raises CniError or NetError.
-
-        It blocks: call it by `asyncio.to_thread`.
+        Raises NetError. It blocks: call it by `asyncio.to_thread`.
         """
-        wired = dict(self._wiring.list_wired())
-        for attachment in self._store:
-            found = wired.get(attachment.link.host_ifname)
-            if found is None or found.index != attachment.ifindex:
-                log.info("attachment is gone", port=attachment.port.key)
-                self._wiring.unwire(attachment.link.host_ifname)
-                self._forget(attachment.key)
-                wired.pop(attachment.link.host_ifname, None)
-        known = self._store.host_ifnames
-        # ADD writes the record before it sets the device up. A device that is up without a record
-        # served a pod whose record was lost: it stays until the runtime calls DEL or GC.
-        unknown_up = {name for name, link in wired.items() if link.up and name not in known}
-        for name in unknown_up:
-            log.warning("device of an unknown pod is left alone", device=name)
-        for name in wired.keys() - unknown_up - known:
-            self._wiring.unwire(name)
-        for key in self._leased():
-            if host_ifname(*key) not in known | unknown_up:
-                self._ipam.release(key)
+        restore(self._store, self._ipam, self._wiring, self._deletions)
         return [attachment.port for attachment in self._store]
+
+    async def run(self) -> None:
+        """Make good, until cancelled, what runtimes delete while the agent does not answer."""
+        while True:
+            for key in self._deletions.pending():
+                try:
+                    async with self._locks.hold(key[0]):
+                        await self._make_good(key)
+                except Exception as error:  # the note stays, and the next round tries again
+                    log.error("cannot make good a deletion", container=key[0], error=str(error))
+            await asyncio.sleep(_ROUND)
 
     async def handle(self, params: Mapping[str, Any]) -> Reply:
         """Answer the plugin's request `params` (see `cubelet.cni.relay`)."""
@@ -98,8 +94,10 @@ class CniService:
 
     async def close(self, seconds: float | None = None) -> None:
         """Wait for the calls under way, at most `seconds`; None waits without limit."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._running:  # a request that was being read may still become a call
+                    await asyncio.wait(self._running)
 
     def _ended(self, operation: asyncio.Task[dict[str, Any]]) -> None:
         self._running.discard(operation)
@@ -114,6 +112,7 @@ class CniService:
                 case "GC":
                     return await self._collect(call)
             async with self._locks.hold(call.container_id):
+                await self._make_good(call.key)
                 match call.command:
                     case "ADD":
                         return await self._add(call)
@@ -177,7 +176,8 @@ class CniService:
             )
             await asyncio.to_thread(self._store.save, attachment)
             # Bring it up last, so that no packet of the pod passes before its policies apply.
-            await asyncio.to_thread(self._wiring.bring_up, link.host_ifname)
+            note = write_note(attachment)
+            await asyncio.to_thread(self._wiring.bring_up, link.host_ifname, note)
             undo.pop_all()
         return attachment
 
@@ -185,15 +185,7 @@ class CniService:
         if not call.args.name:
             return None
         pod = await self._find_pod(f"{call.args.namespace}/{call.args.name}")
-        text = pod.annotations.get(IP_ANNOTATION) if pod is not None else None
-        if text is None:
-            return None
-        try:
-            return ip_address(text)
-        except ValueError:
-            raise CniError(
-                errors.ADDRESS_UNAVAILABLE, f"annotation {IP_ANNOTATION}: {text!r} is no address"
-            ) from None
+        return requested_address(pod) if pod is not None else None
 
     async def _program(self, port: Port) -> None:
         try:
@@ -215,18 +207,37 @@ class CniService:
         await self._remove(call.key)
         return {}
 
+    async def _make_good(self, key: Key) -> None:
+        if self._deletions.noted(key):
+            await self._remove(key)
+            self._deletions.forget(key)
+
     async def _remove(self, key: Key) -> None:
         """Detach the interface as far as it exists; the record goes last, to allow another try."""
         attachment = self._store.get(key)
         # Delete the device first: the kernel then detaches its program, in a fraction of the time.
         await asyncio.to_thread(self._wiring.unwire, host_ifname(*key))
         if attachment is not None:
-            await self._datapath.detach(attachment.port)
+            await self._detach(attachment.port)
         await asyncio.to_thread(self._forget, key)
 
+    async def _detach(self, port: Port) -> None:
+        """Have the datapath drop a port whose device is gone; a busy or ending one does it later.
+
+        No pod gets the address before: its ADD waits for a pass that comes after this one.
+        """
+        try:
+            async with asyncio.timeout(self._attach_timeout):
+                await self._datapath.detach(port)
+        except TimeoutError:
+            log.warning("a pod goes before the datapath has dropped it", port=port.key)
+        except CniError as error:
+            if error.code != errors.TRY_AGAIN_LATER:
+                raise
+
     def _forget(self, key: Key) -> None:
-        self._ipam.release(key)
         self._store.forget(key)
+        self._ipam.release(key)
 
     async def _check(self, call: Call) -> dict[str, Any]:
         attachment = self._store.get(call.key)
@@ -272,7 +283,7 @@ class CniService:
         """
         recorded = self._store.host_ifnames
         leased = [k for k in self._leased() if host_ifname(*k) not in recorded]
-        found = [a.key for a in self._store if a.network == network] + leased
+        found = [a.key for a in self._store if a.network in (network, "")] + leased
         return [key for key in found if key not in keep and not self._locks.busy(key[0])]
 
     def _unwire_unknown(self, keep: set[Key]) -> None:

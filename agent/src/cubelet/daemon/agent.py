@@ -10,10 +10,12 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cubelet.bpf.fs import ensure_bpffs
 from cubelet.bpf.jiffies import Clock
+from cubelet.cni.files import broken
 from cubelet.cni.ipam import Ipam
 from cubelet.cni.service import CniService
 from cubelet.composer.composition import Composition, CompositionError
@@ -39,7 +41,6 @@ from cubelet.net import pods
 from cubelet.sources.choice import open_feed
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
-from cubelet_hooks.objects import Change
 
 if TYPE_CHECKING:
     from cubelet.metrics.page import Page
@@ -83,7 +84,12 @@ class Agent:
         )
         self.runtime = Runtime(self.state, self.thread.run)
         self.health = Health(
-            self.reconciler, self.feed, self.configuration, self.discovery, self.memory
+            self.reconciler,
+            self.feed,
+            self.configuration,
+            self.discovery,
+            self.memory,
+            partial(broken, settings.state_dir),
         )
         self.loop = Loop(
             self.inbox,
@@ -108,9 +114,9 @@ class Agent:
         self.sweeps = Sweeps(
             settings.sweep_seconds, self.thread, self.reconciler, self.requests.monitor
         )
-        attaching = Attaching(self.state, self.reconciler, self.inbox)
+        self.attaching = Attaching(self.state, self.reconciler, self.inbox)
         ipam = Ipam(settings.state_dir / "ipam.json")
-        self.cni = CniService(settings, ipam, pods, attaching, self.feed.find_pod)
+        self.cni = CniService(settings, ipam, pods, self.attaching, self.feed.find_pod)
         self.questions = Questions(
             lambda: self.reconciler.switchover.cubes, self.runtime.context, self.thread.run
         )
@@ -132,8 +138,7 @@ class Agent:
         told = asyncio.Event()
         for each in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(each, told.set)
-        for port in await asyncio.to_thread(self.cni.load):
-            self.inbox.emit(Change.between(None, port))
+        self.attaching.resume(await asyncio.to_thread(self.cni.load))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.thread.close)
             stack.callback(self.clock.close)
@@ -143,10 +148,10 @@ class Agent:
                 self.feed.run(),
                 self.loop.run(),
                 self.sweeps.run(),
+                self.cni.run(),
                 self.service_health.run(),
-                told.wait(),
             )
-            ended = await stack.enter_async_context(_running(*works))
+            ended = await stack.enter_async_context(_running(*works, told.wait()))
             server = AgentServer(self.settings.socket, self._handlers())
             await server.start()
             stack.push_async_callback(server.stop)

@@ -20,7 +20,10 @@ _STUCK = 300.0
 
 
 class Health:
-    """Asks the parts of the agent. ``pass_began`` is in monotonic seconds, None between passes."""
+    """Asks the parts of the agent. ``pass_began`` is in monotonic seconds, None between passes.
+
+    ``broken`` tells of files of the agent's state that could not be read.
+    """
 
     def __init__(
         self,
@@ -29,12 +32,14 @@ class Health:
         configuration: Configuration,
         discovery: Discovery,
         memory: Memory,
+        broken: Callable[[], Iterable[str]],
     ) -> None:
         self._reconciler = reconciler
         self._feed = feed
         self._configuration = configuration
         self._discovery = discovery
         self._memory = memory
+        self._broken = broken
         self.pass_began: float | None = None
         self.also: list[Callable[[], Iterable[str]]] = []
         """What further parts have problems with."""
@@ -72,6 +77,7 @@ class Health:
         found = [each for each in self._reconciler.problems.values() if each not in why]
         found += _some(self._reconciler.rejected, "units")
         found += [self._memory.problem] if self._memory.problem else []
+        found += self._broken()
         sweeper = self._reconciler.switchover.sweeper
         if sweeper is not None and sweeper.last is not None and sweeper.last.warning:
             found.append(sweeper.last.warning)

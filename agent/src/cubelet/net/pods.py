@@ -32,7 +32,8 @@ _MAIN_TABLE = 254
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/veth.h
 _NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE = 16, 17, 20, 24
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 18, 28
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18
+_IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTAX_MTU = 4, 5, 8, 2
@@ -107,10 +108,17 @@ def wire(link: PodLink) -> int:
                 raise
 
 
-def bring_up(host_ifname: str) -> None:
-    """Set the host side up: only now can the pod send and receive."""
+def bring_up(host_ifname: str, alias: str) -> None:
+    """Give the host side its alias and set it up: only now can the pod send and receive."""
     with Connection() as kernel:
-        _set_up(kernel, host_ifname)
+        _set_up(kernel, host_ifname, text(_IFLA_IFALIAS, alias))
+
+
+def annotate(host_ifname: str, alias: str) -> None:
+    """Give the host side another alias."""
+    with Connection() as kernel, rtnl.attempt(f"set the alias of {host_ifname}"):
+        body = _ifinfo() + text(_IFLA_IFNAME, host_ifname) + text(_IFLA_IFALIAS, alias)
+        kernel.request(_NEWLINK, body)
 
 
 def unwire(host_ifname: str) -> bool:
@@ -180,9 +188,9 @@ def _index(name: str) -> int:
         raise NetError(f"cannot find device {name}: {error.strerror}") from error
 
 
-def _set_up(kernel: Connection, name: str) -> None:
+def _set_up(kernel: Connection, name: str, more: bytes = b"") -> None:
     with rtnl.attempt(f"set {name} up"):
-        kernel.request(_NEWLINK, _ifinfo(_IFF_UP) + text(_IFLA_IFNAME, name))
+        kernel.request(_NEWLINK, _ifinfo(_IFF_UP) + text(_IFLA_IFNAME, name) + more)
 
 
 def _configure_pod(link: PodLink) -> None:

@@ -20,12 +20,13 @@ from cubelet.bpf.fs import pins, unlink, unlink_tree
 from cubelet.bpf.tcx import Direction, TcxLink, tcx_supported
 from cubelet.cni.attachments import AttachmentStore
 from cubelet.cni.conf import remove_conflist
+from cubelet.cni.deletions import Deletions
 from cubelet.cni.install import PLUGIN, remove_plugin
 from cubelet.config.node import Settings
 from cubelet.ipc.client import DEFAULT_SOCKET
 from cubelet.net import NetError, node, pods, rtnl
 
-_STATE = re.compile(r"(ipam|memory)\.json|attachments|\..+\.tmp")
+_STATE = re.compile(r"((ipam|memory)\.json|attachments)(\.unreadable)?|\..+\.tmp")
 _CACHE = re.compile(r"[0-9a-f]{16}\..+|kernel-.+|\.?cubelet-cni.*")
 
 Step = Callable[[], Iterator[str]]
@@ -100,10 +101,14 @@ def _answers(path: Path) -> bool:
 
 
 def _attached(settings: Settings) -> list[str]:
-    """The attached pods: by name, or by device if the record is lost."""
+    """The attached pods: by name, or by device if the record is lost.
+
+    Those that the runtime has deleted meanwhile are none, even if their devices are still there.
+    """
     records = AttachmentStore(settings.state_dir / "attachments")
     names = {each.link.host_ifname: f"{each.namespace}/{each.name}" for each in records}
-    return sorted(names.get(device, device) for device in pods.list_wired())
+    deleted = {pods.host_ifname(*key) for key in Deletions(settings.socket).pending()}
+    return sorted(names.get(each, each) for each in pods.list_wired() if each not in deleted)
 
 
 def _configuration(path: Path | None) -> Iterator[str]:
@@ -149,6 +154,7 @@ def _pins(bpffs: Path) -> Iterator[str]:
 
 
 def _socket(path: Path) -> Iterator[str]:
+    shutil.rmtree(Deletions(path).folder, ignore_errors=True)
     if unlink(path):
         yield str(path)
     # Any other folder may belong to other software.
@@ -178,6 +184,7 @@ def _rmdir(folder: Path, *tolerated: int) -> None:
     try:
         folder.rmdir()
     except OSError as error:
-        # A folder that is mounted into this container is busy: it can only be emptied.
-        if error.errno not in {errno.EBUSY, *tolerated}:
+        # A folder that is mounted into this container can only be emptied: it is busy, and what
+        # it is mounted on may be read-only, which the kernel looks at first.
+        if error.errno not in {errno.EBUSY, errno.EROFS, *tolerated}:
             raise

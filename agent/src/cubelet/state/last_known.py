@@ -11,14 +11,11 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
-import structlog
 
-from cubelet.cni.files import write_atomic
+from cubelet.cni.files import put_aside, write_atomic
 from cubelet.composer.composition import Facts
 from cubelet.composer.slots import Slots
 from cubelet_hooks.objects import Node
-
-log = structlog.get_logger()
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -50,7 +47,7 @@ class Remembered(msgspec.Struct, frozen=True):
 
 
 class Memory:
-    """One small file. If it cannot be read, the agent starts without a memory.
+    """One small file. If it cannot be read, it is put aside and the agent has no memory.
 
     ``problem`` says why it cannot be written; the next change is another try.
     """
@@ -82,9 +79,15 @@ class Memory:
 
 def _read(path: Path) -> Remembered:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Remembered)
+        content = path.read_bytes()
+        known = msgspec.json.decode(content, type=Remembered)
+        known.node("")  # its addresses have to be some
+        if "slots" not in msgspec.json.decode(content):  # every run writes them
+            raise ValueError("an agent did not write it")
     except FileNotFoundError:
-        return Remembered(slots=Slots.forgotten())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.error("cannot read what the last run remembered", path=str(path), error=str(error))
-        return Remembered(slots=Slots.forgotten())
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        put_aside(path, error)
+    else:
+        return known
+    return Remembered(slots=Slots.forgotten())
