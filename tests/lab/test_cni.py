@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,8 @@ from cubelet.lab import netns, traffic
 from cubelet.net.pods import host_ifname
 
 from .cni import Runtime
-from .world import World, eventually
+from .manifests import service
+from .world import Space, World, eventually
 
 NODE = "node1"
 FREE = 5
@@ -333,3 +336,30 @@ def test_a_pod_that_went_while_the_agent_was_away_is_forgotten(
     links_left = [p.name for p in (small.layout.bpffs_of(NODE) / "links").iterdir()]
     assert host_ifname("a", "eth0").replace(".", "_") not in links_left
     assert b("CHECK").status == 0
+
+
+def test_pods_start_while_a_composition_is_compiled(
+    small: World, small_space: Space, container: Make, tmp_path: Path
+) -> None:
+    """A first NodePort brings a cube to the uplink; nothing of that has been compiled before."""
+    small.stop(NODE)
+    small.start(NODE, cache_dir=str(tmp_path))
+    try:
+        before = status(small)["composition"]["identity"]
+        with ThreadPoolExecutor(1) as pool:
+            edge = service("edge", "edge", ("TCP", 80, 80), type="NodePort")
+            applying = pool.submit(small_space.apply, edge)
+            eventually(lambda: "compiling" in " ".join(status(small)["waiting"]), 20)
+            assert container("a")("ADD").status == 0
+            assert status(small)["composition"]["identity"] == before
+            applying.result()
+        assert status(small)["composition"]["identity"] != before
+        assert (status(small)["waiting"], status(small)["problems"]) == ([], [])
+    finally:
+        small.stop(NODE)
+        small.start(NODE)
+
+
+def status(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = world.call(NODE, "status")
+    return found

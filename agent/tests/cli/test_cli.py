@@ -26,7 +26,6 @@ from cubelet.ipc.server import AgentServer, Handler
 STATUS: dict[str, Any] = {
     "ready": True,
     "node": "node1",
-    "busy": "",
     "addresses": ["172.18.0.11"],
     "pod_cidr": "10.244.1.0/24",
     "composition": {
@@ -38,6 +37,7 @@ STATUS: dict[str, Any] = {
     },
     "ports": 2,
     "flows": {"established": 4},
+    "waiting": [],
     "problems": [],
 }
 FLOW: dict[str, Any] = {
@@ -176,6 +176,7 @@ def test_status_of_a_ready_agent(agent: Agent) -> None:
         "host stack:    none\n"
         "ports:         2\n"
         "flows:         established 4\n"
+        "waiting:       none\n"
     )
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.syscalls import BpfError
 from cubelet.bpf.tcx import TcxLink
-from cubelet.composer.compiler import CompileError
+from cubelet.composer.background import Compiling
+from cubelet.composer.compiler import Compiled, CompileError, compile_source
 from cubelet.composer.core import Core, CoreSettings
+from cubelet.composer.source import Source
 from cubelet.config.node import Settings
 from cubelet.config.setup import Setup
 from cubelet.control.reconciler import Reconciler
@@ -41,6 +43,20 @@ NODE = Node(
 
 
 @dataclass
+class Compiler:
+    """Compiles at once, or, while ``busy``, not yet; ``asked`` counts how often then."""
+
+    busy: bool = False
+    asked: int = 0
+
+    def __call__(self, source: Source, cache: Path, kinds: Mapping[str, str]) -> Compiled:
+        if self.busy:
+            self.asked += 1
+            raise Compiling
+        return compile_source(source, cache, kinds)
+
+
+@dataclass
 class Agent:
     """What an agent holds; ``restart`` gives the one that follows it."""
 
@@ -49,6 +65,7 @@ class Agent:
     source: Path
     successor: Agent | None = None
     complete: bool = True
+    compiler: Compiler = field(default_factory=Compiler)
 
     def __post_init__(self) -> None:
         """Start with what is pinned."""
@@ -56,7 +73,9 @@ class Agent:
         tint.write(self.source, tint.FINE)
         self.clock = Clock()
         memory = Memory(self.settings.state_dir / "memory.json")
-        self.reconciler = Reconciler(self.settings, self.state, self.clock, memory)
+        self.reconciler = Reconciler(
+            self.settings, self.state, self.clock, memory, self.compiler, lambda: self.compiler.busy
+        )
         self.reconciler.propose(setup(self.settings))
 
     def close(self) -> None:
@@ -146,6 +165,18 @@ def filters(agent: Agent) -> set[str]:
             if any(ip.get_filters(index=port.ifindex, parent=0xFFFFFFF2)):
                 found.add(port.host_ifname)
     return found
+
+
+def awaited(agent: Agent) -> int:
+    return len(agent.reconciler.awaited)
+
+
+def refused(agent: Agent) -> str | None:
+    return agent.reconciler.refused
+
+
+def serving(agent: Agent) -> bool:
+    return agent.reconciler.serving
 
 
 def unsettled(agent: Agent) -> bool:
@@ -318,6 +349,79 @@ def test_a_cube_that_is_needed_no_more_lingers(agent: Agent) -> None:
     assert again.run() == {}
     assert again.identity != with_tint
     assert again.reconciler.lingers is None
+
+
+def test_pods_attach_while_another_composition_is_compiled(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1))
+    plain = agent.identity
+    agent.compiler.busy = True
+    assert agent.run(service("a", 1, "203.0.113.1")) == {}
+    assert agent.run(service("b", 2), pod(agent, "a")) == {}
+    assert (agent.identity, agent.ports, "pod0" in agent.attached) == (plain, {1, 2}, True)
+    assert awaited(agent) == 1
+    assert not agent.reconciler.pods_wait
+    assert agent.compiler.asked == 1
+    agent.compiler.busy = False
+    assert agent.run() == {}
+    assert agent.identity != plain
+    assert agent.ports == {1, 2}
+    assert not awaited(agent)
+    assert agent.reconciler.blocker(pod(agent, "a")) == ""
+
+
+def test_what_is_no_longer_wanted_when_it_is_compiled_is_dropped(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1))
+    plain = agent.identity
+    agent.compiler.busy = True
+    agent.run(service("a", 1, "203.0.113.1"))
+    assert agent.run(service("a", 1)) == {}
+    assert not awaited(agent)
+    agent.compiler.busy = False
+    assert agent.run() == {}
+    assert agent.identity == plain
+
+
+def test_a_proposed_setup_waits_for_its_compiler_and_the_old_one_goes_on(agent: Agent) -> None:
+    agent.run(NODE, service("a", 1))
+    before = agent.identity
+    agent.compiler.busy = True
+    agent.reconciler.propose(setup(agent.settings, outlet={"ifindex": 2}))
+    assert agent.run(service("b", 2)) == {}
+    assert agent.run(service("c", 3), pod(agent, "a"), gone=(service("a", 1),)) == {}
+    assert (agent.identity, refused(agent)) == (before, None)
+    assert (agent.ports, "pod0" in agent.attached) == ({2, 3}, True)
+    assert awaited(agent) == agent.compiler.asked == 1
+    agent.compiler.busy = False
+    assert agent.run() == {}
+    assert agent.identity != before
+    assert refused(agent) == ""
+    assert not awaited(agent)
+    assert agent.ports == {2, 3}
+
+
+def test_a_first_composition_is_waited_for(agent: Agent) -> None:
+    agent.compiler.busy = True
+    assert agent.run(NODE, service("a", 1), pod(agent, "a")) == {}
+    assert not serving(agent)
+    agent.compiler.busy = False
+    assert agent.run() == {}
+    assert serving(agent)
+    assert (agent.ports, "pod0" in agent.attached) == ({1}, True)
+
+
+def test_pods_wait_for_an_essential_cube_that_joins(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would start without their policies."""
+    monkeypatch.setattr(tint.Tint, "essential", True)
+    unneeded = service("unneeded", 9)
+    agent.run(NODE, unneeded)
+    agent.compiler.busy = True
+    agent.run(gone=(unneeded,))
+    waited = agent.reconciler.pods_wait
+    agent.compiler.busy = False
+    assert agent.run() == {}
+    assert (waited, agent.reconciler.pods_wait) == (True, False)
 
 
 def test_a_setup_that_is_given_up_does_not_end_what_lingers(

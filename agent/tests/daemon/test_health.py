@@ -1,4 +1,4 @@
-"""What the agent says of itself: its problems, and what it is at."""
+"""What an agent says of itself: its problems, and what it waits for."""
 
 from __future__ import annotations
 
@@ -6,48 +6,95 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from cubelet.daemon.health import Health
 
 
-def health(**parts: Any) -> Health:
-    """The health of an agent without problems, but for these parts."""
-    reconciler = {
-        "problems": {},
-        "rejected": [],
-        "complaints": frozenset(),
-        "serving": True,
-        "switchover": SimpleNamespace(sweeper=None),
-    }
-    known = {
-        "reconciler": SimpleNamespace(**(reconciler | parts.pop("reconciler", {}))),
-        "feed": SimpleNamespace(problems=[], usable=True),
-        "configuration": SimpleNamespace(problem=""),
-        "discovery": SimpleNamespace(quarantined=dict),
-        "memory": SimpleNamespace(problem=""),
-    }
-    return Health(**(known | parts))
+class Parts:
+    """What a health asks: an agent that serves and waits for nothing."""
+
+    def __init__(self) -> None:
+        self.reconciler = SimpleNamespace(
+            serving=True,
+            problems={},
+            rejected=[],
+            complaints=(),
+            switchover=SimpleNamespace(sweeper=None),
+        )
+        self.feed = SimpleNamespace(synced=True, usable=True, problems=[])
+        self.compiling: float | None = None
+        self.broken: list[str] = []
+        parts: Any = self
+        discovery: Any = SimpleNamespace(quarantined=dict)
+        self.configuration: Any = SimpleNamespace(problem="")
+        memory: Any = SimpleNamespace(problem="")
+        self.health = Health(
+            parts.reconciler,
+            parts.feed,
+            self.configuration,
+            discovery,
+            memory,
+            lambda: self.broken,
+            lambda: self.compiling,
+        )
 
 
-def test_what_keeps_an_essential_cube_from_running_is_one_problem() -> None:
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+def test_an_agent_at_rest_waits_for_nothing(parts: Parts) -> None:
+    assert (parts.health.ready, parts.health.waiting(), parts.health.problems()) == (True, [], [])
+
+
+def test_it_says_for_how_long_it_has_been_compiling(parts: Parts) -> None:
+    parts.compiling = 12.4
+    assert parts.health.waiting() == [
+        "compiling a composition for 12 s; the last one serves meanwhile"
+    ]
+    assert parts.health.ready
+    parts.reconciler.serving = False
+    assert parts.health.unready() == "compiling a composition for 12 s; it is the first"
+
+
+def test_it_says_what_it_has_not_read(parts: Parts) -> None:
+    parts.feed.synced = parts.feed.usable = False
+    assert parts.health.unready() == "the source's objects have not all been read yet"
+
+
+def test_it_says_that_a_pass_is_long(parts: Parts) -> None:
+    parts.health.pass_began = time.monotonic() - 7.3
+    assert parts.health.waiting() == ["a pass has been running for 7 s"]
+    parts.health.pass_began = time.monotonic()
+    assert parts.health.waiting() == []
+
+
+def test_an_agent_that_is_not_ready_always_says_why(parts: Parts) -> None:
+    parts.reconciler.serving = False
+    assert parts.health.unready() == "nothing is composed yet"
+
+
+def test_files_that_were_broken_are_problems(parts: Parts) -> None:
+    parts.broken = ["ipam.json was broken"]
+    assert parts.health.problems() == ["ipam.json was broken"]
+    assert parts.health.ready
+
+
+def test_what_keeps_an_essential_cube_from_running_is_one_problem(parts: Parts) -> None:
     """It refuses the configuration, and is the problem of the place, too."""
     problem = "cube quiet: quiet.bpf.c:6: expected ';'"
+    parts.reconciler.problems = {"composition": problem, "pass": "another"}
     for refused in (problem, f"no such cube; nor can the last one be used: {problem}"):
-        found = health(
-            configuration=SimpleNamespace(problem=refused),
-            reconciler={"problems": {"composition": problem, "pass": "another"}},
-        )
-        assert found.problems() == [refused, "another"]
-    found = health(reconciler={"problems": {"composition": problem}})
-    assert found.problems() == [problem]
+        parts.configuration.problem = refused
+        assert parts.health.problems() == [refused, "another"]
+    parts.configuration.problem = ""
+    assert parts.health.problems() == [problem, "another"]
 
 
-def test_a_pass_is_told_when_it_takes_longer_than_a_moment() -> None:
-    found = health()
-    assert found.busy == ""
-    found.pass_began = time.monotonic()
-    assert found.busy == ""
-    found.pass_began = time.monotonic() - 61
-    assert found.busy == "a pass has been running for 61 s"
-    assert found.unalive() == ""
-    found.pass_began = time.monotonic() - 301
-    assert found.unalive() == "a pass has been running for 301 s"
+def test_an_agent_is_dead_when_a_pass_does_not_end(parts: Parts) -> None:
+    parts.health.pass_began = time.monotonic() - 61
+    assert parts.health.unalive() == ""
+    parts.health.pass_began = time.monotonic() - 301
+    assert parts.health.unalive() == "a pass has been running for 301 s"

@@ -22,7 +22,7 @@ from cubelet_hooks.cube import Complaint
 from cubelet_hooks.objects import Change, Custom, Namespace, Port
 from cubelet_hooks.resources import Resource
 
-from ..helpers.aio import in_loop
+from ..helpers.aio import in_loop, until
 
 PORT = Port(
     namespace="default",
@@ -51,6 +51,7 @@ class FakeReconciler:
         self.refused: str | None = None
         self.lingers: float | None = None
         self.serving = False
+        self.pods_wait = False
         self.watches: tuple[Resource, ...] = ()
         self.ports = SimpleNamespace(unsettled=False)
         self.datapath = SimpleNamespace(identity="", maps={})
@@ -143,6 +144,20 @@ async def test_what_is_in_the_way_of_a_pod_is_told() -> None:
         with pytest.raises(CniError, match="is not served") as caught:
             await rig.attaching.attach(PORT)
     assert (caught.value.code, caught.value.details) == (NOT_PROGRAMMED, "no room")
+
+
+@in_loop
+async def test_a_pod_waits_for_what_keeps_its_policies() -> None:
+    rig = Rig()
+    async with rig.running():
+        rig.reconciler.pods_wait = True
+        attaching = asyncio.create_task(rig.attaching.attach(PORT))
+        await until(lambda: rig.state.ports)
+        await rig.inbox.submit()
+        assert not attaching.done()
+        rig.reconciler.pods_wait = False
+        rig.inbox.wake()  # as the compiler does
+        await asyncio.wait_for(attaching, 5)
 
 
 @in_loop

@@ -91,7 +91,7 @@ def test_a_problem_that_stays_ends_it_early_with_its_text(
 def test_an_agent_that_is_at_it_is_left_to_it(wait: Callable[[Answer], list[str]]) -> None:
     def composing(now: float) -> Mapping[str, Any]:
         """A quarantined cube's problem stays until the composition without it is compiled."""
-        return {**answer(now > 60, BROKEN), "busy": f"a pass has been running for {now} s"}
+        return {**answer(now > 60, BROKEN), "waiting": [f"a pass has been running for {now} s"]}
 
     assert wait(composing)
 
@@ -135,7 +135,7 @@ def refused_by_a_busy_agent(
 
 
 def test_an_agent_that_is_busy_says_with_what(lab: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    status = {"busy": "a pass has been running for 61 s", "problems": ["map a: no memory"]}
+    status = {"waiting": ["a pass has been running for 61 s"], "problems": ["map a: no memory"]}
     assert refused_by_a_busy_agent(lab, monkeypatch, status) == (
         "node2: not in force after 60 s: the agent is alive and busy: "
         "a pass has been running for 61 s; map a: no memory"

@@ -99,7 +99,7 @@ def _status_lines(found: Row) -> Iterator[tuple[str, object]]:
     for name, value in found.items():
         if name == "composition" and value is not None:
             yield from _composition(value)
-        elif name != "problems" and (value or name != "busy"):
+        elif name != "problems":
             yield name, value
 
 

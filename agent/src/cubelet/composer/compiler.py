@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,19 +63,39 @@ class Compiled:
     jumps: Mapping[str, int]
 
 
-def compile_source(source: Source, cache: Path, kinds: Mapping[str, str]) -> Compiled:
+Compile = Callable[[Source, Path, Mapping[str, str]], Compiled]
+"""Compiles as :func:`compile_source` does."""
+Started = Callable[["subprocess.Popen[str]"], None]
+"""Is given the compiling process."""
+
+
+def compile_source(
+    source: Source,
+    cache: Path,
+    kinds: Mapping[str, str],
+    started: Started = lambda process: None,
+) -> Compiled:
     """The source's bytecode, from the cache if it was compiled before.
 
     ``kinds`` maps a C file's name to the kind of cube it belongs to. Raises CompileError.
     """
     identity = source_identity(source)
-    stored = cache / f"{identity}.json"
-    encoded = _load(stored)
-    if encoded is None:
-        cache.mkdir(parents=True, exist_ok=True)
-        text = _run_builder(source, cache, kinds)
-        encoded = json.loads(text)
-        _store(stored, text)
+    found = find_compiled(source, cache, identity)
+    if found is not None:
+        return found
+    cache.mkdir(parents=True, exist_ok=True)
+    text = _run_builder(source, cache, kinds, started)
+    _store(cache / f"{identity}.json", text)
+    return _compiled(source, identity, json.loads(text))
+
+
+def find_compiled(source: Source, cache: Path, identity: str) -> Compiled | None:
+    """The bytecode of a source with this identity if the cache has it."""
+    encoded = _load(cache / f"{identity}.json")
+    return None if encoded is None else _compiled(source, identity, encoded)
+
+
+def _compiled(source: Source, identity: str, encoded: Mapping[str, str]) -> Compiled:
     code = {name: base64.b64decode(text) for name, text in encoded.items()}
     return Compiled(identity, code, source.specs, source.jumps)
 
@@ -145,22 +165,23 @@ def _job(source: Source, cache: Path) -> dict[str, Any]:
     }
 
 
-def _run_builder(source: Source, cache: Path, kinds: Mapping[str, str]) -> str:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "cubelet.composer.builder"],
-            input=json.dumps(_job(source, cache)),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        slow = f"the compiler took over {TIMEOUT:.0f} s"
-        raise CompileError("", "", 0, slow, "", final=False) from error
-    if done.returncode != 0:
-        raise explain(done.stderr, done.returncode, kinds)
-    return done.stdout
+def _run_builder(source: Source, cache: Path, kinds: Mapping[str, str], started: Started) -> str:
+    command = [sys.executable, "-m", "cubelet.composer.builder"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        started(process)
+        try:
+            said, log = process.communicate(json.dumps(_job(source, cache)), TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            slow = f"the compiler took over {TIMEOUT:.0f} s"
+            raise CompileError("", "", 0, slow, "", final=False) from error
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise explain(log, process.returncode, kinds)
+    return said
 
 
 def explain(log: str, status: int, kinds: Mapping[str, str]) -> CompileError:

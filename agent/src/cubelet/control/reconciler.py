@@ -6,11 +6,13 @@ thread, one at a time, because compiling and netlink block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from cubelet.bpf.jiffies import Clock
+from cubelet.composer.compiler import Compile, compile_source
+from cubelet.composer.composition import Composition
 from cubelet.config.node import Settings
 from cubelet.config.setup import Setup
 from cubelet.control.host import HostNetwork, concerns
@@ -37,16 +39,26 @@ class Reconciler:
     its programs and maps; ``problems`` are the last pass's, by place.
     """
 
-    def __init__(self, settings: Settings, state: State, clock: Clock, memory: Memory) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        clock: Clock,
+        memory: Memory,
+        compile: Compile = compile_source,
+        compiling: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._linger_seconds = settings.linger_seconds
         self._state = state
         self.problems = Problems()
-        self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz)
-        self.switchover = Switchover(self.datapath, state, clock, memory, self.problems)
+        self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz, compile)
+        self.switchover = Switchover(self.datapath, state, clock, memory, self.problems, compiling)
         self.ports = PodPorts(self.datapath, self.problems)
         self._host = HostNetwork(settings, state, memory, self.problems)
         self._plan: Plan | None = None
         self._proposed: Setup | None = None
+        self._compiling = compiling
+        self._ordered: Composition | None = None
         self._trying = False
         self._review = True
         self.serving = False
@@ -61,6 +73,7 @@ class Reconciler:
     def propose(self, setup: Setup) -> None:
         """Let the next pass put another setup in force, as a whole or not at all."""
         self._proposed = setup
+        self._ordered = None
         self.refused = None
         self.switchover.faults.clear()
 
@@ -104,6 +117,19 @@ class Reconciler:
             found.append(self._plan.planner.holds_up(port.namespace, port.key))
         return "; ".join(filter(None, found))
 
+    @property
+    def awaited(self) -> tuple[Composition, ...]:
+        """Compositions that are being compiled: that of the proposed setup, that of new facts."""
+        return tuple(each for each in (self._ordered, self.switchover.awaited) if each is not None)
+
+    @property
+    def pods_wait(self) -> bool:
+        """Whether ADD must wait for what is being compiled.
+
+        It brings an essential cube that does not run yet, such as the one that keeps policies.
+        """
+        return any(map(self.switchover.essentials, self.awaited))
+
     def review_all(self) -> None:
         """Let the next pass compare everything, not only the known changes."""
         self._review = True
@@ -138,7 +164,8 @@ class Reconciler:
             taken += self._host.ensure_devices(setup, self.switchover.complete)
         local = self._state.local
         before, switched = self._plan, False
-        if self._proposed is not None and local is not None:
+        ordered = self._ordered is not None and self._compiling()
+        if self._proposed is not None and local is not None and not ordered:
             switched = self._take_up(self._proposed, local)
         if self._plan is not None:
             # another plan may want other contents of the same maps
@@ -160,13 +187,17 @@ class Reconciler:
     def _take_up(self, setup: Setup, local: LocalNode) -> bool:
         """Put the proposed setup in force; True if its programs took over.
 
-        A setup that fails is given up if another one is in force, else it is tried again.
+        One that has to be compiled stays proposed. One that fails is given up if another one is in
+        force, else it is tried again.
         """
         plan = Plan.of(setup, self._state, self._linger_seconds)
         first = self.switchover.in_force is None
         if first:
             self._find_faults(plan.planner, slow=False)
         switched = self.switchover.recompose(plan, local)
+        self._ordered = self.switchover.awaited
+        if self._ordered is not None:
+            return False  # it is proposed again once it is compiled
         self._proposed, self.refused = None, self.problems.get(PLACE, "")
         self._trying = first and bool(self.refused)
         if first or not self.refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
+from cubelet.composer.background import Compiling
 from cubelet.composer.compiler import CompileError
 from cubelet.composer.composition import Composition, CompositionError, Facts
 from cubelet.config.setup import Setup
@@ -70,9 +71,16 @@ class Switchover:
     """Knows what is in force, and puts another composition in its place."""
 
     def __init__(
-        self, datapath: Datapath, state: State, clock: Clock, memory: Memory, problems: Problems
+        self,
+        datapath: Datapath,
+        state: State,
+        clock: Clock,
+        memory: Memory,
+        problems: Problems,
+        compiling: Callable[[], bool],
     ) -> None:
         self._datapath = datapath
+        self._compiling = compiling
         self._state = state
         self._clock = clock
         self._memory = memory
@@ -80,6 +88,7 @@ class Switchover:
         self._facts: Facts | None = None
         self._composed: object = None
         self._refused: object = None
+        self._ordered: object = None
         self._not_before = 0.0
         self._verdicts_due = False
         self.in_force: InForce | None = None
@@ -88,6 +97,8 @@ class Switchover:
         """Whether the source could read everything; if not, nothing old is removed at a start."""
         self.kept_unknown = False
         """Whether entries of an earlier run were kept although no known object wants them."""
+        self.awaited: Composition | None = None
+        """The composition that takes over once it is compiled; the running one serves till then."""
         self.lacking: frozenset[str] = frozenset()
         """Kinds of essential cubes that are wanted and do not run."""
         self.failed: Collection[str] = ()
@@ -126,15 +137,20 @@ class Switchover:
         """Compose again if the facts have changed; True if a new composition took over.
 
         Only the ``changed`` kinds of objects can have altered the facts (None: any kind). An error
-        is the problem of the place ``composition``; the running composition then stays.
+        is the problem of the place ``composition``; the running composition then stays, as it does
+        while the new one is ``awaited``.
         """
         setup = plan.setup
         try:
             facts = self._learn(plan, changed)
         except CompositionError as error:
+            self.awaited = None
             self._fail(setup.composition, error.kind, str(error))
             return False
         wanted = (setup, local, facts.defines, facts.needed)
+        if self.awaited is not None and wanted == self._ordered and self._compiling():
+            return False
+        self.awaited = None
         if wanted == self._composed and self.in_force:
             self._problems.note(PLACE, "")
             return False
@@ -143,6 +159,9 @@ class Switchover:
         composition = setup.composition.specialised(facts)
         try:
             prepared = self._datapath.prepare(composition, setup.core, local)
+        except Compiling:
+            self.awaited, self._ordered = composition, wanted
+            return False
         except (CompileError, BpfError) as error:
             if isinstance(error, CompileError) and error.final:
                 self._refused = wanted
@@ -164,8 +183,12 @@ class Switchover:
     def _fail(self, wanted: Composition, kind: str, problem: str) -> None:
         self._problems.note(PLACE, problem)
         self.blame(wanted.cubes, kind, problem)
+        self.lacking = self.essentials(wanted)
+
+    def essentials(self, wanted: Composition) -> frozenset[str]:
+        """The kinds of a composition's essential cubes that do not run now."""
         running = {cube.kind for cube in self.cubes}
-        self.lacking = frozenset(c.kind for c in wanted.cubes if c.essential) - running
+        return frozenset(cube.kind for cube in wanted.cubes if cube.essential) - running
 
     def blame(self, cubes: Iterable[Cube], kind: str, reason: str) -> None:
         """Record the fault of a kind, unless it is essential or none of these cubes has it."""

@@ -18,6 +18,7 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.cni.files import broken
 from cubelet.cni.ipam import Ipam
 from cubelet.cni.service import CniService
+from cubelet.composer.background import BackgroundCompiler
 from cubelet.composer.composition import Composition, CompositionError
 from cubelet.config.live import Configuration
 from cubelet.config.node import Settings, SettingsError
@@ -78,7 +79,15 @@ class Agent:
         # What passes change: devices, programs, maps; and the callbacks of running cubes.
         ensure_bpffs(settings.bpffs)
         self.thread = DatapathThread()
-        self.reconciler = Reconciler(settings, self.state, self.clock, self.memory)
+        self.compiler = BackgroundCompiler()
+        self.reconciler = Reconciler(
+            settings,
+            self.state,
+            self.clock,
+            self.memory,
+            self.compiler,
+            lambda: self.compiler.seconds is not None,
+        )
         self.configuration = Configuration(
             settings, self.discovery, self.memory, self.reconciler.propose
         )
@@ -90,6 +99,7 @@ class Agent:
             self.discovery,
             self.memory,
             partial(broken, settings.state_dir),
+            lambda: self.compiler.seconds,
         )
         self.loop = Loop(
             self.inbox,
@@ -135,15 +145,17 @@ class Agent:
         The parts end in reverse order of their start: first new requests are refused, then those
         that wait for a pass end, then the passes, then the datapath is closed.
         """
-        told = asyncio.Event()
+        told, loop = asyncio.Event(), asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(each, told.set)
+            loop.add_signal_handler(each, told.set)
+        self.compiler.on_done = partial(loop.call_soon_threadsafe, self.inbox.wake)
         self.attaching.resume(await asyncio.to_thread(self.cni.load))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.thread.close)
             stack.callback(self.clock.close)
             stack.callback(self.reconciler.close)
             stack.push_async_callback(self.runtime.close)
+            stack.callback(self.compiler.close)
             works = (
                 self.feed.run(),
                 self.loop.run(),
@@ -197,13 +209,15 @@ class Agent:
         return {
             "ready": self.health.ready and self.inbox.empty,
             "node": self.settings.name,
-            "busy": self.health.busy,
+            "waiting": self.health.waiting(),
             "problems": self.health.problems(),
         }
 
     async def _sync(self, _: Mapping[str, Any]) -> dict[str, Any]:
         await self.feed.refresh()
         await self.inbox.submit()
+        while self.reconciler.awaited:
+            await self.inbox.passed()
         return {"problems": self.health.problems()}
 
 

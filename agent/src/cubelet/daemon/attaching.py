@@ -36,6 +36,8 @@ class Attaching:
     async def attach(self, port: Port) -> None:
         """Return when the port is served. Raises CniError with the reason if it is not."""
         await self._inbox.submit(self._add(port))
+        while self._reconciler.pods_wait:
+            await self._inbox.passed()
         blocker = self._reconciler.blocker(port)
         if blocker:
             message = f"pod {port.key} is not served by the datapath"

@@ -13,8 +13,8 @@ from cubelet.state.last_known import Memory
 
 _MOST = 100
 """Complaints about objects that are listed; whoever may make objects may cause any number."""
-_MOMENT = 1.0
-"""Seconds of a pass that are not told."""
+_LONG = 1.0
+"""Seconds of a pass from which on it is told."""
 _STUCK = 300.0
 """Seconds that a pass may take before the liveness probe fails."""
 
@@ -22,7 +22,8 @@ _STUCK = 300.0
 class Health:
     """Asks the parts of the agent. ``pass_began`` is in monotonic seconds, None between passes.
 
-    ``broken`` tells of files of the agent's state that could not be read.
+    ``broken`` tells of files of the agent's state that could not be read, ``compiling`` for how
+    many seconds the compiler has been at work, None if it is not.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Health:
         discovery: Discovery,
         memory: Memory,
         broken: Callable[[], Iterable[str]],
+        compiling: Callable[[], float | None],
     ) -> None:
         self._reconciler = reconciler
         self._feed = feed
@@ -40,6 +42,7 @@ class Health:
         self._discovery = discovery
         self._memory = memory
         self._broken = broken
+        self._compiling = compiling
         self.pass_began: float | None = None
         self.also: list[Callable[[], Iterable[str]]] = []
         """What further parts have problems with."""
@@ -51,22 +54,30 @@ class Health:
 
     def unready(self) -> str:
         """Why pods cannot be served; '' if they can."""
-        if not self._reconciler.serving:
-            return "; ".join(self.problems()) or "nothing is composed yet"
-        return "" if self._feed.usable else "; ".join(self.problems()) or "nothing is known yet"
-
-    @property
-    def busy(self) -> str:
-        """What the agent is at, if that takes longer than a moment; '' if it waits for work."""
-        if self.pass_began is None or time.monotonic() - self.pass_began < _MOMENT:
+        if self._reconciler.serving and self._feed.usable:
             return ""
-        return f"a pass has been running for {time.monotonic() - self.pass_began:.0f} s"
+        return "; ".join([*self.problems(), *self.waiting()]) or "nothing is composed yet"
 
     def unalive(self) -> str:
         """Why the agent should be restarted; '' if it should not."""
         if self.pass_began is not None and time.monotonic() - self.pass_began > _STUCK:
-            return self.busy
+            return f"a pass has been running for {time.monotonic() - self.pass_began:.0f} s"
         return ""
+
+    def waiting(self) -> list[str]:
+        """What the agent waits for before it has taken everything in."""
+        found = []
+        if not self._feed.synced:
+            found.append("the source's objects have not all been read yet")
+        seconds = self._compiling()
+        if seconds is not None:
+            served = (
+                "the last one serves meanwhile" if self._reconciler.serving else "it is the first"
+            )
+            found.append(f"compiling a composition for {seconds:.0f} s; {served}")
+        if self.pass_began is not None and time.monotonic() - self.pass_began > _LONG:
+            found.append(f"a pass has been running for {time.monotonic() - self.pass_began:.0f} s")
+        return found
 
     def problems(self) -> list[str]:
         """All current problems, each once: what has a configuration refused is in a place, too."""

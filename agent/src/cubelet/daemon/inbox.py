@@ -69,12 +69,16 @@ class Inbox:
 
         Raises CniError if no pass will: the agent is ending.
         """
+        self._changes += changes
+        self._wake.set()
+        await self.passed()
+
+    async def passed(self) -> None:
+        """Wait for the next pass, whatever it is made for. Raises CniError as :meth:`submit`."""
         if self._closed:
             raise _ending()
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        self._changes += changes
-        self._wake.set()
         await waiter
 
     async def woken(self, seconds: float) -> None:

@@ -82,13 +82,14 @@ class Requests:
     async def _status(self, _: Params) -> dict[str, Any]:
         local = self._state.local
         found = self._agent_status()
-        problems = found.pop("problems")
+        waiting, problems = found.pop("waiting"), found.pop("problems")
         return {
             **found,
             "addresses": local.addresses if local else (),
             "pod_cidr": local.pod_cidr if local else None,
             "composition": self._composed() if self._reconciler.setup else None,
             "ports": len(self._state.ports),
+            "waiting": waiting,
             "problems": problems,
         }
 

@@ -22,7 +22,7 @@ from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
 from cubelet.bpf.tcx import Direction, tcx_supported
 from cubelet.bpf.xdp import XdpLink
-from cubelet.composer.compiler import Compiled, compile_source, source_identity
+from cubelet.composer.compiler import Compile, Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
 from cubelet.composer.loader import Programs, load_programs
@@ -109,7 +109,10 @@ class EarlyAttachment:
 class Datapath:
     """Owns pins below ``bpffs`` and the attachments of this node's devices."""
 
-    def __init__(self, bpffs: Path, cache: Path, hz: int) -> None:
+    def __init__(
+        self, bpffs: Path, cache: Path, hz: int, compile: Compile = compile_source
+    ) -> None:
+        self._compile = compile
         self._bpffs = ensure_bpffs(bpffs)
         self._links = bpffs / "links"
         self._cache = cache
@@ -142,8 +145,8 @@ class Datapath:
     def prepare(self, composition: Composition, core: Core, local: LocalNode) -> Prepared | None:
         """Compile and load a composition; None if it runs already. Blocks.
 
-        Raises CompileError or BpfError. Nothing changes until :meth:`switch`; fill the prepared
-        maps before that.
+        Raises CompileError or BpfError, and what else ``compile`` raises. Nothing changes until
+        :meth:`switch`; fill the prepared maps before that.
         """
         early_xdp = self._early.ready(local.uplink_ifindex) if composition.early_stages() else False
         source = write_source(composition, core, local, self._hz, early_xdp=early_xdp)
@@ -151,7 +154,7 @@ class Datapath:
         if same and source_identity(source) == self.identity:
             return None
         kinds = {cube.source().name: cube.kind for cube in composition.cubes}
-        compiled = compile_source(source, self._cache, kinds)
+        compiled = self._compile(source, self._cache, kinds)
         known = {pin.name for pin in pins(self._bpffs / "maps")}
         maps = open_maps(compiled.specs, self._bpffs / "maps")
         tables = [f"{s.c_name}-{s.identity}" for s in compiled.specs if s.c_name == "cubelet_flows"]

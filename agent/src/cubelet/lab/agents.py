@@ -110,7 +110,7 @@ def wait_ready(layout: Layout, spec: LabSpec, tell: Callable[[str], None]) -> No
                 tell(f"{node.name}: agent ready after {elapsed:.1f} s")
             elif not processes.alive(layout, process(node)):
                 raise LabError(f"{node.name}: the agent ended", _log(layout, node))
-            elif lasting and not status.get("busy"):  # what it is at may be the way out
+            elif lasting and not status.get("waiting"):  # what it is at may be the way out
                 raise LabError(f"{node.name}: {'; '.join(lasting)}", _log(layout, node))
             elif elapsed > START_LIMIT:
                 message = f"{node.name}: the agent is not ready after {elapsed:.0f} s"
@@ -160,8 +160,8 @@ def _busy(layout: Layout, node: LabNode) -> str:
     except AgentUnreachableError:
         alive = processes.alive(layout, process(node))
         return "the agent runs, but does not even tell its status" if alive else "the agent ended"
-    said = [status["busy"], *status["problems"]]
-    return f"the agent is alive and busy: {'; '.join(filter(None, said)) or 'it does not say why'}"
+    said = [*status["waiting"], *status["problems"]]
+    return f"the agent is alive and busy: {'; '.join(said) or 'it does not say why'}"
 
 
 def _status(layout: Layout, node: LabNode) -> dict[str, Any]:
