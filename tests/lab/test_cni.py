@@ -73,7 +73,7 @@ def held(world: World) -> Held:
     leases = tuple(
         lease["address"] for lease in json.loads((state / "ipam.json").read_text())["leases"]
     )
-    records = tuple(sorted(path.name for path in (state / "attachments").iterdir()))
+    records = tuple(sorted(path.name for path in (state / "attachments").glob("*.json")))
     planned = world.planned(NODE)
     entries = tuple(name for name in OF_PORTS if planned[name])
     return Held(tuple(sorted(devices)), leases, records, entries)
