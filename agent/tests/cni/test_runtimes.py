@@ -49,6 +49,13 @@ def test_a_pod_of_each_runtime_comes_with_its_host_ports_and_goes(node: Node, ru
     assert node.left == ()
 
 
+def test_a_pod_of_containerd_is_deleted_twice(node: Node) -> None:
+    answer(node, *recorded("containerd", "ADD"))
+    for runtime in ("containerd", "containerd-again"):
+        assert answer(node, *recorded(runtime, "DEL")) == Reply(0, None)
+        assert node.left == ()
+
+
 def test_the_other_calls_of_containerd_are_understood(node: Node) -> None:
     answer(node, *recorded("containerd", "ADD"))
     for command in ("CHECK", "STATUS", "GC"):
