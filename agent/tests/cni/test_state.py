@@ -101,12 +101,13 @@ def test_what_is_damaged_is_put_together_from_the_rest(
     assert node.left == ()
 
 
-def test_the_folder_of_records_may_be_no_folder(node: Node) -> None:
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_the_folder_of_records_may_be_no_folder(node: Node, make: Damage) -> None:
     node.do("ADD")
     before = node.ports
     record(node, "c1").unlink()
     (node.state_dir / "attachments").rmdir()
-    (node.state_dir / "attachments").write_text("")
+    make(node.state_dir / "attachments")
     start_anew(node)
     assert node.ports == before
     assert record(node, "c1").exists()

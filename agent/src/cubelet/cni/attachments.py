@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -101,7 +102,7 @@ class AttachmentStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._attachments: dict[Key, Attachment] = {}
-        if directory.exists() and not directory.is_dir():
+        if os.path.lexists(directory) and not directory.is_dir():
             files.put_aside(directory, "it is no folder")
         for path in directory.glob(f".*{files.TEMPORARY_SUFFIX}"):
             with contextlib.suppress(OSError):
