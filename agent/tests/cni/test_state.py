@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cubelet.cni import errors, files
+from cubelet.cni import files
 from cubelet.cni.attachments import Attachment
 from cubelet.cni.note import read_note, write_note
 from cubelet.net import NetError
-from cubelet.state.last_known import Memory, Remembered
-from cubelet_hooks.objects import Port
 
-from .test_service import LOCAL, Node, device, name_of, node, params
+from .test_service import LOCAL, Node, device, name_of, node
 
 __all__ = ["node"]
 
@@ -216,194 +210,6 @@ def test_a_note_tells_all_that_has_room(node: Node) -> None:
 )
 def test_other_words_are_no_note(alias: str) -> None:
     assert read_note(device(name_of("c1"), 11, up=True, alias=alias)) is None
-
-
-# Deletions without an agent
-
-
-def note_deletion(node: Node, container: str) -> Path:
-    folder = node.state_dir / "agent.sock.deleted"
-    folder.mkdir(exist_ok=True)
-    note = folder / f"{container}:eth0"
-    note.touch()
-    return note
-
-
-def test_what_was_deleted_without_an_agent_is_removed_at_the_start(node: Node) -> None:
-    node.do("ADD", "c1")
-    node.do("ADD", "c2")
-    note = note_deletion(node, "c1")
-    note_deletion(node, "never")
-    start_anew(node)
-    assert node.left == (name_of("c2"), "c2", record(node, "c2").name, "shop/pod-c2")
-    assert list(note.parent.iterdir()) == []
-
-
-def test_a_deletion_that_fails_at_the_start_is_tried_again(node: Node) -> None:
-    node.do("ADD")
-    note = note_deletion(node, "c1")
-    node.wiring.failing["unwire"] = NetError("busy")
-    start_anew(node)
-    assert note.exists()
-    assert [each.container_id for each in node.ipam.leases] == ["c1"]
-    node.wiring.failing.clear()
-    start_anew(node)
-    assert (node.left, note.exists()) == ((), False)
-
-
-def test_an_agent_that_did_not_answer_makes_it_good(node: Node) -> None:
-    node.do("ADD", "c1")
-    node.do("ADD", "c2")
-    note = note_deletion(node, "c1")
-
-    async def main() -> None:
-        rounds = asyncio.create_task(node.service.run())
-        async with asyncio.timeout(5):
-            while note.exists():
-                await asyncio.sleep(0.01)
-        rounds.cancel()
-
-    asyncio.run(main())
-    assert node.left == (name_of("c2"), "c2", record(node, "c2").name, "shop/pod-c2")
-
-
-def test_a_container_that_is_added_again_is_not_the_one_deleted_before(node: Node) -> None:
-    node.do("ADD")
-    note = note_deletion(node, "c1")
-    node.do("ADD")
-    assert not note.exists()
-    assert [port.ifindex for port in node.ports] == [12]
-    start_anew(node)
-    assert [port.ifindex for port in node.ports] == [12]
-
-
-def test_a_noted_pods_address_is_not_given_to_another(node: Node) -> None:
-    first = node.do("ADD", "c1")["ips"]
-    note_deletion(node, "c1")
-    assert node.do("ADD", "c2")["ips"] != first
-
-
-# Disks
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Leave no byte free; returns the file that takes them."""
-    path = folder / "filler"
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(1024)):
-            pass
-    assert shutil.disk_usage(folder).free == 0
-    return path
-
-
-def test_a_full_disk_refuses_add_and_lets_del_pass(small_disk: Path) -> None:
-    node = Node(small_disk)
-    for container in PODS:
-        node.do("ADD", container)
-    filler = fill(small_disk)
-    before = node.left
-    error = node.fail(errors.IO_FAILURE, "ADD", "c4")
-    assert "No space left" in error.details
-    assert node.left == before
-    assert not list(small_disk.rglob("*.tmp"))
-    for container in PODS[:2]:
-        assert node.do("DEL", container) == {}
-    assert node.left == (name_of("c3"), "c3", record(node, "c3").name, "shop/pod-c3")
-    fill(small_disk)
-    start_anew(node)
-    assert node.left == (name_of("c3"), "c3", record(node, "c3").name, "shop/pod-c3")
-    filler.unlink()
-    node.do("ADD", "c5")
-    start_anew(node)
-    assert {each.container_id for each in node.ipam.leases} == {"c3", "c5"}
-
-
-def test_a_disk_that_cannot_be_written_lets_del_pass(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node.do("ADD")
-
-    def refuse(*_: object, **__: object) -> bool:
-        raise OSError(30, "Read-only file system")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "write_atomic", refuse)
-        patch.setattr(files, "remove", refuse)
-        node.fail(errors.IO_FAILURE, "ADD", "c2")
-        assert node.do("DEL") == {}
-        assert (node.ports, node.ipam.leases, dict(node.wiring.links)) == ([], (), {})
-    start_anew(node)
-    assert node.left == ()
-
-
-# What DEL waits for
-
-
-def test_del_does_not_wait_for_a_datapath_that_is_stuck(node: Node) -> None:
-    node.attach_timeout = 0.05
-    node.start()
-    node.do("ADD")
-
-    async def never(port: Port) -> None:
-        await asyncio.sleep(60)
-
-    node.detach = never  # type: ignore[method-assign]
-    node.start()
-    node.do("DEL")
-    assert (node.wiring.links, node.ipam.leases) == ({}, ())
-
-
-def test_a_call_that_was_being_read_is_waited_for(node: Node) -> None:
-    async def main() -> None:
-        async def add_another() -> None:
-            node.on_attach = None
-            later.append(asyncio.create_task(node.call("ADD", "c2")))
-
-        later: list[asyncio.Task[object]] = []
-        node.on_attach = add_another
-        first = asyncio.create_task(node.service.serve(params("ADD", "c1")))
-        await asyncio.sleep(0)
-        await node.service.close(5)
-        assert first.done()
-        assert later[0].done()
-
-    asyncio.run(main())
-
-
-# The memory
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'{"name": "mynet"}',
-        b'{"slots": {}, "addresses": ["node1"], "pod_cidrs": ["10.244.1.0/24"]}',
-        b"[" * 100_000,
-    ],
-)
-def test_a_broken_memory_is_put_aside(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "memory.json"
-    path.write_bytes(content)
-    memory = Memory(path)
-    assert memory.known == Remembered(slots=memory.known.slots)
-    assert (tmp_path / "memory.json.unreadable").read_bytes() == content
-    (told,) = files.broken(tmp_path)
-    assert told.startswith(f"memory.json in {tmp_path} was broken")
-    memory.remember(policed=("shop",))
-    assert Memory(path).known.policed == ("shop",)
 
 
 def test_the_gateway_is_that_of_the_node(node: Node) -> None:
