@@ -105,10 +105,30 @@ def test_an_installed_cube_stands_where_it_wants_is_upgraded_and_removed(
         assert stack(small) == ["lbrp", "nat"]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("poison", "no food"), ("heavy", "planning took 6")])
-def test_a_plan_that_raises_or_takes_too_long_takes_its_cube_out(
-    small: World, busy: Space, tmp_path: Path, name: str, reason: str
+def test_an_object_that_a_cube_does_not_stand_is_told_and_the_cube_stays(
+    small: World, busy: Space, tmp_path: Path
 ) -> None:
+    install(tmp_path, "quiet", FRAIL, QUIET_C)
+    start(small, command(small), tmp_path)
+    assert configure(small, "insert: [{cube: quiet, ports: [pod]}]") == []
+    with under_load(busy):
+        busy.apply(service("poison", "server", ("TCP", 80, ECHO)))
+        eventually(lambda: bool(small.call(NODE, "status")["problems"]), 5)
+        assert busy.who(busy.at("client"), busy.vip("poison"), 80) == "server"
+        busy.apply(pod("late", ("TCP", ECHO)))
+    (told,) = small.call(NODE, "status")["problems"]
+    assert told.startswith(f"Service {busy.name}/poison: quiet0: not planned, left as it was")
+    assert "that is no food" in told
+    assert stack(small) == ["quiet", "lbrp", "nat"]
+    busy.delete("Service", "poison")
+    eventually(lambda: small.call(NODE, "status")["problems"] == [], 5)
+    assert configure(small, "") == []
+
+
+def test_a_plan_that_takes_too_long_takes_its_cube_out(
+    small: World, busy: Space, tmp_path: Path
+) -> None:
+    name, reason = "heavy", "planning took 6"
     install(tmp_path, "quiet", FRAIL, QUIET_C)
     start(small, command(small), tmp_path)
     assert configure(small, "insert: [{cube: quiet, ports: [pod]}]") == []

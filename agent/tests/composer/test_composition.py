@@ -149,6 +149,41 @@ def test_what_has_nothing_to_do_is_left_out():
     assert made.specialised(Facts()).stacks == made.stacks
 
 
+def test_a_cube_that_cannot_say_its_facts_keeps_those_it_had():
+    class Moody(Cube):
+        kind = "moody"
+        inward = EVERYWHERE
+        settings_type = Limits
+
+        def needed_on(self, view):
+            if "odd" in view.nodes:
+                raise ValueError("an odd node")
+            return {"pod"}
+
+        def defines(self, view):
+            return {"NODES": len(view.nodes)}
+
+    def made(**settings):
+        found = {**FOUND, "moody": Moody}
+        return compose(chain(pod=["moody"]), found, {"moody": settings} if settings else None)
+
+    state, failures = State(), dict[str, str]()
+    state.apply(Change.between(None, Node(name="a")))
+    before = made().facts_of(state, failures=failures)
+    state.apply(Change.between(None, Node(name="odd")))
+    kept = made().facts_of(state, before, ["Node"], failures)
+    assert (kept, failures) == (before, {"moody": "cube moody: ValueError('an odd node')"})
+    assert made().facts_of(state, kept, None, failures) == before
+    # Those of other settings are not its own, and without any it cannot be composed.
+    for other, known in ((made(rate=2), before), (made(), None)):
+        with pytest.raises(CompositionError, match="an odd node") as caught:
+            other.facts_of(state, known)
+        assert caught.value.kind == "moody"
+    state.apply(Change.between(Node(name="odd"), None))
+    assert made().facts_of(state, kept, ["Node"], failures) == before
+    assert failures == {}
+
+
 def test_facts_come_from_the_view():
     class Picky(Cube):
         kind = "picky"

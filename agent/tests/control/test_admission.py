@@ -400,6 +400,78 @@ def test_what_the_kernel_refuses_of_several_who_want_it_is_each_ones() -> None:
     assert {each.reason for each in bench.planner.complaints()} == {"Wrong"}
 
 
+class Picky(Lister):
+    """It does not stand objects whose list ``odd`` is there, and has nothing in place of some."""
+
+    watches = Teller.watches
+
+    def parts(self, unit: Unit, view: View) -> Iterable[Part]:
+        yield from (p for p in super().parts(unit, view) if not p.name.startswith(("odd", "bare")))
+        if "odd" in _lists(view, unit):
+            raise ValueError("an odd list")
+
+    def refused(self, unit: Unit, view: View) -> Iterable[Entry]:
+        return () if "bare" in _lists(view, unit) else super().refused(unit, view)
+
+
+def strange(bench: Bench, key: str, **lists: str) -> None:
+    """Put what the cube cannot plan."""
+    namespace, _, name = key.partition("/")
+    change = bench.state.apply(Change.between(None, Custom("List", namespace, name, spec=lists)))
+    assert change is not None
+    units = bench.planner.units([change], bench.state)
+    for table, found in bench.planner.replan(units, bench.state).items():
+        bench.follow(table, found)
+    assert bench.planner.contents() == bench.held
+
+
+def test_a_unit_that_cannot_be_planned_is_closed_alone_and_told_on_its_object() -> None:
+    bench = Bench(Picky)
+    bench.put("x/list", main="1+10", small="100+10")
+    bench.put("y/list", main="200+10")
+    strange(bench, "x/list", main="1+10", small="100+10", odd="")
+    assert (bench.numbers, bench.closed) == (10, 1)
+    assert bench.planner.complaints() == {
+        Complaint(
+            "List",
+            "x/list",
+            "NotPlanned",
+            "lister0: not planned and closed: ValueError('an odd list')",
+        )
+    }
+    assert bench.planner.failures == {("lister0", ("list", "x/list")): "ValueError('an odd list')"}
+    assert bench.planner.unsure == set()
+    assert bench.planner.holds_up("x", "x/pod") == bench.planner.holds_up("y", "y/pod") == ""
+    assert bench.planner.forgiven() == {("lister0", ("list", "x/list"))}
+    bench.put("x/list", main="1+10", small="100+10")
+    assert (bench.numbers, bench.closed, bench.planner.complaints()) == (30, 0, frozenset())
+
+
+def test_a_unit_that_nothing_closes_stays_as_it_was_and_holds_up_its_namespace() -> None:
+    bench = Bench(Picky)
+    bench.put("x/list", main="1+10", small="100+10")
+    strange(bench, "x/list", main="1+20", odd="", bare="")
+    assert (bench.numbers, bench.closed) == (20, 0)
+    [told] = bench.planner.complaints()
+    assert told.message == "lister0: not planned, left as it was: ValueError('an odd list')"
+    assert bench.planner.unsure == {"lister0"}
+    assert "an odd list" in bench.planner.holds_up("x", "x/pod")
+    assert bench.planner.holds_up("y", "y/pod") == ""
+    bench.put("x/list", main="1+10", small="100+10")
+    assert (bench.numbers, bench.planner.holds_up("x", "x/pod")) == (20, "")
+    assert bench.planner.complaints() == frozenset()
+
+
+def test_a_unit_without_room_to_close_it_is_not_left_with_what_it_had() -> None:
+    bench = Bench(Picky)
+    for n in range(5):
+        bench.put(f"n{n}/list", main=f"{1000 * n}+10")
+    for n in range(5):
+        strange(bench, f"n{n}/list", main="1+1", odd="")
+    assert (bench.numbers, bench.closed) == (0, 4)
+    assert "an odd list" in bench.planner.holds_up("n4", "n4/pod")
+
+
 def test_a_pod_does_not_start_without_what_is_wanted_for_itself() -> None:
     """But it does without what another object of the same name wants."""
     bench = Bench()

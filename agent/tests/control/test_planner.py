@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import Complaint, Cube, Entry, Settings
+from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Settings
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Change, Namespace
+from cubelet_hooks.objects import Change, Namespace, Pod
 from cubelet_hooks.records import U32, Record
 
 
@@ -48,6 +52,11 @@ class Tagger(Cube):
         if key.number == 7:
             return complaint(other[1], f"{holder[1]} has it")
         return f"{key.number}: {holder[1]}, not {other[1]}"
+
+
+def careless(made: Any) -> Any:
+    """As who checks no types makes it."""
+    return made
 
 
 def complaint(name, message):
@@ -118,6 +127,9 @@ def test_units_that_raise_are_named_and_stop_nobody():
     changes = Change.between(None, broken), Change.between(None, fine)
     assert apply(planner, state, *changes) == tags(k2=20)
     assert any("no units" in text for text in planner.failures.values())
+    (told,) = planner.complaints()
+    assert (told.kind, told.key, told.reason) == ("Namespace", "a", "NotPlanned")
+    assert told.message.startswith("tagger0: not planned, left as it was: RuntimeError('no units')")
 
 
 def test_what_could_not_be_asked_is_asked_again(monkeypatch):
@@ -127,6 +139,69 @@ def test_what_could_not_be_asked_is_asked_again(monkeypatch):
     monkeypatch.setattr(Tagger, "units", lambda self, change, view: [("tag", change.key)])
     assert planner.replan(planner.units([], state), state) == tags(k1=1)
     assert planner.failures == {}
+
+
+def test_what_makes_units_raise_is_its_own_namespaces_and_asked_again_once(monkeypatch):
+    """Each change of an object that a cube cannot stand is one thing to ask for, not one more."""
+    planner, state = setup()
+    asked = []
+
+    def explode(self, change, view):
+        asked.append(change.key)
+        raise RuntimeError("no units")
+
+    monkeypatch.setattr(Tagger, "units", explode)
+    monkeypatch.setattr(Tagger, "essential", True)
+    for number in range(5):
+        pod = Pod(namespace="tenant", name="a", labels={"n": str(number)})
+        apply(planner, state, Change.between(None, pod))
+    assert "no units" in planner.holds_up("tenant", "tenant/other")
+    assert planner.holds_up("innocent", "innocent/pod") == ""
+    asked.clear()
+    assert planner.units([], state) == set()
+    assert asked == ["tenant/a"]
+    assert planner.forgiven() == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("units", [("tag", 1)]),
+        ("units", ["tag"]),
+        ("namespace_of", ["a"]),
+        ("object_of", "Namespace"),
+        ("object_of", (1, 2)),
+        ("rejected", None),
+        ("parts", [careless(Part)(1, ())]),
+        ("parts", [careless(Part)("a", (), about=("Pod",))]),
+        ("plan", [Entry("tags", careless(Key)("x"), Value(1))]),
+        ("plan", [Entry("others", Key(1), Value(1))]),
+        ("plan", [None]),
+        ("plan", None),
+        ("plan", [careless(Complaint)("Namespace", ["a"], "Wrong", "no")]),
+    ],
+)
+def test_an_answer_that_is_none_stops_nobody(monkeypatch, method, answer):
+    """Whatever a cube answers about one object, others' are planned, and all is told."""
+    planner, state = setup()
+    given = getattr(Tagger, method)
+
+    def answered(self, *asked):
+        if method == "rejected":
+            raise RuntimeError("no idea")
+        mine = asked[0].key == "a" if method == "units" else asked[0] == ("tag", "a")
+        return answer if mine else given(self, *asked)
+
+    if method == "object_of":
+        planned = Tagger.plan
+        monkeypatch.setattr(
+            Tagger, "plan", lambda self, *of: 1 / 0 if of[0][1] == "a" else planned(self, *of)
+        )
+    monkeypatch.setattr(Tagger, method, answered)
+    changes = [Change.between(None, namespace(name, 1, ord(name))) for name in "abc"]
+    changes += [Change.between(None, namespace("d", 4, 40))]
+    assert apply(planner, state, *changes)["tagger0_tags"][Key(4).pack()] == Value(40).pack()
+    assert planner.complaints() or planner.rejected()
 
 
 def test_what_several_units_want_differently_is_told_as_the_cube_puts_it():

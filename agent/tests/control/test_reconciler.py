@@ -34,6 +34,7 @@ from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet.testkit.network import TestNetwork, build_network, private_network
 from cubelet_hooks.objects import Change, Node, Object, Port, Service, ServicePort
+from cubelet_hooks.view import View
 
 from ..helpers import tint
 
@@ -486,8 +487,10 @@ def test_a_pod_waits_for_its_own_namespaces_plans_alone(
     monkeypatch.setattr(tint.Tint, "essential", True)
     poison = msgspec.structs.replace(service("poison", 1), namespace="tenant")
     one, strange = pod(agent, "a"), msgspec.structs.replace(pod(agent, "b"), namespace="tenant")
-    problems = agent.run(NODE, one, poison)
-    assert "poison" in problems["plans"]
+    assert agent.run(NODE, one, poison) == {}
+    (told,) = agent.reconciler.complaints
+    assert (told.key, told.reason) == ("tenant/poison", "NotPlanned")
+    assert agent.reconciler.switchover.faults == {}
     assert agent.reconciler.blocker(one) == ""
     assert "poison" in agent.reconciler.blocker(strange)
 
@@ -634,9 +637,33 @@ def test_what_cannot_be_planned_after_a_restart_is_kept(agent: Agent) -> None:
     agent.run(NODE, service("a", 1), service("b", 2))
     again = agent.restart()
     problems = again.run(NODE, service("b", 2), service("poison", 3))
-    assert "poison" in again.reconciler.switchover.faults["tint"]
+    assert again.reconciler.switchover.faults == {}
     assert problems == {}
     assert again.ports == {1, 2}
+
+
+def test_facts_that_cannot_be_told_any_more_stay(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.run(NODE, service("a", 1), service("b", 2, "192.0.2.1"))
+    before = agent.identity
+    defines = tint.Tint.defines
+
+    def touchy(self: tint.Tint, view: View) -> Mapping[str, int]:
+        if "default/odd" in view.services:
+            raise ValueError("an odd Service")
+        return defines(self, view)
+
+    monkeypatch.setattr(tint.Tint, "defines", touchy)
+    odd = service("odd", 3, "192.0.2.2")
+    problems = agent.run(odd)
+    assert problems["facts"].startswith("cube tint: ValueError('an odd Service'); its defines")
+    again = agent.restart()
+    assert "facts" in again.run(NODE, service("a", 1), service("b", 2, "192.0.2.1"), odd)
+    assert again.reconciler.switchover.faults == {}
+    assert again.identity == before
+    assert again.ports == {1, 2, 3}
+    assert again.run(gone=(odd,)) == {}
 
 
 def test_another_size_alone_is_put_in_force(agent: Agent) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 import pytest
@@ -105,6 +107,22 @@ def slot(number: int) -> bytes:
 
 def bucket(address: object) -> int:
     return 2 + epoch_bucket(IPv4Address(str(address)))
+
+
+def odd(_key: object, _value: object) -> None:
+    raise ValueError("no idea")
+
+
+def test_where_a_cube_cannot_say_whom_an_entry_concerns_it_is_everyone(bench: Bench) -> None:
+    for number, spec in enumerate(bench.specs):
+        if spec.name == "services":
+            assert spec.declared is not None
+            bench.specs[number] = replace(spec, declared=replace(spec.declared, concerns=odd))
+    with closing(Epochs(bench.maps["cubelet_epochs"])) as epochs:
+        applier = Applier(bench.specs, bench.maps, epochs, 4)
+        outcome = applier.apply({"sampler0_services": {key(A): value(1)}})
+    assert (outcome.written, outcome.failures) == (1, {})
+    assert bench.epochs() == {0: 1}
 
 
 def test_a_difference_is_written_and_removed(bench: Bench) -> None:

@@ -20,6 +20,8 @@ from cubelet_hooks.view import View
 Mode = Literal["fused", "tailcall"]
 NEEDED = (*PORT_CLASSES, UPLINK_EGRESS)
 """What a cube can be needed on."""
+_ERROR = 300
+"""Letters of a cube's error that are told."""
 
 
 class CompositionError(Exception):
@@ -121,29 +123,42 @@ class Composition:
     slots: Slots = field(default_factory=Slots)
 
     def facts_of(
-        self, view: View, before: Facts | None = None, changed: Collection[str] = ()
+        self,
+        view: View,
+        before: Facts | None = None,
+        changed: Collection[str] | None = None,
+        failures: dict[str, str] | None = None,
     ) -> Facts:
         """The facts to compile in for this view of the cluster.
 
         Given the facts of ``before``, only cubes that look at the ``changed`` kinds are asked
-        again. Raises CompositionError, naming the cube, if its ``defines`` or ``needed_on`` fails.
+        again (None: all). One whose ``defines`` or ``needed_on`` fails keeps those of before, and
+        is in ``failures``, by kind: some object that the cube did not expect must not take it out.
+        Raises CompositionError, naming the cube, if there are none of its present C and settings.
         """
+        before, failures = before or Facts(), {} if failures is None else failures
+        versions = before.versions
+        if changed is None:
+            versions = {cube.instance: _version(cube) for cube in self.cubes}
         defines: dict[str, Mapping[str, int]] = {}
         needed: dict[str, tuple[str, ...]] = {}
         for cube in self.cubes:
             name, kinds = cube.instance, cube.specialised_by
-            if before is not None and kinds is not None and kinds.isdisjoint(changed):
-                defines[name] = before.defines[name]
-                needed |= {name: before.needed[name]} if not cube.core else {}
-                continue
-            try:
-                defines[name] = dict(cube.defines(view))
-                wanted = frozenset(cube.needed_on(view))
-            except Exception as error:
-                raise CompositionError(f"cube {cube.kind}: {error!r}", cube.kind) from error
-            if not cube.core:
-                needed[name] = tuple(each for each in NEEDED if each in wanted)
-        versions = before.versions if before else {c.instance: _version(c) for c in self.cubes}
+            if changed is None or kinds is None or not kinds.isdisjoint(changed):
+                try:
+                    defines[name] = dict(cube.defines(view))
+                    wanted = frozenset(cube.needed_on(view))
+                    needed[name] = tuple(each for each in NEEDED if each in wanted)
+                    failures.pop(cube.kind, None)
+                    continue
+                except Exception as error:
+                    text = f"cube {cube.kind}: {error!r}"[:_ERROR]
+                    if before.versions.get(name) != versions[name]:
+                        raise CompositionError(text, cube.kind) from error
+                    failures[cube.kind] = text
+            defines[name], needed[name] = before.defines[name], before.needed.get(name, ())
+        for cube in self.core:
+            del needed[cube.instance]
         return Facts(defines, needed, versions)
 
     def specialised(self, facts: Facts) -> Composition:

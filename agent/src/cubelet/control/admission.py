@@ -25,8 +25,8 @@ FLOOR = 512
 _TOLD = 10
 """As many of a namespace's refused units are named."""
 _INTERNED = 4096
-_REASON = "NoRoom"
-"""Of complaints, and so of Events."""
+_NO_ROOM, _NOT_PLANNED = "NoRoom", "NotPlanned"
+"""Reasons of complaints, and so of Events."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +77,34 @@ class Wish:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A unit that was not admitted, and why; ``open`` if not even its stand-ins were."""
+    """A unit that was not admitted, and why.
+
+    ``open`` if nothing closes it: there is no room for its stand-ins, or none were given and what
+    it had before it ``failed`` to be planned stays.
+    """
 
     wish: Wish
     reason: str
     open: bool = False
     final: bool = False
     """Whether only the kernel can say when it is over, or another plan."""
+    failed: bool = False
+    """Whether it is not known what the unit wants, because its cube raised."""
 
     @property
     def told(self) -> str | Complaint:
         """What people are told: on the object, or as a text alone where none can be named."""
         wish, (instance, unit) = self.wish, self.wish.owned
         title = wish.title or ("" if wish.about else " ".join(unit))
-        closed = "refused and NOT closed" if self.open else "refused"
-        text = ": ".join(filter(None, (instance, title, closed, self.reason)))
-        return Complaint(*wish.about, _REASON, text) if wish.about else text
+        text = ": ".join(filter(None, (instance, title, self._what, self.reason)))
+        word = _NOT_PLANNED if self.failed else _NO_ROOM
+        return Complaint(*wish.about, word, text) if wish.about else text
+
+    @property
+    def _what(self) -> str:
+        if self.failed:
+            return "not planned, left as it was" if self.open else "not planned and closed"
+        return "refused and NOT closed" if self.open else "refused"
 
 
 @dataclass(frozen=True)
@@ -140,14 +152,29 @@ class Admission:
             self._book(wish.owned, wish.namespace, wish.counts)
         return problem
 
-    def refuse(self, wish: Wish, reason: str, stand_ins: Counts, final: bool = False) -> bool:
+    def refuse(
+        self, wish: Wish, reason: str, stand_ins: Counts, final: bool = False, failed: bool = False
+    ) -> bool:
         """Remember who was refused; whether there is room for what stands in its place."""
         self._book(wish.owned, wish.namespace, ())
         fits = all(self._free(name) >= count for name, count in stand_ins)
         if fits:
             self._book(wish.owned, wish.namespace, stand_ins, stands_in=True)
-        self.refusals[wish.owned] = Refusal(_counted(wish), reason, not fits, final)
+        self.refusals[wish.owned] = Refusal(_counted(wish), reason, not fits, final, failed)
         return fits
+
+    def keep(self, wish: Wish, reason: str) -> None:
+        """Nobody knows what the unit wants now, and nothing stands in its place: it keeps its room.
+
+        Until :meth:`planned`.
+        """
+        self.refusals[wish.owned] = Refusal(_counted(wish), reason, True, True, True)
+
+    def planned(self, owned: Owned) -> None:
+        """It is known again what the unit wants."""
+        refusal = self.refusals.get(owned)
+        if refusal is not None and refusal.failed:
+            del self.refusals[owned]
 
     def leave_open(self, wish: Wish, reason: str) -> None:
         """The kernel does not even take what stands in its place."""

@@ -12,7 +12,7 @@ import structlog
 
 from cubelet.control.admission import Admission, Refusal, Room, Wish, ordered
 from cubelet.control.wanted import Entries, Owned, Wanted
-from cubelet.control.wishes import collect, no_limit, wishes
+from cubelet.control.wishes import checked_object, checked_unit, collect, no_limit, wishes
 from cubelet.datapath.applier import Delta
 from cubelet_hooks.cube import Complaint, Cube, Unit
 from cubelet_hooks.objects import Change, Port
@@ -21,23 +21,23 @@ from cubelet_hooks.view import View
 log = structlog.get_logger()
 _MOST = 5
 """Complaints about one object."""
+_ERROR = 300
+"""Letters of a cube's error that are told."""
 
 
 class Planner:
     """Asks the cubes what their units want, and makes the wanted contents of the maps of it.
 
-    What does not fit into the maps is refused unit by unit, see :mod:`.admission`; who has a key
-    that several want, see :mod:`.wanted`.
+    What does not fit into the maps is refused unit by unit, see :mod:`.admission`, and so is what a
+    cube cannot plan; who has a key that several want, see :mod:`.wanted`.
     """
 
     def __init__(self, cubes: Sequence[Cube]) -> None:
         self.cubes = {cube.instance: cube for cube in cubes}
-        self.failures: dict[Owned, str] = {}
         self.seconds: dict[str, float] = defaultdict(float)
         """How long each instance has taken since this was cleared."""
-        self._payer: dict[Owned, str] = {}
         self._of_port: dict[str, frozenset[Owned]] = {}
-        self._unasked: list[tuple[Cube, Change]] = []
+        self._unasked: dict[Owned, tuple[Cube, Change]] = {}
         self._parts: dict[Owned, set[Owned]] = {}
         self._complaints: dict[Owned, frozenset[Complaint]] = {}
         self._wanted = Wanted(cubes)
@@ -52,9 +52,9 @@ class Planner:
     def units(self, changes: Iterable[Change], view: View) -> set[Owned]:
         """All units that these changes, or earlier ones that ``units`` failed on, may alter."""
         asked = [(cube, change) for change in changes for cube in self.cubes.values()]
-        again, self._unasked = self._unasked, []
+        again, self._unasked = self._unasked, {}
         found: set[Owned] = set()
-        for cube, change in (*again, *asked):
+        for cube, change in (*again.values(), *asked):
             units = [(cube.instance, unit) for unit in self._units(cube, change, view)]
             found.update(units)
             if change.kind == Port.kind:
@@ -73,18 +73,23 @@ class Planner:
         owned = (cube.instance, ("units", change.kind, change.key))
         try:
             with self._timed(cube.instance):
-                units = tuple(cube.units(change, view))
+                units = tuple(map(checked_unit, cube.units(change, view)))
         except Exception as error:  # a cube's bug must not stop the others
-            self._failed(owned, error)
-            self._unasked.append((cube, change))
+            about = Cube.object_of(cube, (change.kind, change.key), view)
+            namespace = getattr(change.new or change.old, "namespace", "")
+            self._admission.keep(
+                Wish(owned, owned, namespace, about=about), self._failed(owned, error)
+            )
+            self._unasked[owned] = cube, change
             return ()
-        self.failures.pop(owned, None)
+        self._admission.planned(owned)
         return units
 
     def replan(self, units: Iterable[Owned], view: View) -> Delta:
         """Plan the units again, and those that there is room for now; what changed in all.
 
-        A unit whose plan raises keeps its earlier entries; the error is in ``failures``.
+        In place of a unit whose plan raises stands what its cube says by ``refused``; if that is
+        nothing it keeps its earlier entries.
         """
         delta: Delta = defaultdict(dict)
         retried: set[Owned] = set()
@@ -112,19 +117,36 @@ class Planner:
             with self._timed(owned[0]):
                 found = list(wishes(self.cubes[owned[0]], owned, view, self._admission))
         except Exception as error:  # a cube's bug must not stop the others
-            self._failed(owned, error)
-            self._payer[owned] = self._namespace_of(owned, view)
+            self._close(owned, self._failed(owned, error), view, delta)
             return ()
-        if self.failures.pop(owned, None):
-            self._payer.pop(owned, None)
-        named = {each.owned for each in found} - {owned}
-        for gone in self._parts.pop(owned, set()) - named:
+        self._admission.planned(owned)
+        self._let_go({each.owned for each in found} - {owned}, owned, delta)
+        return [each for each in found if isinstance(each, Wish)]
+
+    def _let_go(self, named: set[Owned], main: Owned, delta: Delta) -> None:
+        """The unit has these parts now."""
+        for gone in self._parts.pop(main, set()) - named:
             self._wanted.replace(gone, {}, delta)
             self._complaints.pop(gone, None)
             self._admission.release(gone)
         if named:
-            self._parts[owned] = named
-        return [each for each in found if isinstance(each, Wish)]
+            self._parts[main] = named
+
+    def _close(self, owned: Owned, reason: str, view: View, delta: Delta) -> None:
+        """What a unit wants is not known: have its stand-ins in its place, if there are any."""
+        wish, cube = self._known(owned, owned, view), self.cubes[owned[0]]
+        try:
+            stand_ins = collect(cube, owned, cube.refused(owned[1], view), no_limit)
+        except Exception as error:  # then it cannot be closed
+            self._admission.keep(wish, f"{reason}; and {error!r}"[: 2 * _ERROR])
+            return
+        if not stand_ins.entries:
+            self._admission.keep(wish, reason)
+            return
+        self._let_go(set(), owned, delta)
+        self._complaints.pop(owned, None)
+        fits = self._admission.refuse(wish, reason, stand_ins.counts, final=True, failed=True)
+        self._wanted.replace(owned, stand_ins.entries if fits else {}, delta)
 
     def _admit(self, wish: Wish, view: View, delta: Delta) -> None:
         self._complaints.pop(wish.owned, None)
@@ -174,41 +196,44 @@ class Planner:
 
     def _object_of(self, owned: Owned, view: View) -> tuple[str, str] | None:
         try:
-            return self.cubes[owned[0]].object_of(owned[1], view)
+            return checked_object(self.cubes[owned[0]].object_of(owned[1], view))
         except Exception:  # then it is told as a text
             return None
 
     def _namespace_of(self, owned: Owned, view: View) -> str:
         try:
-            return self.cubes[owned[0]].namespace_of(owned[1], view)
+            return str(self.cubes[owned[0]].namespace_of(owned[1], view))
         except Exception:  # then it may be anyone's
             return ""
 
     def forgiven(self) -> set[Owned]:
-        """The units whose entries the kernel refused, which it may take by now."""
-        return {each.wish.main for each in self._admission.refusals.values() if each.final}
+        """The units that the kernel or their cubes refused, which they may take by now."""
+        final = {each.wish.main for each in self._admission.refusals.values() if each.final}
+        return final - self._unasked.keys()
+
+    @property
+    def failures(self) -> Mapping[Owned, str]:
+        """The units of which their cubes could not say what they want, each with the error.
+
+        What ``units`` failed on is among them: ``("units", kind, key)``.
+        """
+        return {each.wish.owned: each.reason for each in self.refusals() if each.failed}
+
+    @property
+    def unsure(self) -> set[str]:
+        """The instances of which some unit was left as it was, perhaps by an earlier run."""
+        return {each.wish.owned[0] for each in self.refusals() if each.failed and each.open}
 
     def refusals(self) -> list[Refusal]:
         """Who was not admitted, ordered."""
         found = tuple(self._admission.refusals.values())  # other threads ask, too
         return sorted(found, key=lambda each: each.wish.owned)
 
-    def unplanned(self, namespace: str | None = None) -> str:
-        """Which units of essential cubes could not be planned: of one namespace, or all (None).
-
-        Those that are no namespace's own are everyone's.
-        """
-        found = {o: e for o, e in tuple(self.failures.items()) if self.cubes[o[0]].essential}
-        return "; ".join(
-            f"{owned}: {error}"
-            for owned, error in found.items()
-            if namespace is None or self._payer.get(owned, "") in ("", namespace)
-        )
-
     def holds_up(self, namespace: str, pod: str) -> str:
         """What an essential cube refused that a pod cannot start without; '' for nothing.
 
-        That is what could not be closed in its namespace, and what is wanted for the pod itself.
+        That is what could not be closed or planned in its namespace, or in none, and what is wanted
+        for the pod itself.
         """
         own = self._of_port.get(pod, frozenset())
         return "; ".join(
@@ -254,7 +279,10 @@ class Planner:
         yield from self._wanted.rejections()
         yield from self._admission.told()
 
-    def _failed(self, owned: Owned, error: Exception) -> None:
-        if self.failures.get(owned) != repr(error):
-            log.error("a plan failed", cube=owned[0], unit=owned[1], error=repr(error))
-        self.failures[owned] = repr(error)
+    def _failed(self, owned: Owned, error: Exception) -> str:
+        """Log that a plan failed, once; what is told of it."""
+        reason = repr(error)[:_ERROR]
+        known = self._admission.refusals.get(owned)
+        if known is None or known.reason != reason:
+            log.error("a plan failed", cube=owned[0], unit=owned[1], error=reason)
+        return reason

@@ -107,13 +107,12 @@ class Reconciler:
     def blocker(self, port: Port) -> str:
         """Why ADD must not report a pod's port as served; '' if it is served.
 
-        An essential cube's policy that could not be planned, written or composed counts too, but
-        not that of another namespace; nor one that does not fit, as long as it is closed.
+        An essential cube's policy that could not be written or composed counts too, and one that
+        could not be planned or does not fit, unless it is closed or of another namespace.
         """
         found = [self.problems.get(p, "") for p in ("pass", "maps", f"port {port.key}")]
         found.append(self.problems.get(PLACE, "") if self.switchover.lacking else "")
         if self._plan is not None:
-            found.append(self._plan.planner.unplanned(port.namespace))
             found.append(self._plan.planner.holds_up(port.namespace, port.key))
         return "; ".join(filter(None, found))
 
@@ -192,8 +191,6 @@ class Reconciler:
         """
         plan = Plan.of(setup, self._state, self._linger_seconds)
         first = self.switchover.in_force is None
-        if first:
-            self._find_faults(plan.planner, slow=False)
         switched = self.switchover.recompose(plan, local)
         self._ordered = self.switchover.awaited
         if self._ordered is not None:
@@ -216,7 +213,7 @@ class Reconciler:
         if everything or self.switchover.kept_unknown:
             units |= plan.planner.forgiven()
         delta = plan.planner.replan(units, self._state)
-        self._find_faults(plan.planner, slow=True)
+        self._find_faults(plan.planner)
         if local is None:
             return False
         changed = None if everything else {change.kind for change in taken}
@@ -250,16 +247,9 @@ class Reconciler:
             self.problems.note("early", "")
         self.datapath.attach_node(local)
 
-    def _find_faults(self, planner: Planner, slow: bool) -> None:
-        """Blame cubes whose plans raise or, if ``slow``, take too long.
-
-        Failed plans of essential cubes are the problem of the place ``plans``.
-        """
-        cubes, blame = planner.cubes, self.switchover.blame
-        for (instance, unit), error in planner.failures.items():
-            reason = f"planning {' '.join(unit)} failed: {error}"
-            blame(cubes.values(), cubes[instance].kind, reason)
-        for instance, seconds in planner.seconds.items() if slow else ():
+    def _find_faults(self, planner: Planner) -> None:
+        """Blame cubes whose plans take too long."""
+        for instance, seconds in planner.seconds.items():
             if seconds > _PLAN_LIMIT:
-                blame(cubes.values(), cubes[instance].kind, f"planning took {seconds:.1f} s")
-        self.problems.note("plans", planner.unplanned())
+                kind, reason = planner.cubes[instance].kind, f"planning took {seconds:.1f} s"
+                self.switchover.blame(planner.cubes.values(), kind, reason)

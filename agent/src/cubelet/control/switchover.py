@@ -35,6 +35,7 @@ _RECOVERY = 30.0
 """Seconds in which TCP that is under way may open flows, after records were lost."""
 _PAUSE = 5.0
 """Seconds until a composition that failed for want of time or memory is tried again."""
+_KEPT = "{}; its defines and places stay as they were; remedy: report it to the cube's author"
 PLACE = "composition"
 """The place of problems that keep the wanted composition from being in force."""
 
@@ -86,6 +87,7 @@ class Switchover:
         self._memory = memory
         self._problems = problems
         self._facts: Facts | None = None
+        self._kept: dict[str, str] = {}
         self._composed: object = None
         self._refused: object = None
         self._ordered: object = None
@@ -198,14 +200,19 @@ class Switchover:
     def _learn(self, plan: Plan, changed: Collection[str] | None) -> Facts:
         """The facts to compile in; classes needed lately still count as needed.
 
-        If the source could not read everything, the facts of the last run are added.
+        If the source could not read everything, the facts of the last run are added. A cube that
+        cannot say its own keeps those it had, which is the problem of the place ``facts``.
         """
         composition = plan.setup.composition
+        known = self._facts or self._memory.known.facts
         if changed is None or self._facts is None:
-            self._facts = composition.facts_of(self._state)
-        elif changed:
-            self._facts = composition.facts_of(self._state, self._facts, changed)
-        facts = replace(self._facts, needed=plan.lingering.joined(self._facts.needed))
+            changed = None
+            self._kept.clear()
+        if changed is None or changed:
+            known = composition.facts_of(self._state, known, changed, self._kept)
+            self._problems.note("facts", "; ".join(map(_KEPT.format, self._kept.values())))
+        self._facts = known
+        facts = replace(known, needed=plan.lingering.joined(known.needed))
         unsure = not self.complete and (self.kept_unknown or not self.in_force)
         return facts.joined(self._memory.known.facts) if unsure else facts
 
@@ -270,8 +277,7 @@ class Switchover:
         self._problems.note("maps", "; ".join(f"{m}: {e}" for m, e in outcome.failures.items()))
 
     def _fill(self, plan: Plan, applier: Applier) -> Outcome:
-        """Fill the maps; unwanted entries stay if the source is incomplete or a plan failed."""
+        """Fill the maps; unwanted entries stay if the source is incomplete or a unit was left."""
         self.kept_unknown = not self.complete and (self.kept_unknown or not self.in_force)
-        spared = {instance for instance, _ in plan.planner.failures}
         contents, refuse = plan.planner.contents(), self._refuse(plan)
-        return applier.sync(contents, not self.kept_unknown, spared, refuse)
+        return applier.sync(contents, not self.kept_unknown, plan.planner.unsure, refuse)

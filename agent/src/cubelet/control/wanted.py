@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from cubelet.datapath.applier import Delta
 from cubelet_hooks.cube import Complaint, Cube, Rank, Unit
+from cubelet_hooks.records import Record
 
 Owned = tuple[str, Unit]
 """An instance's unit."""
@@ -72,7 +73,7 @@ class Wanted:
                 if bids[bid] == _winner(bids):
                     continue
                 record = declared.key.unpack(key, cube.family)
-                if told := cube.rejected(record, holder, bid[2]):
+                if told := _rejected(cube, record, holder, bid[2]):
                     yield told
 
     def replace(self, owned: Owned, entries: Entries, delta: Delta) -> None:
@@ -108,6 +109,14 @@ class Wanted:
             self._disputed.add((name, key))
         else:
             self._disputed.discard((name, key))
+
+
+def _rejected(cube: Cube, key: Record, holder: Unit, other: Unit) -> str | Complaint:
+    try:
+        return cube.rejected(key, holder, other)
+    except Exception as error:  # a cube's bug must not stop the others
+        lost, has = " ".join(other), " ".join(holder)
+        return f"{cube.instance}: {lost} does not get what {has} has; cannot say what: {error!r}"
 
 
 def _winner(bids: Mapping[Bid, bytes]) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from cubelet.control.admission import Admission, Counts, Wish
 from cubelet.control.wanted import Bid, Entries, Owned
-from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Rank
+from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Rank, Unit
 from cubelet_hooks.view import View
 
 
@@ -40,17 +41,17 @@ def no_limit(_: str) -> int:
 
 def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterator[Wish | Kept]:
     """The unit's wish and one for each of its parts; raises what the cube raises."""
-    unit, namespace = owned[1], cube.namespace_of(owned[1], view)
+    unit, namespace = owned[1], _text(cube.namespace_of(owned[1], view))
 
     def wish(part: Owned, given: Iterable[Entry | Complaint], known: Part | None = None) -> Wish:
         found = collect(cube, part, given, lambda name: admission.most(name, namespace))
-        title = (known.title or " ".join(part[1])) if known else ""
+        title = (_text(known.title) or " ".join(part[1])) if known else ""
         return Wish(
             owned=part,
             main=owned,
             namespace=namespace,
             title=title,
-            about=known.about if known else None,
+            about=checked_object(known.about) if known else None,
             entries=found.entries,
             counts=found.counts,
             complaints=found.complaints,
@@ -59,9 +60,9 @@ def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterat
 
     yield wish(owned, cube.plan(unit, view))
     for part in cube.parts(unit, view):
-        sub = (owned[0], (*unit, part.name))
+        sub = (owned[0], (*unit, _text(part.name)))
         if part.fixed and _is_known(sub, admission):
-            admission.call(sub, part.title, part.about)
+            admission.call(sub, _text(part.title), checked_object(part.about))
             yield Kept(sub)
         else:
             yield wish(sub, part.entries, part)
@@ -111,6 +112,27 @@ def collect(
 @lru_cache(maxsize=64)
 def _c_names(cube: Cube) -> dict[str, str]:
     return {declared.name: f"{cube.instance}_{declared.name}" for declared in cube.maps}
+
+
+def checked_unit(found: Any) -> Unit:
+    """Raises TypeError for what cannot be ordered among other units."""
+    if not isinstance(found, tuple) or not found or not all(isinstance(e, str) for e in found):
+        raise TypeError(f"the unit {found!r} is no tuple of str")
+    return found
+
+
+def checked_object(found: Any) -> tuple[str, str] | None:
+    """Kind and key of the object that is told. Raises TypeError or ValueError for all else."""
+    if found is None:
+        return None
+    kind, key = found
+    return _text(kind), _text(key)
+
+
+def _text(found: Any) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"{found!r} is no str")
+    return found
 
 
 def _checked(rank: Rank) -> Rank:

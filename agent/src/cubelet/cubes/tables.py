@@ -7,6 +7,7 @@ from typing import Any
 
 from cubelet.bpf.layout import ARRAYS, PER_CPU, join_cpus, possible_cpus
 from cubelet.bpf.maps import BpfMap
+from cubelet.datapath.applier import concern_of
 from cubelet.datapath.records import Records
 from cubelet_hooks.cube import Cube
 from cubelet_hooks.maps import Everything, Map, MapType
@@ -91,8 +92,8 @@ class Table(MutableMapping[Any, Any]):
 
     def _concerns(self, key: Record, *fresh: Record) -> set[Address | Everything]:
         """The addresses that the entry concerns, before and after the write."""
-        if self._declared.concerns is None:
+        concerns = self._declared.concerns
+        if concerns is None:
             return set()
-        old = self.get(key)
-        found = (self._declared.concerns(key, each) for each in (old, *fresh) if each is not None)
-        return {each for each in found if each is not None}
+        records = (each for each in (self.get(key), *fresh) if each is not None)
+        return set().union(*(concern_of(concerns, key, each) for each in records))

@@ -12,8 +12,8 @@ from cubelet.bpf.syscalls import BpfError
 from cubelet.composer.layout import MapSpec
 from cubelet.datapath.shared import SharedWords
 from cubelet_hooks.flows import epoch_bucket
-from cubelet_hooks.maps import Everything
-from cubelet_hooks.records import Address, Family
+from cubelet_hooks.maps import EVERYTHING, Concern, Everything
+from cubelet_hooks.records import Address, Family, Record
 
 Delta = dict[str, dict[bytes, bytes | None]]
 """Per map (C name) the keys whose wanted value changed; None: no longer wanted."""
@@ -25,6 +25,15 @@ _ROUNDS = 8
 """How often others may be wanted instead in one application: what is closed fits at the second."""
 _GLOBAL, _ADDRESSES = 0, 2
 """Words of the agent's global epoch, and of the first address's; the programs' own is between."""
+
+
+def concern_of(concerns: Concern, key: Record, value: Record) -> set[Address | Everything]:
+    """What an entry concerns: everything, if its cube cannot say."""
+    try:
+        found = concerns(key, value)
+    except Exception:  # a cube's bug must not leave a verdict that may be wrong
+        return {EVERYTHING}
+    return set() if found is None else {found}
 
 
 class Epochs:
@@ -141,8 +150,8 @@ class Applier:
                 key = declared.key.unpack(raw, self._family)
                 for each in (value, self._maps[spec.c_name].lookup(raw)):
                     if each is not None:
-                        concern = declared.concerns(key, declared.value.unpack(each, self._family))
-                        found |= set() if concern is None else {concern}
+                        record = declared.value.unpack(each, self._family)
+                        found |= concern_of(declared.concerns, key, record)
         return found
 
     def _write_all(

@@ -155,7 +155,9 @@ class Planned:
     def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
         """The wanted entries of one unit; none when what it describes is gone. Pure.
 
-        What an object asks for and does not get is a :class:`Complaint` beside them.
+        If it raises, :meth:`refused` says what stands in the unit's place; without that the unit
+        keeps what it had. Nobody else's plans notice. What an object asks for and does not get is a
+        :class:`Complaint` beside them.
 
         The agent admits them to the maps all together, or refuses them all: if a map has no room
         for them, or if the unit's namespace would have more of it than half of what others leave
@@ -170,7 +172,7 @@ class Planned:
         return ()
 
     def refused(self, unit: Unit, view: View) -> Iterable[Entry]:
-        """The few entries that stand in place of a unit's plan that was refused: what closes it.
+        """The few entries that stand in place of a plan that was refused or raised: they close it.
 
         A cube that filters must give them if fewer entries mean that more is allowed: without an
         entry its packets would pass. They need room as well, but no share; a pod of a namespace
