@@ -197,6 +197,20 @@ def test_a_row_has_the_keys_fields_then_the_values(table: Callable[[Map], BpfMap
     ]
 
 
+def test_a_cube_that_cannot_list_is_named(
+    table: Callable[[Map], BpfMap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(*_: object) -> Iterator[Row]:
+        yield {"first": 1}
+        raise ValueError("no second")
+
+    monkeypatch.setattr(Gate, "rows", rows)
+    declared = Map("doors", MapType.HASH, Door, Room, 16)
+    with pytest.raises(AgentError, match="the cube gate0 failed to list things") as failed:
+        listed(declared, table(declared))
+    assert failed.value.details == "ValueError('no second')"
+
+
 def test_a_tries_key_is_a_prefix(table: Callable[[Map], BpfMap]) -> None:
     declared = Map("ways", MapType.LPM_TRIE, Prefix, Route, 16)
     made = table(declared)

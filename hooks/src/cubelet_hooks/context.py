@@ -1,8 +1,8 @@
-"""What a cube's callbacks in the agent can reach: its own maps, the cluster, its ports, a log.
+"""What a cube's callbacks can reach: its own maps, the cluster, its ports, a log.
 
 The agent hands a :class:`Context` to ``Cube.on_event``, ``Cube.on_packet`` and ``Cube.answer``.
-Callbacks run one at a time, in the agent's one thread for maps and never during one of its passes:
-they may read and write maps freely, and must not block.
+Callbacks run one at a time, and never during one of the agent's passes: they may read and write
+maps freely, and must not block.
 
 A cube that blocks port scanners: its C reports refused packets, its Python counts and decides.
 

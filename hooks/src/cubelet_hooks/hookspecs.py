@@ -26,7 +26,8 @@ def cubelet_cubes() -> Sequence[type[Cube]]:
 def cubelet_changed(change: Change) -> None:
     """Observe a change of a Kubernetes object, after the agent's state contains it.
 
-    Runs in the agent's loop: return at once. An exception is logged and otherwise ignored.
+    Runs in the package's own process, a batch after each pass, within the limits of one question:
+    what comes after a call that hangs is lost. An exception is logged and otherwise ignored.
     """
 
 

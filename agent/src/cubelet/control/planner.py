@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import structlog
 
 from cubelet.control.admission import Admission, Refusal, Room, Wish, ordered
+from cubelet.control.units import Units, failed
 from cubelet.control.wanted import Entries, Owned, Wanted
-from cubelet.control.wishes import checked_object, checked_unit, collect, no_limit, wishes
+from cubelet.control.wishes import checked_object, collect, no_limit, wishes
 from cubelet.datapath.applier import Delta
-from cubelet_hooks.cube import Complaint, Cube, Unit
-from cubelet_hooks.objects import Change, Port
+from cubelet.guests.host import NotNowError
+from cubelet_hooks.cube import Complaint, Cube
+from cubelet_hooks.objects import Change
 from cubelet_hooks.view import View
 
 log = structlog.get_logger()
@@ -34,10 +34,7 @@ class Planner:
 
     def __init__(self, cubes: Sequence[Cube]) -> None:
         self.cubes = {cube.instance: cube for cube in cubes}
-        self.seconds: dict[str, float] = defaultdict(float)
-        """How long each instance has taken since this was cleared."""
-        self._of_port: dict[str, frozenset[Owned]] = {}
-        self._unasked: dict[Owned, tuple[Cube, Change]] = {}
+        self._waiting: set[Owned] = set()
         self._parts: dict[Owned, set[Owned]] = {}
         self._complaints: dict[Owned, frozenset[Complaint]] = {}
         self._wanted = Wanted(cubes)
@@ -48,42 +45,17 @@ class Planner:
                 for declared in cube.maps
             }
         )
+        self._units = Units(self.cubes, self._admission)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each instance has taken since this was cleared."""
+        return self._units.seconds
 
     def units(self, changes: Iterable[Change], view: View) -> set[Owned]:
-        """All units that these changes, or earlier ones that ``units`` failed on, may alter."""
-        asked = [(cube, change) for change in changes for cube in self.cubes.values()]
-        again, self._unasked = self._unasked, {}
-        found: set[Owned] = set()
-        for cube, change in (*again.values(), *asked):
-            units = [(cube.instance, unit) for unit in self._units(cube, change, view)]
-            found.update(units)
-            if change.kind == Port.kind:
-                self._note_port(change, units)
-        return found
-
-    def _note_port(self, change: Change, units: Iterable[Owned]) -> None:
-        """Remember which units are those of a pod's attachment alone."""
-        if change.new is None:
-            self._of_port.pop(change.key, None)
-            return
-        own = {owned for owned in units if owned[1][-1] == change.key}
-        self._of_port[change.key] = self._of_port.get(change.key, frozenset()) | own
-
-    def _units(self, cube: Cube, change: Change, view: View) -> Iterable[Unit]:
-        owned = (cube.instance, ("units", change.kind, change.key))
-        try:
-            with self._timed(cube.instance):
-                units = tuple(map(checked_unit, cube.units(change, view)))
-        except Exception as error:  # a cube's bug must not stop the others
-            about = Cube.object_of(cube, (change.kind, change.key), view)
-            namespace = getattr(change.new or change.old, "namespace", "")
-            self._admission.keep(
-                Wish(owned, owned, namespace, about=about), self._failed(owned, error)
-            )
-            self._unasked[owned] = cube, change
-            return ()
-        self._admission.planned(owned)
-        return units
+        """All units that these changes may alter, or that cubes could not be asked for before."""
+        waiting, self._waiting = self._waiting, set()
+        return waiting | self._units.of(list(changes), view)
 
     def replan(self, units: Iterable[Owned], view: View) -> Delta:
         """Plan the units again, and those that there is room for now; what changed in all.
@@ -114,10 +86,13 @@ class Planner:
     def _ask(self, owned: Owned, view: View, delta: Delta) -> Iterable[Wish]:
         """What a unit and its parts want; lets go of parts that are no more."""
         try:
-            with self._timed(owned[0]):
+            with self._units.timed(owned[0]):
                 found = list(wishes(self.cubes[owned[0]], owned, view, self._admission))
+        except NotNowError:
+            self._waiting.add(owned)
+            return ()
         except Exception as error:  # a cube's bug must not stop the others
-            self._close(owned, self._failed(owned, error), view, delta)
+            self._close(owned, failed(self._admission, owned, error), view, delta)
             return ()
         self._admission.planned(owned)
         self._let_go({each.owned for each in found} - {owned}, owned, delta)
@@ -209,7 +184,7 @@ class Planner:
     def forgiven(self) -> set[Owned]:
         """The units that the kernel or their cubes refused, which they may take by now."""
         final = {each.wish.main for each in self._admission.refusals.values() if each.final}
-        return final - self._unasked.keys()
+        return final - self._units.unasked.keys()
 
     @property
     def failures(self) -> Mapping[Owned, str]:
@@ -220,9 +195,18 @@ class Planner:
         return {each.wish.owned: each.reason for each in self.refusals() if each.failed}
 
     @property
+    def waiting(self) -> set[str]:
+        """The instances that could not be asked about something, which is planned later."""
+        # other threads ask, too
+        waiting, unasked = tuple(self._waiting), tuple(self._units.unasked)
+        silent = (each for each in unasked if each not in self._admission.refusals)
+        return {instance for instance, _ in (*waiting, *silent)}
+
+    @property
     def unsure(self) -> set[str]:
         """The instances of which some unit was left as it was, perhaps by an earlier run."""
-        return {each.wish.owned[0] for each in self.refusals() if each.failed and each.open}
+        failed = (each.wish.owned[0] for each in self.refusals() if each.failed and each.open)
+        return self.waiting.union(failed)
 
     def refusals(self) -> list[Refusal]:
         """Who was not admitted, ordered."""
@@ -235,21 +219,18 @@ class Planner:
         That is what could not be closed or planned in its namespace, or in none, and what is wanted
         for the pod itself.
         """
-        own = self._of_port.get(pod, frozenset())
+        own = self._units.of_port(pod)
+        essential = {name for name, cube in self.cubes.items() if cube.essential}
+        waits = [f"{each} has not planned all" for each in sorted(self.waiting & essential)]
+        refused = (each for each in self.refusals() if each.wish.owned[0] in essential)
         return "; ".join(
-            str(each.told)
-            for each in self.refusals()
-            if self.cubes[each.wish.owned[0]].essential
-            and (each.wish.main in own or (each.open and each.wish.namespace in ("", namespace)))
+            waits
+            + [
+                str(each.told)
+                for each in refused
+                if each.wish.main in own or (each.open and each.wish.namespace in ("", namespace))
+            ]
         )
-
-    @contextmanager
-    def _timed(self, instance: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[instance] += time.perf_counter() - began
 
     def contents(self) -> Mapping[str, Mapping[bytes, bytes]]:
         """The wanted contents of every planned map, empty ones too."""
@@ -278,11 +259,3 @@ class Planner:
     def _told(self) -> Iterator[str | Complaint]:
         yield from self._wanted.rejections()
         yield from self._admission.told()
-
-    def _failed(self, owned: Owned, error: Exception) -> str:
-        """Log that a plan failed, once; what is told of it."""
-        reason = repr(error)[:_ERROR]
-        known = self._admission.refusals.get(owned)
-        if known is None or known.reason != reason:
-            log.error("a plan failed", cube=owned[0], unit=owned[1], error=reason)
-        return reason

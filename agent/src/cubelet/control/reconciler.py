@@ -21,6 +21,8 @@ from cubelet.control.ports import PodPorts
 from cubelet.control.problems import Problems
 from cubelet.control.switchover import PLACE, Plan, Switchover
 from cubelet.datapath.programs import Datapath
+from cubelet.guests.proxy import Guest
+from cubelet.guests.registry import Guests
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.cube import Complaint
@@ -29,7 +31,7 @@ from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
 _PLAN_LIMIT = 5.0
-"""Seconds that one cube's planning may take in a pass that follows changes."""
+"""Seconds that one cube's planning may take in a pass until it is told."""
 
 
 class Reconciler:
@@ -47,9 +49,11 @@ class Reconciler:
         memory: Memory,
         compile: Compile = compile_source,
         compiling: Callable[[], bool] = lambda: False,
+        guests: Guests | None = None,
     ) -> None:
         self._linger_seconds = settings.linger_seconds
         self._state = state
+        self._guests = guests or Guests(state)
         self.problems = Problems()
         self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz, compile)
         self.switchover = Switchover(self.datapath, state, clock, memory, self.problems, compiling)
@@ -135,6 +139,7 @@ class Reconciler:
 
     def close(self) -> None:
         """Close everything; attached and pinned programs keep forwarding."""
+        self._guests.close()
         self.switchover.close()
         self.datapath.close()
 
@@ -189,19 +194,23 @@ class Reconciler:
         One that has to be compiled stays proposed. One that fails is given up if another one is in
         force, else it is tried again.
         """
-        plan = Plan.of(setup, self._state, self._linger_seconds)
         first = self.switchover.in_force is None
-        switched = self.switchover.recompose(plan, local)
-        self._ordered = self.switchover.awaited
-        if self._ordered is not None:
-            return False  # it is proposed again once it is compiled
-        self._proposed, self.refused = None, self.problems.get(PLACE, "")
+        plan, switched = self._plan, False
+        if ready := self.switchover.makes_ready(setup.composition):
+            plan = Plan.of(setup, self._state, self._linger_seconds)
+            switched = self.switchover.recompose(plan, local)
+            self._ordered = self.switchover.awaited
+            if self._ordered is not None:
+                return False  # it is proposed again once it is compiled
+        self._proposed = setup if first and not ready else None
+        self.refused = self.problems.get(PLACE, "")
         self._trying = first and bool(self.refused)
         if first or not self.refused:
             self._plan = plan
         else:
             self.problems.note(PLACE, "")
             self.switchover.forget_facts()
+        self._guests.retain(self._plan.setup.composition.cubes if self._plan else ())
         return switched
 
     def _follow(
@@ -248,8 +257,13 @@ class Reconciler:
         self.datapath.attach_node(local)
 
     def _find_faults(self, planner: Planner) -> None:
-        """Blame cubes whose plans take too long."""
-        for instance, seconds in planner.seconds.items():
-            if seconds > _PLAN_LIMIT:
-                kind, reason = planner.cubes[instance].kind, f"planning took {seconds:.1f} s"
-                self.switchover.blame(planner.cubes.values(), kind, reason)
+        """Blame guests that were stopped too often; tell whose plans have taken long."""
+        slow = []
+        for cube in planner.cubes.values():
+            if isinstance(cube, Guest) and cube.fault:
+                self.switchover.blame([cube], cube.kind, cube.fault)
+            if cube.instance in planner.waiting:
+                slow.append(f"{cube.instance} has used up its time; what waits is planned soon")
+            elif (seconds := planner.seconds[cube.instance]) > _PLAN_LIMIT:
+                slow.append(f"planning of {cube.instance} took {seconds:.1f} s in one pass")
+        self.problems.note("plans", "; ".join(slow))

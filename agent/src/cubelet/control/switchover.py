@@ -24,6 +24,8 @@ from cubelet.datapath.applier import Applier, Delta, Epochs, Outcome, Refuse
 from cubelet.datapath.flows import FlowSweeper
 from cubelet.datapath.fragments import FragmentSweeper
 from cubelet.datapath.programs import Datapath, Prepared
+from cubelet.guests.host import GuestError
+from cubelet.guests.proxy import Guest
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.cube import Cube
@@ -132,6 +134,17 @@ class Switchover:
     def forget_facts(self) -> None:
         """Ask all cubes for their facts again: the known ones belong to a setup given up."""
         self._facts = None
+
+    def makes_ready(self, composition: Composition) -> bool:
+        """Whether all guests can be made with their settings; if not that is the problem."""
+        for cube in composition.cubes:
+            try:
+                if isinstance(cube, Guest):
+                    cube.make_ready()
+            except GuestError as error:
+                self._fail(composition, cube.kind, f"cube {cube.instance} cannot be made: {error}")
+                return False
+        return True
 
     def recompose(
         self, plan: Plan, local: LocalNode, changed: Collection[str] | None = None

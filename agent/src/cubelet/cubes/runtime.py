@@ -22,13 +22,12 @@ from cubelet.composer.provided import (
     EVENT_RING,
     PACKET_RATE,
     PACKET_RING,
-    split_punted,
 )
 from cubelet.cubes.context import Counts, CubeContext
+from cubelet.cubes.outside import Outside, Ring, call_back
 from cubelet.datapath.thread import OnDatapath
 from cubelet.net.frames import Frames
-from cubelet_hooks.context import Packet
-from cubelet_hooks.cube import PORT_CLASSES, Cube
+from cubelet_hooks.cube import Cube
 from cubelet_hooks.view import View
 
 log = structlog.get_logger()
@@ -51,8 +50,7 @@ class _Tap:
     def __init__(self, context: CubeContext, ring: str, tally: _Tally) -> None:
         self._context = context
         self._tally = tally
-        self._deliver = self._event if ring == EVENT_RING else self._packet
-        self._name = "on_event" if ring == EVENT_RING else "on_packet"
+        self._of: Ring = "event" if ring == EVENT_RING else "packet"
         self._failed = False
         self._ring = RingBuffer(context.map(ring))
         self.retired = False
@@ -70,34 +68,43 @@ class _Tap:
         began = time.monotonic()
         if self.retired:
             return 0.0
-        for raw in islice(self._ring.records(), _BATCH):
+        records = islice(self._ring.records(), _BATCH)
+        cube = self._context.cube
+        if isinstance(cube, Outside):
+            self._hand_over(cube, list(records))
+            return time.monotonic() - began
+        for raw in records:
+            self._count(1)
             try:
-                self._deliver(raw)
+                call_back(self._of, raw, cube, self._context)
             except Exception as error:  # a cube's bug is not the agent's
-                self._complain(error)
+                self._complain(1, repr(error), error)
             if time.monotonic() - began > _BATCH_SECONDS:
                 break
         return time.monotonic() - began
 
-    def _event(self, raw: bytes) -> None:
-        cube = self._context.cube
-        assert cube.event is not None
-        self._tally.events += 1
-        cube.on_event(cube.event.unpack(raw, cube.family), self._context)
+    def _hand_over(self, cube: Outside, records: list[bytes]) -> None:
+        """Have them handled in another process; where that is stopped the rest of them is lost."""
+        self._count(len(records))
+        try:
+            tally = cube.deliver(self._of, records)
+        except Exception as error:  # a cube's bug is not the agent's
+            self._complain(1, repr(error))
+        else:
+            if tally.failures:
+                self._complain(tally.failures, tally.error)
 
-    def _packet(self, raw: bytes) -> None:
-        cube = self._context.cube
-        head, frame = split_punted(raw)
-        self._tally.packets += 1
-        port_class = PORT_CLASSES[head.entered]
-        packet = Packet(frame, port_class, head.ifindex, cube.instance)
-        cube.on_packet(packet, self._context)
+    def _count(self, records: int) -> None:
+        if self._of == "event":
+            self._tally.events += records
+        else:
+            self._tally.packets += records
 
-    def _complain(self, error: Exception) -> None:
-        self._tally.failures += 1
+    def _complain(self, failures: int, error: str, cause: Exception | None = None) -> None:
+        self._tally.failures += failures
         if not self._failed:
-            cube = self._context.cube.instance
-            log.error("a cube failed", instance=cube, where=self._name, exc_info=error)
+            cube, where = self._context.cube.instance, f"on_{self._of}"
+            log.error("a cube failed", instance=cube, where=where, error=error, exc_info=cause)
         self._failed = True
 
     def close(self) -> None:
@@ -153,6 +160,8 @@ class Runtime:
         try:
             for cube in composition.cubes:
                 context = CubeContext(cube, self._view, maps, self._frames.send)
+                if isinstance(cube, Outside):
+                    cube.serve(maps)
                 fresh.contexts[cube.instance] = context
                 fresh.taps += self._taps(context)
         except BaseException:

@@ -36,6 +36,7 @@ from cubelet.daemon.requests import Requests
 from cubelet.daemon.service_health import ServiceHealth
 from cubelet.daemon.sweeps import Sweeps
 from cubelet.datapath.thread import DatapathThread
+from cubelet.guests.registry import Guests
 from cubelet.ipc.server import AgentServer
 from cubelet.metrics.meters import Meters, NoMeters, metered
 from cubelet.net import pods
@@ -61,9 +62,10 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         # The installed cubes, the memory of the last run, and the known objects.
         self.settings = settings
-        self.discovery = discover()
         self.memory = Memory(settings.state_dir / "memory.json")
         self.state = State()
+        self.guests = Guests(self.state)
+        self.discovery = self.guests.stand_in(discover())
         self.clock = Clock()
         # The source of changes.
         self.inbox = Inbox()
@@ -87,6 +89,7 @@ class Agent:
             self.memory,
             self.compiler,
             lambda: self.compiler.seconds is not None,
+            self.guests,
         )
         self.configuration = Configuration(
             settings, self.discovery, self.memory, self.reconciler.propose
@@ -136,7 +139,11 @@ class Agent:
             self.state, settings.health_check_networks, self.health.unready
         )
         self.health.also.append(lambda: self.service_health.problems)
-        self.loop.on_pass += [self.meters.passed, lambda _: self.service_health.look()]
+        self.loop.on_pass += [
+            self.meters.passed,
+            self._observed,
+            lambda _: self.service_health.look(),
+        ]
         self.loop.on_composition += [self._recomposed]
 
     async def run(self) -> None:
@@ -170,6 +177,7 @@ class Agent:
             stack.push_async_callback(self.cni.close, _GRACE)
             stack.callback(server.refuse)
             await serve(stack, self.sites)
+            stack.callback(self.guests.end)
             await ended.wait()
 
     def _handlers(self) -> dict[str, Any]:
@@ -199,11 +207,17 @@ class Agent:
         self.meters, page = make_page(sources, self.thread.run)
         return page
 
+    def _observed(self, _: float) -> None:
+        """Guests observe a pass when whoever waited for it has been answered."""
+        if self.guests.observing:
+            self.thread.run(self.guests.observe)
+
     def _recomposed(self, composition: Composition) -> None:
         self.requests.recomposed()
         self.meters.recomposed()
         names = [cube.instance for cube in composition.cubes]
         self.discovery.observe("cubelet_composed", mode=composition.mode, instances=names)
+        self.thread.run(self.guests.composed, composition.mode, names)
 
     def _status(self) -> dict[str, Any]:
         return {

@@ -47,6 +47,7 @@ async def serve(stack: AsyncExitStack, sites: Iterable[Site]) -> None:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None  # it is set up
         make = Crowd().guarded(runner.server)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(make, host, port, reuse_address=True)

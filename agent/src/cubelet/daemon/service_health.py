@@ -132,9 +132,10 @@ class ServiceHealth:
     def _close(self, place: Place) -> None:
         self._open.pop(place)[1].close()
 
-    async def _answer(self, key: str, _: web.BaseRequest) -> web.Response:
+    async def _answer(self, key: str, request: web.BaseRequest) -> web.Response:
         from aiohttp import web
 
+        del request  # whatever is asked for
         namespace, _, name = key.partition("/")
         count, healthy = local_endpoints(key, self._view), not self._unready()
         body = {

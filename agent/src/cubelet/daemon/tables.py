@@ -15,10 +15,9 @@ from cubelet.composer.composition import Composition
 from cubelet.cubes.context import Counts
 from cubelet.datapath.drops import Reasons, drop_rows
 from cubelet.datapath.flows import FlowSweeper, Row
-from cubelet.datapath.records import prefix_row, readable, reader_of, record_row
+from cubelet.datapath.records import reader_of, shown_row
 from cubelet.ipc.client import INTERNAL_ERROR, INVALID_REQUEST, AgentError
 from cubelet_hooks.cube import PORT_CLASSES, Cube
-from cubelet_hooks.maps import MapType
 from cubelet_hooks.objects import LocalNode
 from cubelet_hooks.records import Address
 from cubelet_hooks.view import View
@@ -108,17 +107,16 @@ class Tables:
             }
 
     def _shown(self, cube: Cube, noun: str, several: bool) -> Iterator[Row]:
-        tries = tuple(each.key for each in cube.maps if each.type is MapType.LPM_TRIE)
         own = {"cube": cube.instance} if several else {}
         interfaces = self._interfaces()
-        for given in cube.rows(noun, reader_of(cube, self._map), self._view):
-            if isinstance(given, tuple):
-                key, value = given
-                fields = prefix_row(key, cube.family) if isinstance(key, tries) else record_row(key)
-                row = {**fields, **record_row(value)}
-            else:
-                row = {name: readable(name, value) for name, value in given.items()}
-            yield {**own, **_with_interface(row, interfaces)}
+        try:
+            for given in cube.rows(noun, reader_of(cube, self._map), self._view):
+                yield {**own, **_with_interface(shown_row(cube, given), interfaces)}
+        except AgentError:
+            raise
+        except Exception as error:  # a cube's bug is not the agent's
+            message = f"the cube {cube.instance} failed to list {noun}"
+            raise AgentError(INTERNAL_ERROR, message, repr(error)) from error
 
     def _interfaces(self) -> Mapping[int, str]:
         """Names of this node's interfaces by ifindex: the pod's key, or the port class."""

@@ -17,6 +17,7 @@ from cubelet.bpf.layout import ARRAYS, PER_CPU, split_cpus
 from cubelet.bpf.maps import BpfMap
 from cubelet.datapath.flows import Row
 from cubelet.datapath.names import class_name, protocol_name
+from cubelet_hooks import cube as hooks
 from cubelet_hooks.cube import Cube, Read
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.records import Family, Record
@@ -108,6 +109,22 @@ def readable(name: str, value: Any, metadata: tuple[Any, ...] = ()) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     return _NAMED[name](value) if name in _NAMED else value
+
+
+class Shown(dict[str, Any]):
+    """A line of a table that is as people read it already."""
+
+
+def shown_row(cube: Cube, given: hooks.Row) -> Row:
+    """A line of a table as people read it, of what :meth:`Cube.rows` gives."""
+    if isinstance(given, Shown):
+        return given
+    if not isinstance(given, tuple):
+        return {name: readable(name, value) for name, value in given.items()}
+    key, value = given
+    tries = tuple(each.key for each in cube.maps if each.type is MapType.LPM_TRIE)
+    fields = prefix_row(key, cube.family) if isinstance(key, tries) else record_row(key)
+    return {**fields, **record_row(value)}
 
 
 def prefix_row(key: Record, family: Family) -> Row:

@@ -15,7 +15,18 @@ from cubelet.cubes.discovery import Discovery
 from cubelet.sources.feed import Feed
 
 _PLACES = (
-    *("composition", "configuration", "cni", "cube", "early", "facts", "maps", "node", "pass"),
+    *(
+        "composition",
+        "configuration",
+        "cni",
+        "cube",
+        "early",
+        "facts",
+        "maps",
+        "node",
+        "pass",
+        "plans",
+    ),
     *("port", "rejected", "routes", "runtime", "source", "sweep"),
 )
 """Places of problems; each is a sample, 0 if it has none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -55,6 +55,8 @@ class State:
             Port.kind: self._ports,
         }
         self._customs: dict[str, dict[str, Any]] = {}
+        self.followers: list[Callable[[Change], None]] = []
+        """Called with each change that was taken in."""
         self._slices_by_service = Index[str, EndpointSlice](_service)
         self._pods_by_namespace = Index[str, Pod](_namespace)
         self._pods_by_node = Index[str, Pod](_node_name)
@@ -92,7 +94,10 @@ class State:
             table[change.key] = new
         for index in self._indexes.get(change.kind, ()):
             index.replace(old, new)
-        return Change(change.kind, change.key, old, new)
+        taken = Change(change.kind, change.key, old, new)
+        for follow in self.followers:
+            follow(taken)
+        return taken
 
     def __iter__(self) -> Iterator[Object]:
         """All objects, kind by kind."""

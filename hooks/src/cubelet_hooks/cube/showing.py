@@ -55,6 +55,6 @@ class Showing:
     def answer(self, method: str, params: Mapping[str, Any], context: Context) -> object:
         """Answer ``cubelet_hooks.command.ask`` of the cube's commands with plain JSON values.
 
-        Runs in the agent, between its passes. Raise AgentError for a caller's mistake.
+        Runs between the agent's passes. Raise AgentError for a caller's mistake.
         """
         raise AgentError(UNKNOWN_METHOD, f"{self.kind} has no method {method!r}")

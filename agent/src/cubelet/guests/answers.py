@@ -1,0 +1,171 @@
+"""What a guest's process and the agent tell each other: in plain values, records as their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from cubelet.cubes.outside import Tally
+from cubelet_hooks.cube import Complaint, Cube, Entry, Part
+from cubelet_hooks.maps import EVERYTHING, Everything
+from cubelet_hooks.records import Address, Family
+
+OK, RAISED, SHORT, TOLD = "ok", "raised", "short of memory", "told"
+"""How a question ended: answered, or the cube raised an error, ran out of memory, told a mistake.
+"""
+_COMPLAINTS = 100
+"""Complaints of one plan that are told: five of an object are, in the end."""
+_LETTERS = 300
+"""Of an error."""
+
+MAPPED = frozenset(("rows", "collect", "answer", "deliver"))
+"""Questions for which a guest reads or writes maps."""
+
+Row = tuple[str, bytes, bytes, tuple[int, ...]]
+"""Map, key, value and rank of an entry."""
+Grumble = tuple[str, str, str, str]
+"""The fields of a complaint."""
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """How a question ended, and the answer."""
+
+    how: str
+    answer: msgspec.Raw
+
+
+class Planned(msgspec.Struct, array_like=True):
+    """What a plan gives."""
+
+    rows: list[Row] = []
+    complaints: list[Grumble] = []
+
+
+class Piece(msgspec.Struct, array_like=True):
+    """A :class:`Part`: of one that is fixed the entries are asked for when they are wanted."""
+
+    name: str
+    fixed: bool
+    title: str
+    about: tuple[str, str] | None
+    planned: Planned | None
+
+
+class Concerned(msgspec.Struct, array_like=True):
+    """Whom an entry concerns."""
+
+    everything: bool = False
+    address: bytes | None = None
+
+
+class Raw(bytes):
+    """A record that a guest's process has packed."""
+
+    def pack(self, _: Family = 4) -> bytes:
+        """See :meth:`Record.pack`."""
+        return bytes(self)
+
+
+def brief(error: BaseException) -> str:
+    """An error as it is told."""
+    return repr(error)[:_LETTERS]
+
+
+# In the guest's process
+
+
+def packed(cube: Cube, given: Iterable[Entry | Complaint]) -> Planned:
+    """What a plan gives: of each map one entry more than it holds at most."""
+    limits = {each.name: cube.size_of(each) for each in cube.maps}
+    seen: dict[str, set[bytes]] = {name: set() for name in limits}
+    found = Planned([], [])
+    for each in given:
+        if isinstance(each, Complaint):
+            if len(found.complaints) < _COMPLAINTS:
+                found.complaints.append((each.kind, each.key, each.reason, each.message))
+            continue
+        key = each.key.pack(cube.family)
+        found.rows.append((each.map, key, each.value.pack(cube.family), tuple(each.rank)))
+        seen[each.map].add(key)
+        if len(seen[each.map]) > limits[each.map]:
+            break
+    return found
+
+
+def pieces(cube: Cube, given: Iterable[Part]) -> tuple[list[Piece], dict[str, Iterable[Any]]]:
+    """A unit's parts, and the entries of the fixed ones, which are not asked for yet."""
+    found, later = [], {}
+    for each in given:
+        if each.fixed:
+            later[each.name] = each.entries
+        planned = None if each.fixed else packed(cube, each.entries)
+        found.append(Piece(each.name, each.fixed, each.title, each.about, planned))
+    return found, later
+
+
+def concerned(found: Address | Everything | None) -> Concerned:
+    """Whom an entry concerns."""
+    if isinstance(found, Everything):
+        return Concerned(True)
+    return Concerned(address=found.packed if found is not None else None)
+
+
+def grumble(told: str | Complaint) -> str | Grumble:
+    """What is said of a lost key."""
+    if isinstance(told, Complaint):
+        return told.kind, told.key, told.reason, told.message
+    return told
+
+
+def encode(how: str, answer: object) -> bytes:
+    """A reply; addresses and networks become text. Raises TypeError for what is no plain value."""
+    raw = msgspec.Raw(msgspec.msgpack.encode(answer, enc_hook=_plain))
+    return msgspec.msgpack.encode(Reply(how, raw))
+
+
+def _plain(value: object) -> object:
+    if type(value).__module__ == "ipaddress":
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no plain value")
+
+
+# In the agent
+
+DECODED: Mapping[str, Any] = {
+    "units": list[tuple[str, ...]],
+    "units_of": list[list[tuple[str, ...]] | None],
+    "plan": Planned,
+    "refused": Planned,
+    "fixed": Planned,
+    "parts": list[Piece],
+    "namespace_of": str,
+    "object_of": tuple[str, str] | None,
+    "rejected": str | Grumble,
+    "defines": dict[str, int],
+    "needed_on": list[str],
+    "concerns": Concerned,
+    "rows": list[dict[str, Any]],
+    "collect": list[tuple[str, tuple[str, ...], float]],
+    "deliver": Tally,
+    "observe": Tally,
+}
+"""The answers' types by question; of the others any plain value."""
+
+
+def unpacked(planned: Planned) -> Iterable[Entry | Complaint]:
+    """What a plan gave, as plans give it."""
+    made: Callable[..., Any] = Entry
+    for complaint in planned.complaints:
+        yield Complaint(*complaint)
+    for name, key, value, rank in planned.rows:
+        yield made(name, Raw(key), Raw(value), rank)
+
+
+def meant(found: Concerned) -> Address | Everything | None:
+    """The inverse of :func:`concerned`."""
+    if found.everything:
+        return EVERYTHING
+    return ip_address(found.address) if found.address is not None else None
