@@ -29,8 +29,8 @@ class OldKernel:
         self.may_raise = may_raise
         self.calls = 0
         monkeypatch.setattr(syscalls, "_call", self.call)
-        monkeypatch.setattr(syscalls.resource, "getrlimit", lambda _: self.limit)
-        monkeypatch.setattr(syscalls.resource, "setrlimit", self.set)
+        monkeypatch.setattr(resource, "getrlimit", lambda _: self.limit)
+        monkeypatch.setattr(resource, "setrlimit", self.set)
 
     def call(self, *_: object) -> int:
         self.calls += 1

@@ -32,7 +32,7 @@ class Parts:
         self.health = Health(
             parts.reconciler,
             parts.feed,
-            self.configuration,
+            parts.configuration,
             discovery,
             memory,
             lambda: self.broken,

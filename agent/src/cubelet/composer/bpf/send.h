@@ -24,8 +24,9 @@ CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_
 	case CUBELET_POD:
 #if CUBELET_KERNEL < CUBELET_KERNEL_VERSION(6, 15)
 		/*
-		 * It came to the router's MAC by a device with another one, so it counts as somebody
-		 * else's, and only kernels with "Scrub packet on bpf_redirect_peer" change that.
+		 * It came to the router's MAC by a device with another one, so it counts as
+		 * somebody else's, and only kernels with "Scrub packet on bpf_redirect_peer" change
+		 * that.
 		 */
 		if (skb->pkt_type != PACKET_HOST)
 			bpf_skb_change_type(skb, PACKET_HOST);
