@@ -90,8 +90,10 @@ class Containerd:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.runtime.close()
-        self._end()
+        try:
+            self.runtime.close()
+        finally:
+            self._end()
 
     def namespace_of(self, sandbox: str) -> str:
         """The name of a sandbox's network namespace, as `ip netns` has it."""

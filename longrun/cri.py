@@ -5,6 +5,7 @@ Messages are written and read by hand: six fields of three messages need no gene
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +43,14 @@ class Runtime:
 
     def __init__(self, socket: Path) -> None:
         self._channel = grpc.insecure_channel(f"unix:{socket}")
+        self._sandboxes: set[str] = set()
 
     def close(self) -> None:
-        """End the connection."""
+        """Remove the sandboxes that are left, and end the connection."""
+        for sandbox in tuple(self._sandboxes):
+            with contextlib.suppress(CriError):
+                self.stop(sandbox)
+                self.remove(sandbox)
         self._channel.close()
 
     def run(self, pod: Sandbox) -> str:
@@ -54,7 +60,9 @@ class Runtime:
         linux = _fields((1, "/"))
         config = _fields((1, metadata), (2, pod.name), (3, _LOGS), (5, mapping), (8, linux))
         answer = self._call("RunPodSandbox", _fields((1, config)))
-        return next(value.decode() for number, value in _read(answer) if number == 1)
+        sandbox = next(value.decode() for number, value in _read(answer) if number == 1)
+        self._sandboxes.add(sandbox)
+        return sandbox
 
     def stop(self, sandbox: str) -> None:
         """Stop a sandbox, and take its network down. Raises CriError."""
@@ -63,6 +71,7 @@ class Runtime:
     def remove(self, sandbox: str) -> None:
         """Remove a stopped sandbox. Raises CriError."""
         self._call("RemovePodSandbox", _fields((1, sandbox)))
+        self._sandboxes.discard(sandbox)
 
     def _call(self, method: str, request: bytes) -> bytes:
         try:

@@ -26,6 +26,9 @@ _PORT: Final = 80
 _PATIENCE: Final = 15.0
 """Seconds until a host port has to answer, and until what is deleted has to be gone."""
 
+_COMPILING: Final = 120.0
+"""Seconds that a composition may take."""
+
 
 class Wrong(Exception):
     """Something is not as it should be."""
@@ -90,6 +93,8 @@ class Rounds:
                 pods = list(pool.map(self._run, asked))
         except CriError as error:
             raise Wrong(f"a pod does not start: {error}") from error
+        # The first host port brings a cube to the uplink, which may have to be compiled.
+        self._expect("what the agent waits for", [], lambda: self._status()["waiting"], _COMPILING)
         yield pods
 
     def _run(self, asked: Sandbox) -> Pod:
@@ -134,9 +139,11 @@ class Rounds:
             raise Wrong(f"the agent has problems: {'; '.join(found['problems'])}")
         return found
 
-    def _expect(self, what: str, wanted: object, find: Callable[[], object]) -> None:
+    def _expect(
+        self, what: str, wanted: object, find: Callable[[], object], seconds: float = _PATIENCE
+    ) -> None:
         began = time.monotonic()
         while (found := find()) != wanted:
-            if time.monotonic() - began > _PATIENCE:
-                raise Wrong(f"{what}: {found} instead of {wanted} after {_PATIENCE:g} s")
+            if time.monotonic() - began > seconds:
+                raise Wrong(f"{what}: {found} instead of {wanted} after {seconds:g} s")
             time.sleep(0.1)
