@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from cubelet.bpf.maps import BpfMap
+from cubelet.bpf.rcu import synchronize
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.layout import MapSpec, map_specs
 from cubelet.datapath.applier import Applier, Delta, Epochs
@@ -59,7 +60,11 @@ class Bench:
         self.specs = [s for s in self.specs if s.owner == "sampler0" or s.name == "epochs"]
         self.maps = open_maps(self.specs, None)
         self._epochs = Epochs(self.maps["cubelet_epochs"])
-        self.applier = Applier(self.specs, self.maps, self._epochs, 4)
+        self.waited: Callable[[], None] = synchronize
+        self.applier = Applier(self.specs, self.maps, self._epochs, 4, self._wait)
+
+    def _wait(self) -> None:
+        self.waited()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -190,9 +195,7 @@ class Recorder:
         monkeypatch.setattr(
             Epochs, "raise_for", lambda _self, _concerns: self.calls.append("epochs")
         )
-        monkeypatch.setattr(
-            "cubelet.datapath.applier.synchronize", lambda: self.calls.append("wait")
-        )
+        bench.waited = lambda: self.calls.append("wait")
 
     def _wrap(self, what: str, real: object) -> object:
         def call(table: BpfMap, records: object) -> object:

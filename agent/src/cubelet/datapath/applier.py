@@ -74,17 +74,23 @@ class Applier:
     """Makes planned maps hold the wanted entries.
 
     ``specs`` are in the order in which maps are written. Entries are removed in reverse, once all
-    programs have ended that could have read an entry referring to them.
+    programs have ended that could have read an entry referring to them: ``wait`` returns then.
     """
 
     def __init__(
-        self, specs: Sequence[MapSpec], maps: Mapping[str, BpfMap], epochs: Epochs, family: Family
+        self,
+        specs: Sequence[MapSpec],
+        maps: Mapping[str, BpfMap],
+        epochs: Epochs,
+        family: Family,
+        wait: Callable[[], None] = synchronize,
     ) -> None:
         self._specs = [spec for spec in specs if spec.declared and spec.declared.planned]
         self._owners = {spec.c_name: spec.owner for spec in self._specs}
         self._maps = maps
         self._epochs = epochs
         self._family = family
+        self._wait = wait
         self._retry: Delta = {}
 
     def sync(
@@ -133,7 +139,7 @@ class Applier:
         try:
             self._write_all(merged, concerns, outcome, refuse)
             if any(None in changes.values() for changes in merged.values()):
-                synchronize()
+                self._wait()
             for spec in reversed(self._specs):
                 self._remove(spec, merged[spec.c_name], outcome)
         finally:

@@ -119,7 +119,9 @@ class Datapath(Contents):
         self.maps = open_maps(compiled.specs, None)
         self.programs = load_programs(compiled, self.maps)
         self._epochs = Epochs(self.maps["cubelet_epochs"])
-        self._applier = Applier(self.specs, self.maps, self._epochs, self.core.family)
+        self._applier = Applier(
+            self.specs, self.maps, self._epochs, self.core.family, _nobody_reads
+        )
         self.reasons = number_reasons(map(type, self.composition.cubes), self.composition.reasons)
 
     def apply(self, *objects: Object) -> Outcome:
@@ -222,6 +224,10 @@ class Datapath(Contents):
         self._epochs.close()
         self.programs.close()
         close_maps(self.maps)
+
+
+def _nobody_reads() -> None:
+    """No packet is under way while maps are written: it has been told what became of it."""
 
 
 def _devices(network: TestNetwork) -> dict[str, int]:
