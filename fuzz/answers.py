@@ -7,6 +7,7 @@ from collections.abc import Callable
 from . import cluster
 from .cluster import GATEWAY, NODE
 from .machine import Out
+from .services import Cluster
 from .wire import ICMP, LATER, RST, SCTP, TCP, UDP, Packet, Tuple, identify, ones, same_but
 
 Say = Callable[[str, str], None]
@@ -15,7 +16,7 @@ _LONGEST = 576
 _QUOTE = 28
 
 
-def check_answer(p: Packet, entry: str, out: Out, say: Say) -> None:
+def check_answer(state: Cluster, p: Packet, entry: str, out: Out, say: Say) -> None:
     """An answer goes to who asked, from who may answer, and is sound."""
     group = p.frame[6] & 1
     looped = entry == "host" and p.kind == "ip" and p.dst in cluster.LOOPBACK
@@ -23,7 +24,7 @@ def check_answer(p: Packet, entry: str, out: Out, say: Say) -> None:
     if not group and out.frame[:6] != asker:
         say("answer", f"it went to {out.frame[:6].hex()}, who did not ask")
     if p.ethertype == 0x0806:
-        _check_arp(p, out, say)
+        _check_arp(state, p, out, say)
         return
     q = Packet(out.frame)
     if p.kind != "ip" or q.kind != "ip":
@@ -46,11 +47,11 @@ def check_answer(p: Packet, entry: str, out: Out, say: Say) -> None:
         say("answer", f"of protocol {q.protocol}, type {q.type}")
 
 
-def _check_arp(p: Packet, out: Out, say: Say) -> None:
+def _check_arp(state: Cluster, p: Packet, out: Out, say: Say) -> None:
     frame, asked = out.frame, int.from_bytes(p.frame[38:42])
     if frame[20:22] != b"\0\2" or int.from_bytes(frame[28:32]) != asked:
         say("arp", f"the answer to {asked:#x}: {frame.hex()}")
-    if asked != GATEWAY and asked not in cluster.POD_OF:
+    if asked != GATEWAY and not state.pod_at(asked):
         say("arp", f"answered for {asked:#x}, which nobody here has")
     if frame[32:42] != p.frame[22:32]:
         say("arp", f"answered to another: {frame.hex()}")

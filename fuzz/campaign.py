@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .cluster import LOCAL_PODS
 from .conversations import Step
 from .known import KNOWN
 from .machine import WAYS, Machine
@@ -93,6 +94,16 @@ class Run:
         self._machine.forget_fragments()
         for flow in [f for f in self.oracle.flows if f.opened == step.keys[0]]:
             self.oracle.forget(flow)
+
+    def _leave(self, step: Step) -> None:
+        pod = list(LOCAL_PODS)[step.choice]
+        self._machine.pods(self._machine.cluster.gone | {pod})
+        self.oracle.pod_changed(pod)
+
+    def _come(self, step: Step) -> None:
+        pod = list(LOCAL_PODS)[step.choice]
+        self._machine.pods(self._machine.cluster.gone - {pod})
+        self.oracle.pod_changed(pod)
 
     def _evict(self, step: Step) -> None:
         self._machine.forget(step.keys[step.choice])

@@ -66,7 +66,8 @@ ENTRIES = (*LOCAL_PODS, *LOCAL_PODS, "host", "overlay", "uplink", "uplink")
 class Step(NamedTuple):
     """A frame by ``entry``; or, where that is the name of an event, what changes to ``choice``.
 
-    Events: ``age``, ``policy``, ``endpoints``, ``expire`` (both of the two ``keys``), ``evict``.
+    Events: ``age``, ``policy``, ``endpoints``, ``expire`` (both of the two ``keys``), ``evict``;
+    ``leave`` and ``come``, of the pod with that number.
     """
 
     entry: str

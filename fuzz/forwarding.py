@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import cluster
 from .answers import Say
-from .cluster import GATEWAY, GATEWAY_MAC, LOCAL_PODS, NODE, POD_MACS, ROUTER_MAC, UPLINK_MAC
+from .cluster import GATEWAY, GATEWAY_MAC, LOCAL_PODS, NODE, POD_MACS, UPLINK_MAC
 from .machine import Out
 from .rules import may_open, shown_source, to_tunnel, where
 from .services import Cluster
@@ -38,13 +38,13 @@ def check_whole(p: Packet, q: Packet, out: Out, say: Say) -> None:
         say("checksum", f"the transport's: {out.frame.hex()}")
 
 
-def check_sender(p: Packet, entry: str, say: Say) -> None:
+def check_sender(state: Cluster, p: Packet, entry: str, say: Say) -> None:
     """May that port send from there?"""
     src_mac, dst_mac = p.frame[6:12], p.frame[:6]
     if entry in LOCAL_PODS:
         if p.src != LOCAL_PODS[entry]:
             say("spoofed", f"pod {entry} sent from {p.src:#x}")
-        taken = {GATEWAY_MAC, ROUTER_MAC, *POD_MACS.values()} - {POD_MACS[entry]}
+        taken = {GATEWAY_MAC, *state.macs()} - {POD_MACS[entry]}
         if src_mac in taken and may_open(p):  # else that is what is wrong with it
             say("mac", f"pod {entry} sent from the MAC address {src_mac.hex()}")
     elif entry == "host":
@@ -68,7 +68,7 @@ def check_path(
         say("translation", f"{key} went to {left}, no backend of {backends}")
     if backends is None and left[3] != key[3]:
         say("translation", f"{key} went to another port: {left}")
-    wanted = where(left[1], entry, backends is not None)
+    wanted = where(state, left[1], entry, backends is not None)
     edge = left[1] in {cluster.UNDERLAY.first, cluster.UNDERLAY.last}
     if wanted != leaves and not edge:  # those are the kernel's to decide about
         say("path", f"{key} to {left[1]:#x} left by {leaves}, not by {wanted}")

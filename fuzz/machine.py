@@ -17,6 +17,7 @@ import msgspec
 
 from cubelet.bpf.attrs import ProgTestRun
 from cubelet.bpf.constants import Cmd
+from cubelet.bpf.layout import possible_cpus
 from cubelet.bpf.testrun import skb_context
 from cubelet.composer.composition import Mode, default_chain
 from cubelet.composer.core import TRACE, Trace
@@ -38,9 +39,11 @@ from . import cluster, policies, services
 from .wire import Tuple
 
 CUBES: dict[str, type[Cube]] = {c.kind: c for c in (Bridge, Router, Lbrp, Nat, Firewall)}
+_FLOWS = {"flows": 24 + 4 * possible_cpus(), "pending_flows": 16_384}
+"""A case fills the table of replied flows, its owners' shares, and what may be closing."""
 SETTINGS = {
     # so that no budget that time fills hides what a packet would do
-    "core": {"errors_per_second": 1 << 30, "flows": 16_384, "pending_flows": 16_384},
+    "core": {"errors_per_second": 1 << 30, "node_errors_per_second": 1 << 30, **_FLOWS},
     "bridge": {"flood_packets_per_second": 1 << 16, "flood_burst": 1 << 16},
 }
 ENTRIES = (*cluster.LOCAL_PODS, "host", "overlay", "uplink", "local")
@@ -63,7 +66,7 @@ _HOP_CODES = {
 }
 _WRITTEN = (
     *("cubelet_flows", "cubelet_pending", "cubelet_fragments", "cubelet_kept", "cubelet_keepers"),
-    *("bridge0_learned", "bridge0_flood_rates"),
+    *("cubelet_fragment_places", "bridge0_learned", "bridge0_flood_rates"),
 )
 _COUNTED = ("cubelet_shares", "cubelet_port_shares")
 """How many flows each owner has."""
@@ -131,6 +134,7 @@ class Machine:
             objects=[*cluster.basics(), *services.services()],
         )
         self.cluster = services.Cluster()
+        self._programmed = self._chosen()
         self._epochs = Epochs(self.path.maps["cubelet_epochs"])
         self._trace = mmap.mmap(self.path.maps[f"cubelet_{TRACE.name}"].fd, TRACE.size)
         self.reasons = {n: f"{r.cube}/{r.name}" for n, r in self.path.reasons.items()}
@@ -171,6 +175,8 @@ class Machine:
 
     def send(self, entry: str, frame: bytes) -> Out:
         """Run a frame through the program of where it enters."""
+        if self._programmed != self._chosen():
+            self._program()
         attr, size = self._attrs[entry], len(frame)
         ctypes.memmove(self._in, frame, size)
         attr.data_size_in, attr.data_size_out = size, _LEFT
@@ -215,10 +221,13 @@ class Machine:
         for table in self.path.maps:
             if table in _WRITTEN:
                 self._clear(table)
+        ring = self.path.maps["cubelet_closing"]
+        ring.update_batch((key, bytes(_KEY.size)) for key, value in ring.items() if any(value))
         for shares in self._shares:
             shares.words[:] = memoryview(bytes(shares.words.nbytes)).cast("I")
         self.policy(0)
         self.endpoints(0)
+        self.pods(frozenset())
         self.flooded()
 
     def _clear(self, table: str) -> None:
@@ -227,18 +236,35 @@ class Machine:
             self.path.maps[table].delete_batch(found)
 
     def policy(self, choice: int) -> None:
-        """Put other policies in force."""
-        if choice == self.cluster.policy:
-            return
-        self.path.delete(*policies.POLICIES[self.cluster.policy])
-        self.path.apply(*policies.POLICIES[choice])
+        """Other policies are in force from the next frame on."""
         self.cluster.policy = choice
 
     def endpoints(self, choice: int) -> None:
-        """Give ``web`` other backends."""
+        """``web`` has other backends from the next frame on."""
         if choice != self.cluster.endpoints:
-            self.path.apply(services.web(choice))
             self.cluster.choose(choice)
+
+    def pods(self, gone: frozenset[str]) -> None:
+        """These pods of the node are gone from the next frame on, all others are there."""
+        self.cluster.gone = gone
+
+    def _chosen(self) -> tuple[int, int, frozenset[str]]:
+        return self.cluster.policy, self.cluster.endpoints, self.cluster.gone
+
+    def _program(self) -> None:
+        """Only now, since changes that come together cost no more than one."""
+        policy, endpoints, gone = self._programmed
+        if policy != self.cluster.policy:
+            self.path.delete(*policies.POLICIES[policy])
+            self.path.apply(*policies.POLICIES[self.cluster.policy])
+        if endpoints != self.cluster.endpoints:
+            self.path.apply(services.web(self.cluster.endpoints))
+        ports = self.network.ports
+        for pod in self.cluster.gone - gone:
+            self.path.delete(ports[f"default/{pod}"])
+        for pod in gone - self.cluster.gone:
+            self.path.apply(ports[f"default/{pod}"])
+        self._programmed = self._chosen()
 
     def age(self) -> None:
         """Make every cached verdict stale."""

@@ -20,6 +20,7 @@ from .policies import allows
 from .rules import (
     may_open,
     must_open,
+    must_refuse,
     node_own,
     options_refused,
     ours,
@@ -45,6 +46,8 @@ from .wire import (
 _HALF, _FAR = 1 << 31, 1 << 24
 INTERNAL = frozenset({"core/jump", "core/helper"})
 """Reasons that say that the datapath has failed, not the packet."""
+NO_CONNECTION = frozenset({"core/no_flow", "core/client_gone"})
+"""Reasons that the sender of a segment has to hear of."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,14 @@ class Oracle:
             if flow.opened[1] != flow.left[1]:
                 flow.sure = False
 
+    def pod_changed(self, pod: str) -> None:
+        """It has gone or come; its connections have ended, or end with their next packet."""
+        for flow, _ in self._known.values():
+            if pod in {flow.entry, flow.exit}:
+                flow.sure = False
+            if pod == flow.entry:
+                flow.evicted = True  # an answer finds out, and may then be a flow's first itself
+
     def forget(self, flow: Flow) -> None:
         """Both records are gone."""
         self._fragments.clear()
@@ -137,7 +148,7 @@ class Oracle:
             self._sent(p, entry, out)
         elif out.verdict == REDIRECTED and out.sent == ANSWERED:
             self._kept(p, entry)
-            check_answer(p, entry, out, self.say)
+            check_answer(self.cluster, p, entry, out, self.say)
         elif out.verdict == DROPPED:
             self._dropped(p, entry, out)
         elif out.verdict == PASSED:
@@ -173,12 +184,13 @@ class Oracle:
         flooded = self._machine.flooded() if out.reason == "core/none" else {}
         if out.reason in INTERNAL:
             self.say("internal", "the datapath failed")
+        elif out.reason in NO_CONNECTION and must_refuse(p, entry):
+            self.say("refused", "a segment of no connection was dropped without a reset")
         elif out.sent == KEPT:
             if p.kind != "ip" or p.fragment != LATER:
                 self.say("fragment", "what is no later fragment waits for its first")
         elif out.reason == "core/none":
-            group_or_unknown = p.frame[:6] not in {ROUTER_MAC, *POD_MACS.values()}
-            if entry not in {*LOCAL_PODS, "host"} or not group_or_unknown:
+            if entry not in {*LOCAL_PODS, "host"} or p.frame[:6] in self.cluster.macs():
                 self.say("reason", "dropped without a reason, and no flood")
             self._flooded(p, entry, flooded)
         self._kept(p, entry)
@@ -189,6 +201,8 @@ class Oracle:
                 continue
             if name == entry:
                 self.say("flood", "flooded back to its sender")
+            if name in self.cluster.gone:
+                self.say("path", f"flooded to {name}, which is gone")
             if p.kind == "ip" and not p.frame[0] & 1:
                 self.say("flood", f"a packet for one station reached {name} as well")
             if p.kind == "link" and p.ethertype != ARP:
@@ -239,6 +253,8 @@ class Oracle:
 
     def _sent(self, p: Packet, entry: str, out: Out) -> None:
         leaves = self._exit(out)
+        if leaves in self.cluster.gone:
+            self.say("path", f"sent to {leaves}, which is gone")
         if p.kind == "bad":
             self.say("malformed", "a frame that contradicts itself was sent on")
             return
@@ -347,7 +363,7 @@ class Oracle:
     def _opened(self, p: Packet, key: Tuple, entry: str, leaves: str, q: Packet, out: Out) -> None:
         if not may_open(p):
             self.say("midstream", f"flags {p.flags:#x} opened {key} to {q.tuple}")
-        check_sender(p, entry, self.say)
+        check_sender(self.cluster, p, entry, self.say)
         if self.found:  # what else is wrong follows from that
             self._learn(Flow(key, q.tuple, entry, leaves, p.ttl - q.ttl))
             return

@@ -29,7 +29,7 @@ def may_open(p: Packet) -> bool:
     return p.fragment != LATER and p.flags & (SYN | ACK | RST | FIN) == SYN
 
 
-def where(address: int, entry: str, translated: bool) -> str:
+def where(state: Cluster, address: int, entry: str, translated: bool) -> str:
     """Which port leads to an address; empty: none does, ``stack``: it is left to the node."""
     if entry == "uplink" and not translated and address not in cluster.PODS:
         return "stack"
@@ -38,7 +38,7 @@ def where(address: int, entry: str, translated: bool) -> str:
     if address in {NODE, GATEWAY}:
         return "stack" if entry == "uplink" and not translated else "host"
     if address in cluster.PODS:
-        return POD_OF.get(address, "")
+        return state.pod_at(address)
     if cluster.tunnel_to(address):
         return "overlay" if entry != "overlay" else ""
     refused = (*cluster.NEVER_A_SOURCE, cluster.SERVICES)
@@ -132,6 +132,18 @@ def _addressed(p: Packet, entry: str) -> bool:
     )
 
 
+def must_refuse(p: Packet, entry: str) -> bool:
+    """Must its sender hear that it has no such connection (RFC 9293 3.10.7.1)?
+
+    An answer or a reset that nobody knows stays without one: the next segment of who asked
+    restores what it answers. Nor is anybody told of what was sent to a group (RFC 1122 4.2.3.10).
+    """
+    if any(p.dst in network for network in cluster.NEVER_A_SOURCE):
+        return False
+    whole = p.kind == "ip" and p.protocol == TCP and not p.fragment
+    return whole and not p.flags & (SYN | RST) and sound(p, entry)
+
+
 def must_open(state: Cluster, p: Packet, entry: str) -> str:
     """Why a sound packet that belongs to no flow must be sent on; empty if it need not."""
     if p.protocol == TCP and p.flags != SYN:
@@ -148,7 +160,7 @@ def must_open(state: Cluster, p: Packet, entry: str) -> str:
         return ""
     for target, port in targets:
         left = (p.src, target, p.sport, port, p.protocol)
-        leaves = where(target, entry, backends is not None)
+        leaves = where(state, target, entry, backends is not None)
         if to_tunnel(leaves, port, p.protocol) or to_tunnel(entry, p.sport, p.protocol):
             return ""
         if leaves in {"", "stack"} or not permitted(state, p.tuple, entry, left, leaves):

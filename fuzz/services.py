@@ -30,8 +30,11 @@ from .cluster import (
     OUTSIDE,
     OUTSIDE_VIRTUAL,
     OWN,
+    POD_MACS,
+    POD_OF,
     PODS,
     REMOTE_PODS,
+    ROUTER_MAC,
     VIRTUAL,
     WEB,
 )
@@ -102,10 +105,11 @@ Frontend = tuple[int, int, int]
 
 @dataclass
 class Cluster:
-    """What is in force: a choice of policies and of backends."""
+    """What is in force: a choice of policies and of backends, and which pods are ``gone``."""
 
     policy: int = 0
     endpoints: int = 0
+    gone: frozenset[str] = frozenset()
     inside: dict[Frontend, Backends] = field(default_factory=dict)
     outside: dict[Frontend, Backends] = field(default_factory=dict)
 
@@ -116,6 +120,15 @@ class Cluster:
     def policies(self) -> tuple[NetworkPolicy, ...]:
         """Those in force."""
         return POLICIES[self.policy]
+
+    def pod_at(self, address: int) -> str:
+        """The pod of this node that has the address; '' if nobody has."""
+        pod = POD_OF.get(address, "")
+        return "" if pod in self.gone else pod
+
+    def macs(self) -> set[bytes]:
+        """Of the router and of the pods that are there."""
+        return {ROUTER_MAC, *(mac for pod, mac in POD_MACS.items() if pod not in self.gone)}
 
     def choose(self, endpoints: int) -> None:
         """Other backends for ``web``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import accumulate
 
 from . import cluster
 from .cluster import GATEWAY, GATEWAY_MAC, LOCAL_PODS, NODE, POD_MACS, ROUTER_MAC
@@ -67,7 +68,7 @@ class Traffic(Conversations):
             self.loopback: 1,
             self.event: 3,
         }
-        self._kinds, self._weights = list(kinds), list(kinds.values())
+        self._kinds, self._weights = list(kinds), list(accumulate(kinds.values()))
 
     def next(self) -> Step:
         """The next step."""
@@ -75,7 +76,9 @@ class Traffic(Conversations):
             if self._waiting:
                 step = self._waiting.pop()
             else:
-                step = self._rng.choices(self._kinds, self._weights)[0]()
+                step = self._rng.choices(self._kinds, cum_weights=self._weights)[0]()
+            if step.entry in self._oracle.cluster.gone:
+                continue
             if step.entry != "overlay" or _tunnelled(step.frame):
                 return step
 
@@ -284,7 +287,11 @@ class Traffic(Conversations):
     def event(self) -> Step:
         """Something else than a packet."""
         rng, flow = self._rng, self._flow()
-        kind = rng.choice(("age", "age", "age", "expire", "expire", "evict", "evict", "change"))
+        kind = rng.choice(
+            ("age", "age", "age", "expire", "expire", "evict", "evict", "change", "pod")
+        )
+        if kind == "pod":
+            return self._pod_event()
         if kind == "change":
             if rng.random() < 0.5:
                 return Step("policy", choice=rng.randrange(len(POLICIES)))
@@ -293,6 +300,14 @@ class Traffic(Conversations):
             return Step("age")
         keys = (flow.opened, inverse(flow.left))
         return Step(kind, choice=rng.randrange(2), keys=keys)
+
+    def _pod_event(self) -> Step:
+        """A pod goes; or the one that has gone comes back, with its address and its device."""
+        gone = self._oracle.cluster.gone
+        for number, pod in enumerate(LOCAL_PODS):
+            if pod in gone:
+                return Step("come", choice=number)
+        return Step("leave", choice=self._rng.randrange(len(LOCAL_PODS)))
 
 
 def _tunnelled(frame: bytes) -> bool:

@@ -1,7 +1,8 @@
-"""Some ten thousand frames through the real programs, and what is known to be wrong with them."""
+"""A million frames through the real programs, and what is known to be wrong with them."""
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
@@ -9,8 +10,11 @@ from typing import cast
 
 import pytest
 
+from cubelet.bpf.layout import possible_cpus
 from cubelet.composer.composition import Mode
+from cubelet.datapath.shared import SharedWords
 from cubelet.testkit.network import private_network
+from cubelet_hooks.flows import SHARE_TOTAL
 from fuzz.__main__ import ENOUGH, main, show
 from fuzz.campaign import Campaign, Report, Run, shrink
 from fuzz.conversations import Step
@@ -19,7 +23,8 @@ from fuzz.machine import Machine, network
 
 from .examples import EXAMPLES
 
-FRAMES = 40_000
+FRAMES = 500_000
+"""In each of two modes."""
 SEED = date.today().toordinal()  # noqa: DTZ011 - other frames each day, the same for all that day
 
 
@@ -43,7 +48,7 @@ def test_nothing_unknown_is_violated(machine: Machine) -> None:
     wanted = {"kept", "core/malformed", "core/spoofed", "core/unrelated", "core/martian"}
     wanted |= {"core/no_flow", "core/source_route", "core/tunnel_port", "nat/no_ports"}
     wanted |= {"firewall/ingress_denied", "firewall/egress_denied", "bridge/arp_spoofed"}
-    wanted |= {"bridge/unfiltered", "core/ttl"}
+    wanted |= {"bridge/unfiltered", "core/ttl", "core/client_gone", "leave", "come"}
     assert wanted <= report.outcomes.keys()
 
 
@@ -69,6 +74,29 @@ def test_a_failure_is_told_with_the_steps_that_are_enough(machine: Machine) -> N
     assert f"./dev fuzz --seed 1 --case {failure.case} --mode {machine.mode}" in str(failure)
     run = Run(machine)
     assert "other_mac" in {each.name for step in failure.steps for each in run.take(step)}
+
+
+def test_a_case_fills_the_table_of_replied_flows(machine: Machine) -> None:
+    """Owners meet their shares, and of what closes the oldest is pushed out."""
+    campaign, settings = Campaign(machine, SEED), machine.path.core.settings
+    most_live = most_closed = 0
+    held = SharedWords(machine.path.maps["cubelet_shares"])
+    try:
+        for case in range(20):
+            before = _closed(machine)
+            campaign.case(case)
+            most_live = max(most_live, held.words[SHARE_TOTAL])
+            most_closed = max(most_closed, _closed(machine) - before)
+    finally:
+        held.close()
+    assert most_live > settings.live_flows // 2
+    assert most_closed > settings.closing // possible_cpus()
+
+
+def _closed(machine: Machine) -> int:
+    """How many connections have begun to close."""
+    counts = machine.path.maps["cubelet_closing_heads"].lookup(bytes(4)) or b""
+    return sum(struct.unpack(f"={len(counts) // 8}Q", counts))
 
 
 def test_shrinking_keeps_what_is_needed() -> None:

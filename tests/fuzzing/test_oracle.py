@@ -225,7 +225,7 @@ def test_only_who_knows_the_sequence_ends_a_connection(
     out = sent("a", back, flags)
     out = out._replace(frame=numbered(out.frame, sequence))
     assert names(oracle, "b", numbered(frame("b", back, flags), sequence), out) == set()
-    lost = names(oracle, "a", frame("a", opened, ACK), dropped("core/no_flow"))
+    lost = names(oracle, "a", frame("a", opened, ACK), dropped())
     assert lost == (set() if ends else {"undelivered"})
 
 
@@ -274,6 +274,50 @@ def test_policy_forbids_at_once_and_goes_on_to(oracle: Oracle) -> None:
     assert names(oracle, "d", frame("d", opened, ACK), dropped("firewall/egress_denied")) == set()
     other = (*opened[:2], 4000, *opened[3:])
     assert names(oracle, "d", frame("d", other), sent("b", other)) == {"denied"}
+
+
+@pytest.mark.parametrize("flags", [ACK, FIN | ACK])
+def test_who_has_no_connection_hears_of_it(oracle: Oracle, flags: int) -> None:
+    for reason in ("core/no_flow", "core/client_gone"):
+        packet = frame("a", tcp(A, B), flags)
+        assert names(oracle, "a", packet, dropped(reason)) == {"refused"}
+
+
+@pytest.mark.parametrize("flags", [SYN | ACK, RST, RST | ACK])
+def test_an_answer_that_nobody_knows_has_no_answer(oracle: Oracle, flags: int) -> None:
+    assert names(oracle, "a", frame("a", tcp(A, B), flags), dropped("core/no_flow")) == set()
+
+
+def test_a_group_has_no_connections(oracle: Oracle) -> None:
+    group = tcp(A, cluster.number("224.0.0.251"))
+    assert names(oracle, "a", frame("a", group, ACK), dropped("core/no_flow")) == set()
+
+
+def test_nothing_reaches_a_pod_that_is_gone(oracle: Oracle) -> None:
+    opened = tcp(A, B)
+    handshake(oracle, opened)
+    oracle.cluster.gone = frozenset("b")
+    oracle.pod_changed("b")
+    packet = frame("a", opened, ACK)
+    assert names(oracle, "a", packet, sent("b", opened, ACK)) == {"path"}
+    assert names(oracle, "a", packet, dropped()) == set()
+    other = tcp(A, B, sport=2048)
+    assert names(oracle, "a", frame("a", other), dropped()) == set()
+    assert "path" in names(oracle, "a", frame("a", other), sent("b", other))
+
+
+def test_nobody_answers_for_a_pod_that_is_gone(oracle: Oracle) -> None:
+    asked = bytes.fromhex("00010800060400010200000001020a010002000000000000") + B.to_bytes(4)
+    packet = b"\xff" * 6 + POD_MACS["a"] + b"\x08\6" + asked
+    said = bytes.fromhex("0001080006040002") + POD_MACS["b"] + B.to_bytes(4) + asked[8:18]
+    answer = POD_MACS["a"] + POD_MACS["b"] + b"\x08\6" + said
+    out = sent("a", tcp(A, B))._replace(frame=answer, sent=2)
+    assert names(oracle, "a", packet, out) == set()
+    oracle.cluster.gone = frozenset("b")
+    assert names(oracle, "a", packet, out) == {"arp"}
+    stand_in = cast(Any, oracle)._machine
+    stand_in.flooded = lambda: {"b": [packet]}
+    assert names(oracle, "a", packet, dropped("core/none")) == {"path"}
 
 
 def test_datagrams_to_a_backend_that_is_gone(oracle: Oracle) -> None:
