@@ -35,7 +35,7 @@ UPSTREAM_MAC = "02:00:00:00:00:fe"
 
 WRITTEN = (
     *(f"cubelet_{name}" for name in ("flows", "pending", "exposed")),
-    *(f"cubelet_{name}" for name in ("fragments", "kept", "keepers")),
+    *(f"cubelet_{name}" for name in ("fragments", "fragment_places", "kept", "keepers")),
     *("paths0_known", "vip0_backends", "masq0_sources", "gate0_closed"),
 )
 """Maps that tests or their packets fill."""

@@ -310,6 +310,20 @@ def test_sources_beyond_the_node_have_shares(rig: Rig, port: str) -> None:
     assert sum(came_again(rig, each[0], port) for each in quiet) >= 6
 
 
+def test_who_begins_many_datagrams_forgets_the_oldest_of_their_own(make_rig: MakeRig) -> None:
+    each = 10
+    rig = make_rig(fragments=160 * each)
+    other = parts(long_udp(Ends(C, 1000, B, 53)))
+    assert rig.send(other[0], "c").verdict == "redirect"
+    begun = list(numbered(200 * each))
+    for first, *_ in begun:
+        assert rig.send(first).verdict == "redirect"
+    assert len(rig.dp.table("cubelet", "fragments")) == each + 1
+    assert rig.send(other[1], "c").verdict == "redirect"
+    verdicts = [rig.send(later).verdict for _, later, *_ in begun[-each - 1 :]]
+    assert verdicts == ["keep"] + ["redirect"] * each
+
+
 def test_all_owners_together_have_a_limit(make_rig: MakeRig) -> None:
     rig = make_rig(kept_fragments=3)
     datagrams = list(numbered(5))

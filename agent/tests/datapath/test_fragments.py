@@ -53,7 +53,7 @@ def slot(number: int) -> bytes:
 def test_what_is_late_goes_and_what_waits_stays(maps: dict[str, Table]) -> None:
     for number, seen in enumerate((LATE, WAITING, NOW, NOW + HZ)):
         maps["cubelet_kept"].update(slot(number), fragment(seen))
-        keeper = Keeper(seen=seen, next=0).pack()
+        keeper = Keeper(seen=seen, next=0, datagrams=0).pack()
         maps["cubelet_keepers"].update(KeeperKey(owner=number).pack(), keeper)
     sweeper = FragmentSweeper(maps, StandingClock(NOW, HZ))
     assert sweeper.sweep() == 2
@@ -63,7 +63,9 @@ def test_what_is_late_goes_and_what_waits_stays(maps: dict[str, Table]) -> None:
 
 
 def test_jiffies_wrap(maps: dict[str, Table]) -> None:
-    maps["cubelet_keepers"].update(KeeperKey(owner=7).pack(), Keeper(seen=5, next=0).pack())
+    maps["cubelet_keepers"].update(
+        KeeperKey(owner=7).pack(), Keeper(seen=5, next=0, datagrams=0).pack()
+    )
     maps["cubelet_kept"].update(slot(0), fragment(-5 * HZ))
     maps["cubelet_kept"].update(slot(1), fragment(-40 * HZ))
     FragmentSweeper(maps, StandingClock(5, HZ)).sweep()
@@ -72,7 +74,9 @@ def test_jiffies_wrap(maps: dict[str, Table]) -> None:
 
 def test_a_place_that_was_given_away_meanwhile_is_kept(maps: dict[str, Table]) -> None:
     table = maps["cubelet_kept"]
-    maps["cubelet_keepers"].update(KeeperKey(owner=7).pack(), Keeper(seen=NOW, next=0).pack())
+    maps["cubelet_keepers"].update(
+        KeeperKey(owner=7).pack(), Keeper(seen=NOW, next=0, datagrams=0).pack()
+    )
     table.update(slot(0), fragment(LATE))
     table.refreshed = {slot(0): fragment(NOW)}
     assert FragmentSweeper(maps, StandingClock(NOW, HZ)).sweep() == 0

@@ -98,10 +98,14 @@ class KeptFragment(Record):
 
 
 class Keeper(Record):
-    """An owner of kept fragments: when the last was kept (jiffies), and the next one's slot."""
+    """An owner of fragments: when one was kept last (jiffies), and the slot of the next one.
+
+    ``datagrams`` counts those whose first fragment was seen: see ``fragment_places``.
+    """
 
     seen: U32
     next: U32
+    datagrams: U32
 
 
 class KeeperKey(Record):
@@ -157,6 +161,7 @@ class DropEvent(Record):
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+_FRAGMENT_OWNERS = 160
 
 
 class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -165,13 +170,14 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ``flows`` counts records, two a connection; memory is about 250 bytes a record. An eighth of
     the connections that fit may be closing. Timeouts are in seconds of idleness: ``timeout_syn`` is
     that of TCP connections that are being opened, ``timeout_pending`` of other flows that have not
-    been answered, or only once; ``timeout_tcp`` is a day. A fragment that
-    came before its first takes 2 kB while it waits.
+    been answered, or only once; ``timeout_tcp`` is a day. ``fragments`` counts datagrams, of which
+    an owner may have one part in 160. A fragment that came before its first takes 2 kB while it
+    waits.
     """
 
     flows: Annotated[int, msgspec.Meta(ge=4)] = 262_144
     pending_flows: Positive = 65_536
-    fragments: Positive = 8_192
+    fragments: Positive = 32_768
     kept_fragments: Positive = 16_384
     kept_per_port: Annotated[int, msgspec.Meta(ge=1, le=256)] = 64
     ports: Positive = 1_024
@@ -201,6 +207,11 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """How many connections may be closing at a time: an eighth of those that fit."""
         each = max(1, self.flows // 16 // possible_cpus())
         return each * possible_cpus()
+
+    @property
+    def fragments_each(self) -> int:
+        """How many datagrams of an owner may be under way: 110 pods' and all others' fit."""
+        return max(1, self.fragments // _FRAGMENT_OWNERS)
 
     @property
     def live_flows(self) -> int:
@@ -253,6 +264,7 @@ CORE_MAPS: tuple[Map, ...] = (
     Map("flows", MapType.HASH, flows.Tuple, flows.Flow, "flows", planned=False),
     Map("pending", MapType.LRU_HASH, flows.Tuple, flows.Flow, "pending_flows", planned=False),
     Map("fragments", MapType.LRU_HASH, FragmentKey, FragmentPorts, "fragments", planned=False),
+    Map("fragment_places", MapType.LRU_HASH, KeptKey, FragmentKey, "fragments", planned=False),
     Map("closing", MapType.ARRAY, Index, flows.Tuple, "closing", planned=False),
     Map("closing_heads", MapType.PERCPU_ARRAY, Index, Count, 1, planned=False),
     Map("kept", MapType.HASH, KeptKey, KeptFragment, "kept_fragments", planned=False),

@@ -43,6 +43,7 @@ _CORE_SETTINGS = {
     "path_mtu_errors_per_second": "PATH_MTU_ERRORS_PER_SECOND",
     "node_errors_per_second": "NODE_ERRORS_PER_SECOND",
     "kept_per_port": "KEPT_PER_PORT",
+    "fragments_each": "FRAGMENTS_EACH",
     "tunnel_id": "TUNNEL_ID",
 }
 

@@ -31,7 +31,7 @@ CUBELET_INLINE int cubelet_anyaddr_source(struct __sk_buff *skb, struct cubelet_
 	const __u32 check = (h->l4 & CUBELET_L4_MASK) + __builtin_offsetof(struct udphdr, check);
 
 	if (h->fragment == CUBELET_FIRST) /* the others come from where it came */
-		cubelet_fragment_remember(h, 0);
+		cubelet_fragment_remember(h, 0, CUBELET_KEEPER(CUBELET_HOST));
 	if (h->fragment != CUBELET_LATER &&
 	    bpf_l4_csum_replace(skb, check, from, to,
 				BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | sizeof(to)))

@@ -66,6 +66,6 @@ int cubelet_egress(struct __sk_buff *skb)
 	    bpf_skb_store_bytes(skb, 0, &addresses, sizeof(addresses), 0))
 		return TC_ACT_UNSPEC;
 	if (h.fragment == CUBELET_FIRST) /* its followers may be here before it is tracked */
-		cubelet_fragment_remember(&h, 0);
+		cubelet_fragment_remember(&h, 0, CUBELET_KEEPER(CUBELET_HOST));
 	return bpf_redirect(CUBELET_DATAPATH_IFINDEX, BPF_F_INGRESS);
 }

@@ -34,11 +34,59 @@ CUBELET_INLINE __u32 cubelet_fragment_hash(__u32 place)
 	return place ^ place >> 13;
 }
 
+#define CUBELET_KEEPER(port_class) (0x80000000U | (port_class) << 8)
+
+/*
+ * Who answers for a fragment: a pod's port by its ifindex; the host; of what comes by the
+ * overlay and the uplink one of 16 buckets of sources.
+ */
+CUBELET_INLINE __u32 cubelet_keeper(const struct cubelet_pkt *pkt)
+{
+	__u32 keeper = CUBELET_KEEPER(pkt->entered);
+
+	if (pkt->entered == CUBELET_POD)
+		return pkt->ifindex;
+	if (pkt->entered == CUBELET_HOST)
+		return keeper;
+	return keeper | (cubelet_addr_fold(&pkt->hdr.tuple.src) * 0x9E3779B1U) >> 28;
+}
+
+/* The owner's record, made if there is none. */
+CUBELET_INLINE struct cubelet_keeper *cubelet_keeper_of(__u32 owner)
+{
+	struct cubelet_keeper fresh = {}, *keeper = cubelet_lookup(cubelet_keepers, &owner);
+
+	if (keeper)
+		return keeper;
+	cubelet_update(cubelet_keepers, &owner, &fresh, BPF_NOEXIST);
+	return cubelet_lookup(cubelet_keepers, &owner);
+}
+
+/*
+ * One more datagram of the owner's is under way. It takes the place of the one that is
+ * CUBELET_FRAGMENTS_EACH older: who needs more loses the oldest of their own.
+ */
+CUBELET_INLINE void cubelet_fragment_charge(const struct cubelet_fragment_key *key, __u32 owner)
+{
+	struct cubelet_keeper *keeper = cubelet_keeper_of(owner);
+	struct cubelet_kept_key place = { .owner = owner };
+	struct cubelet_fragment_key *oldest;
+
+	if (!keeper)
+		return;
+	place.slot = keeper->datagrams++ % CUBELET_FRAGMENTS_EACH;
+	oldest = cubelet_lookup(cubelet_fragment_places, &place);
+	if (oldest)
+		cubelet_delete(cubelet_fragments, oldest);
+	cubelet_update(cubelet_fragment_places, &place, key, BPF_ANY);
+}
+
 /*
  * A first fragment that may come from where it came: later ones follow it. Those of an
  * earlier datagram with the same identity, sent by another flow, do not.
  */
-CUBELET_INLINE void cubelet_fragment_remember(const struct cubelet_headers *h, const __u8 host)
+CUBELET_INLINE void cubelet_fragment_remember(const struct cubelet_headers *h, const __u8 host,
+					      __u32 owner)
 {
 	struct cubelet_fragment_key key;
 	struct cubelet_fragment_ports ports = {}, *known;
@@ -55,6 +103,8 @@ CUBELET_INLINE void cubelet_fragment_remember(const struct cubelet_headers *h, c
 		ports.since = known->since; /* it came twice, or by loopback before */
 	else if (known)
 		ports.since = known->seen;
+	else
+		cubelet_fragment_charge(&key, owner);
 	cubelet_update(cubelet_fragments, &key, &ports, BPF_ANY);
 }
 

@@ -32,21 +32,6 @@ CUBELET_INLINE int cubelet_enter_host(struct __sk_buff *skb)
 	return bpf_redirect(CUBELET_DATAPATH_IFINDEX, BPF_F_INGRESS);
 }
 
-/*
- * Who answers for a fragment: a pod's port by its ifindex; the host; of what comes by the
- * overlay and the uplink one of 16 buckets of sources.
- */
-CUBELET_INLINE __u32 cubelet_keeper(const struct cubelet_pkt *pkt)
-{
-	__u32 keeper = 0x80000000U | pkt->entered << 8;
-
-	if (pkt->entered == CUBELET_POD)
-		return pkt->ifindex;
-	if (pkt->entered == CUBELET_HOST)
-		return keeper;
-	return keeper | (cubelet_addr_fold(&pkt->hdr.tuple.src) * 0x9E3779B1U) >> 28;
-}
-
 CUBELET_INLINE int cubelet_kept_fresh(__u32 seen)
 {
 	return (__u32)bpf_jiffies64() - seen <= CUBELET_FRAGMENT_TIME;
@@ -75,15 +60,11 @@ CUBELET_INLINE void cubelet_kept_lost(const struct cubelet_pkt *pkt,
 		cubelet_count(reason * 4 + (pkt->entered & 3), old->length);
 }
 
-/* The keeper's record, made if there is none. Says that something has been kept. */
+/* Says that something has been kept. */
 CUBELET_INLINE struct cubelet_keeper *cubelet_keeper_touch(__u32 owner)
 {
-	struct cubelet_keeper fresh = {}, *keeper = cubelet_lookup(cubelet_keepers, &owner);
+	struct cubelet_keeper *keeper = cubelet_keeper_of(owner);
 
-	if (!keeper) {
-		cubelet_update(cubelet_keepers, &owner, &fresh, BPF_NOEXIST);
-		keeper = cubelet_lookup(cubelet_keepers, &owner);
-	}
 	if (keeper)
 		keeper->seen = bpf_jiffies64();
 	return keeper;

@@ -58,6 +58,6 @@ int cubelet_local(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	if (h.fragment == CUBELET_FIRST) /* its followers may be here before it is tracked */
-		cubelet_fragment_remember(&h, 0);
+		cubelet_fragment_remember(&h, 0, CUBELET_KEEPER(CUBELET_HOST));
 	return cubelet_enter_host(skb);
 }

@@ -243,7 +243,7 @@ CUBELET_INLINE int cubelet_track_fragment(struct __sk_buff *skb, struct cubelet_
 		    !cubelet_is_own(&h->tuple.dst))
 			return CUBELET_TRACKED_JUDGE;
 		if (!cubelet_addr_within(&h->tuple.src, &pods, CUBELET_POD_PREFIX))
-			cubelet_fragment_remember(h, 1);
+			cubelet_fragment_remember(h, 1, cubelet_keeper(pkt));
 		return CUBELET_TRACKED_PASS;
 	}
 	followed = cubelet_fragment_follow(skb, h, 1);
@@ -295,6 +295,7 @@ CUBELET_INLINE int cubelet_track(struct __sk_buff *skb, struct cubelet_scratch *
 	tracked = *flow ? cubelet_track_known(skb, s, flow) : cubelet_track_new(skb, pkt);
 	if (pkt->hdr.fragment == CUBELET_FIRST && tracked != CUBELET_TRACKED_DROP &&
 	    tracked != CUBELET_TRACKED_REJECT)
-		cubelet_fragment_remember(&pkt->hdr, tracked == CUBELET_TRACKED_PASS);
+		cubelet_fragment_remember(&pkt->hdr, tracked == CUBELET_TRACKED_PASS,
+					  cubelet_keeper(pkt));
 	return tracked;
 }
