@@ -11,7 +11,7 @@ from scapy.packet import Packet, Raw
 
 from cubelet_hooks.flows import FlowFlag, Tuple
 
-from .rig import NODE, OTHER_VIP, OUTSIDE, REMOTE, VIP, A, B, C, Rig, arrives, kept, tuple_of
+from .rig import NODE, OTHER_VIP, OUTSIDE, REMOTE, VIP, A, B, C, D, Rig, arrives, kept, tuple_of
 from .shapes import SHAPES, Ends, Peer, Shape, Talk, direct, echo, hopped, tcp, through, udp
 
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -223,7 +223,7 @@ def test_a_collision_without_ports_is_dropped(fused: Rig) -> None:
 def outward(pod: str, number: int, port: int = 53) -> Talk:
     """A pod's exchange with the outside, by whatever source port it is given."""
     return direct(
-        Peer(pod, {"a": A, "b": B, "c": C}[pod], number), Peer("uplink", OUTSIDE, port), udp
+        Peer(pod, {"a": A, "b": B, "c": C, "d": D}[pod], number), Peer("uplink", OUTSIDE, port), udp
     )
 
 
@@ -246,14 +246,33 @@ def test_an_exhausted_range_is_a_drop_and_leaves_no_record(rig: Rig) -> None:
     assert rig.send(outward("c", 1000, 54).first, "c").verdict == "redirect"
 
 
-def test_one_owner_gets_half_of_a_destinations_ports(rig: Rig) -> None:
-    for pod in (A, B):
-        rig.masquerade(pod, "uplink", NODE, 20000, 10)
-    for port in range(5):
-        answered(rig, outward("a", 1000 + port))
-    kept(rig.send(outward("a", 1005).first, "a"), "core/no_source_port")
-    assert answered(rig, outward("b", 1000)) in range(20000, 20010)
-    assert answered(rig, outward("a", 1005, 54)) in range(20000, 20010)
+def fill(rig: Rig, pod: str) -> int:
+    """Open flows until there is no port left for one more; how many were opened."""
+    for number in range(1000):
+        talk = outward(pod, 1000 + number)
+        if rig.send(talk.first, pod).verdict != "redirect":
+            kept(rig.send(talk.first, pod), "core/no_source_port")
+            return number
+        answered(rig, talk)
+    raise AssertionError("there is no end")
+
+
+def test_who_is_alone_gets_most_of_a_destinations_ports(rig: Rig) -> None:
+    for pod in (A, B, C):
+        rig.masquerade(pod, "uplink", NODE, 20000, 256)
+    assert fill(rig, "a") in range(195, 205)
+    assert fill(rig, "b") in range(20, 30)
+    assert fill(rig, "c") in range(3, 10)  # who has few finds some, though the others left none
+    assert answered(rig, outward("a", 2000, 54)) in range(20000, 20256)
+
+
+def test_the_last_port_that_can_be_had_is_found(rig: Rig) -> None:
+    for pod in (A, B, C, D):
+        rig.masquerade(pod, "uplink", NODE, 20000, 24)
+    assert sum(fill(rig, pod) for pod in "abc") == 22
+    last = {number(rig.send(outward("d", port).first, "d").packet) for port in range(1000, 1024)}
+    assert len(last) <= 2  # unanswered flows give theirs up for the next
+    assert last <= set(range(20000, 20024))
 
 
 def test_ports_of_unanswered_flows_are_taken_over(rig: Rig) -> None:

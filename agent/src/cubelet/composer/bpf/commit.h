@@ -10,6 +10,7 @@
 #include "track.h"
 
 #define CUBELET_PORT_TRIES 16
+#define CUBELET_PORT_STEP 7919 /* a prime: all ports of a range come before one comes twice */
 
 /* Picks the i-th candidate for the source port: the sender's own first, then spread by hash. */
 CUBELET_INLINE __be16 cubelet_port_candidate(const struct cubelet_pkt *pkt, __u32 hash, __u32 i)
@@ -18,7 +19,7 @@ CUBELET_INLINE __be16 cubelet_port_candidate(const struct cubelet_pkt *pkt, __u3
 
 	if (!i && !pkt->port_taken && own >= pkt->range_first && own - pkt->range_first < count)
 		return pkt->orig.sport;
-	return bpf_htons(pkt->range_first + (hash + i * 7919) % count);
+	return bpf_htons(pkt->range_first + (hash + i * CUBELET_PORT_STEP) % count);
 }
 
 /* Is it our own, the flow's other record having been evicted? */
@@ -144,15 +145,13 @@ CUBELET_INLINE __u16 cubelet_settle_port(struct __sk_buff *skb, struct cubelet_s
 	if (!cubelet_port_left(pkt, pkt->range_count))
 		return CUBELET_REASON_NO_SOURCE_PORT;
 	hash = cubelet_tuple_hash(&pkt->orig);
-	/* twice: the host may have a socket on what is found first */
+	/* twice: all may be taken, or the host may have a socket on what is found first */
 #pragma nounroll
 	for (__u32 again = 0; again < 2; again++) {
-		if (!cubelet_find_port(s, hash))
-			break;
-		if (!cubelet_hosts_port(skb, s))
+		if (cubelet_find_port(s, hash) && !cubelet_hosts_port(skb, s))
 			return 0;
 		pkt->port_taken = 1;
-		hash = hash * 0x9E3779B1U + 1;
+		hash += CUBELET_PORT_TRIES * CUBELET_PORT_STEP;
 	}
 	return CUBELET_REASON_NO_SOURCE_PORT;
 }

@@ -70,14 +70,20 @@ CUBELET_INLINE struct cubelet_port_slots cubelet_port_slots(const struct cubelet
 	return slots;
 }
 
-/* May the flow that is being opened have one more of `range` ports towards its destination? */
+/*
+ * May the flow that is being opened have one more of `range` ports towards its destination? Who
+ * is alone may have most of them. An eighth is left, where those find a port who have few: the
+ * fuller a range is, the more often all ports that are tried are taken.
+ */
 CUBELET_INLINE int cubelet_port_left(const struct cubelet_pkt *pkt, __s32 range)
 {
 	struct cubelet_port_slots slots = cubelet_port_slots(
 		&pkt->cur.dst, pkt->cur.dport, pkt->cur.protocol, cubelet_share_slot(&pkt->in));
 
-	return cubelet_held(&cubelet_port_counts[slots.own]) <
-	       range - cubelet_held(&cubelet_port_counts[slots.all]);
+	__s32 own = cubelet_held(&cubelet_port_counts[slots.own]);
+
+	return own < 8 * (range - range / 8 - cubelet_held(&cubelet_port_counts[slots.all])) ||
+	       own <= range / 128;
 }
 
 /* A replied flow begins to count (n is 1), or counts no more (-1); `key` finds `f`. */
