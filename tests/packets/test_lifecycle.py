@@ -342,6 +342,30 @@ def test_a_syn_against_a_live_connection_reaches_nobody(rig: Rig) -> None:
     TALK.back(rig)
 
 
+def test_nor_against_one_that_is_over_its_owners_share(narrow: Rig) -> None:
+    for port in range(1, 5):
+        direct(Peer("a", A, port), SERVER).established(narrow)
+    talk = direct(Peer("a", A, 9), SERVER).established(narrow)
+    assert {state for state, _ in states(narrow, talk)} == {PENDING}
+    kept(narrow.send(tcp(SERVER.to(talk.client, "S")), "b"), "core/live_flow")
+    talk.back(narrow)
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "closing"])
+def test_nor_against_one_whose_record_for_replies_was_lost(rig: Rig, ended: bool) -> None:
+    TALK.established(rig)
+    if ended:
+        TALK.forward(rig, "R")
+    rig.forget(TALK.answer)
+    against = direct(SERVER, CLIENT)
+    if not ended:
+        kept(rig.send(against.first, "b"), "core/live_flow")
+        TALK.forward(rig)
+        return
+    against.whole(rig)
+    assert states(rig, against) == {(ESTABLISHED, 86_400)}
+
+
 def test_many_forged_resets_end_nothing(rig: Rig) -> None:
     TALK.established(rig)
     for number in range(200):

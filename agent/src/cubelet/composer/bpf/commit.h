@@ -86,6 +86,24 @@ CUBELET_INLINE void cubelet_take_over(struct cubelet_scratch *s)
 	s->key = key;
 }
 
+/*
+ * The reply's key finds the first packets of a connection that was opened the other way round,
+ * and whose record for replies was lost. A SYN takes the place of none that lives, as in
+ * cubelet_track_known(). Does this one live?
+ */
+CUBELET_INLINE int cubelet_against_live(struct cubelet_scratch *s, const struct cubelet_flow *taken)
+{
+	const struct cubelet_headers *h = &s->pkt.hdr;
+
+	if (taken->flags & CUBELET_FLOW_REPLY || h->tuple.protocol != IPPROTO_TCP ||
+	    !(h->tcp_flags & CUBELET_TCP_SYN) || !cubelet_key_own(s, taken))
+		return 0;
+	if (cubelet_lives(taken))
+		return 1;
+	cubelet_take_over(s);
+	return 0;
+}
+
 /* Would replies to the chosen port go to one of the host's sockets, bound or connected? */
 CUBELET_INLINE int cubelet_hosts_port(struct __sk_buff *skb, struct cubelet_scratch *s)
 {
@@ -129,10 +147,16 @@ CUBELET_INLINE int cubelet_find_port(struct cubelet_scratch *s, __u32 hash)
 CUBELET_INLINE __u16 cubelet_settle_port(struct __sk_buff *skb, struct cubelet_scratch *s)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
+	struct cubelet_flow *taken;
 	__u32 hash;
 
 	if (!(pkt->flags & CUBELET_SRC_RANGE) || !pkt->hdr.ports) {
 		cubelet_tuple_invert(&s->key, &pkt->cur);
+		taken = cubelet_find(&s->key);
+		if (!taken)
+			return 0;
+		if (cubelet_against_live(s, taken))
+			return CUBELET_REASON_LIVE_FLOW;
 		if (cubelet_key_free(s))
 			return 0;
 		if (!pkt->hdr.ports)

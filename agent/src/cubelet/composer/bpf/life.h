@@ -13,6 +13,13 @@ CUBELET_INLINE struct cubelet_flow *cubelet_find(const struct cubelet_tuple *key
 	return f ? f : cubelet_lookup(cubelet_pending, key);
 }
 
+/* Has its far end answered, and nobody closed it? Over its owner's share it is pending still. */
+CUBELET_INLINE int cubelet_lives(const struct cubelet_flow *f)
+{
+	return f->state == CUBELET_FLOW_ESTABLISHED ||
+	       (f->state == CUBELET_FLOW_PENDING && f->flags & CUBELET_FLOW_REPLIED);
+}
+
 /* The key of a flow's other record goes to s->key. */
 CUBELET_INLINE void cubelet_partner_key(struct cubelet_scratch *s, const struct cubelet_flow *f)
 {

@@ -192,14 +192,14 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 	/*
 	 * A SYN begins anew what has ended. On what lives it is passed on: its receiver knows what
 	 * to make of it (RFC 5961 4). But never as a reply, which no policy would have judged: by
-	 * itself it may take the place of a connection that is still being opened.
+	 * itself it may take the place of a connection that has not been answered.
 	 */
 	if (opens && f->state == CUBELET_FLOW_CLOSING) {
 		cubelet_forget(s, &h->tuple, f);
 		return cubelet_track_new(skb, pkt);
 	}
 	if (opens && f->flags & CUBELET_FLOW_REPLY) {
-		if (f->state == CUBELET_FLOW_ESTABLISHED)
+		if (cubelet_lives(f))
 			return cubelet_track_drop(pkt, CUBELET_REASON_LIVE_FLOW);
 		pkt->flags |= CUBELET_SUPERSEDES;
 		return cubelet_track_new(skb, pkt);
