@@ -112,6 +112,11 @@ def test_slices_of_the_other_family_are_left_to_its_instance() -> None:
     assert [str(c.address) for c in candidates(slices, HTTP, 6)] == ["fd00::1"]
 
 
+def test_an_address_of_another_family_than_its_slices_is_no_backend() -> None:
+    mixed = slice_of(endpoint(1), Endpoint((ip_address("fd00::1"), ip_address("10.1.0.2"))))
+    assert [str(c.address) for c in candidates([mixed], HTTP, 4)] == ["10.1.0.1"]
+
+
 def chosen_id(*endpoints: Endpoint, node: str | None = None) -> int:
     return select(candidates([slice_of(*endpoints)], HTTP, 4), node).id
 

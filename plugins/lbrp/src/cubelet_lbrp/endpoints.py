@@ -108,7 +108,7 @@ def _of_slice(item: EndpointSlice, numbers: Iterable[int]) -> Iterable[Candidate
         for endpoint in item.endpoints:
             # An endpoint's addresses all belong to the same pod: consumers use the first.
             for address in endpoint.addresses[:1]:
-                if unusable(address):
+                if f"IPv{address.version}" != item.address_type or unusable(address):
                     continue
                 yield Candidate(
                     address,
