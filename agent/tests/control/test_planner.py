@@ -22,6 +22,20 @@ class Value(Record):
     number: U32
 
 
+ODD = {
+    "map": Entry("tag", Key(1), Value(1)),
+    "unplanned": Entry("seen", Key(1), Value(1)),
+    "value": Entry("tags", Key(1), Key(1)),
+    "key": Entry("tags", "1", Value(1)),  # type: ignore[arg-type]
+    "size": Entry("tags", Key(1 << 32), Value(1)),
+    "type": Entry("tags", Key("1"), Value(1)),  # type: ignore[arg-type]
+    "rank": Entry("tags", Key(1), Value(1), 5),  # type: ignore[arg-type]
+    "ranks": Entry("tags", Key(1), Value(1), [5]),  # type: ignore[arg-type]
+    "list": [("tags", 1, 1)],
+    "none": None,
+}
+
+
 class Tagger(Cube):
     """Wants an entry for each namespace's label ``key``, with the value of its label ``value``.
 
@@ -29,7 +43,10 @@ class Tagger(Cube):
     """
 
     kind = "tagger"
-    maps = (Map("tags", MapType.HASH, Key, Value, 10),)
+    maps = (
+        Map("tags", MapType.HASH, Key, Value, 10),
+        Map("seen", MapType.HASH, Key, Value, 10, planned=False),
+    )
 
     def units(self, change, view):
         if change.new is not None and "explode" in change.new.labels:
@@ -47,6 +64,8 @@ class Tagger(Cube):
                 yield Entry("tags", Key(int(labels["key"])), Value(int(labels["second"])), (9,))
             if "wrong" in labels:
                 yield complaint(unit[1], labels["wrong"])
+            if "odd" in labels:
+                yield ODD[labels["odd"]]
 
     def rejected(self, key, holder, other):
         if key.number == 7:
@@ -61,6 +80,41 @@ def careless(made: Any) -> Any:
 
 def complaint(name, message):
     return Complaint("Namespace", name, "Wrong", message)
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ("map", "an entry of 'tag', which is no map of the cube; its maps: tags, seen"),
+        ("unplanned", "an entry of seen, which is not planned: its Map says planned=False"),
+        ("value", "tags holds Key and Value, not Key and Key"),
+        ("key", "tags holds Key and Value, not str and Value"),
+        ("size", "an entry of tags does not fit: Key.number: "),
+        ("type", "an entry of tags does not fit: Key.number: "),
+        ("rank", "an entry of tags has the rank 5, which is no tuple of int"),
+        ("ranks", "an entry of tags has the rank [5], which is no tuple of int"),
+        ("list", "the plan gives [('tags', 1, 1)], which is neither Entry nor Complaint"),
+        ("none", "the plan gives None, which is neither Entry nor Complaint"),
+    ],
+)
+def test_what_is_no_entry_of_a_planned_map_is_told_with_cube_unit_and_map(odd, told):
+    planner, state = setup()
+    apply(planner, state, Change.between(None, namespace("a", 1, 1)))
+    assert apply(planner, state, Change.between(None, namespace("b", 2, 2, odd=odd))) == {}
+    assert apply(planner, state, Change.between(None, namespace("c", 3, 3))) == tags(k3=3)
+    (error,) = planner.failures.values()
+    assert error.startswith(f"cube tagger0, unit tag b: {told}"), error
+    mended = Change.between(None, namespace("b", 2, 2))
+    assert apply(planner, state, mended) == tags(k2=2)
+    assert planner.failures == {}
+
+
+def test_what_is_no_part_is_told_with_cube_and_unit(monkeypatch):
+    monkeypatch.setattr(Tagger, "parts", lambda *_: ["tags"])
+    planner, state = setup()
+    apply(planner, state, Change.between(None, namespace("a", 1, 1)))
+    (error,) = planner.failures.values()
+    assert error == "cube tagger0, unit tag a: parts gives 'tags', which is no Part"
 
 
 def setup():

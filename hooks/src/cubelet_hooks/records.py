@@ -175,7 +175,7 @@ class Record:
                 raw = field.scalar.pack(getattr(self, field.name))
                 if len(raw) != field.scalar.size:
                     raise ValueError(f"needs {field.scalar.size} bytes, has {len(raw)}")
-            except (struct.error, ValueError, AttributeError) as error:
+            except (struct.error, TypeError, ValueError, AttributeError) as error:
                 raise ValueError(f"{type(self).__name__}.{field.name}: {error}") from error
             out[field.offset : field.offset + field.scalar.size] = raw
         return bytes(out)

@@ -10,7 +10,22 @@ from typing import Any
 from cubelet.control.admission import Admission, Counts, Wish
 from cubelet.control.wanted import Bid, Entries, Owned
 from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Rank, Unit
+from cubelet_hooks.records import Record
 from cubelet_hooks.view import View
+
+
+class BadPlanError(Exception):
+    """A plan gives what the cube does not declare; the text names cube, unit and what is right.
+
+    ``problem`` is the text without cube and unit.
+    """
+
+    def __init__(self, owned: Owned, problem: str) -> None:
+        super().__init__(f"cube {owned[0]}, unit {' '.join(owned[1])}: {problem}")
+        self.problem = problem
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,10 @@ def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterat
         )
 
     yield wish(owned, cube.plan(unit, view))
-    for part in cube.parts(unit, view):
+    parts: Iterable[object] = cube.parts(unit, view)
+    for part in parts:
+        if not isinstance(part, Part):
+            raise BadPlanError(owned, f"parts gives {shown(part)}, which is no Part")
         sub = (owned[0], (*unit, _text(part.name)))
         if part.fixed and _is_known(sub, admission):
             admission.call(sub, _text(part.title), checked_object(part.about))
@@ -77,13 +95,14 @@ def _is_known(part: Owned, admission: Admission) -> bool:
 
 
 def collect(
-    cube: Cube, owned: Owned, given: Iterable[Entry | Complaint], most: Callable[[str], int]
+    cube: Cube, owned: Owned, given: Iterable[object], most: Callable[[str], int]
 ) -> Collected:
     """What is given, up to the first entry of a map beyond ``most``.
 
-    A unit may want a key more than once: the better rank counts, of equal ones the last.
+    A unit may want a key more than once: the better rank counts, of equal ones the last. Raises
+    BadPlanError for what is no entry of one of the cube's planned maps.
     """
-    names, family = _c_names(cube), cube.family
+    places, family = _places(cube), cube.family
     found: dict[tuple[str, bytes], tuple[Bid, bytes]] = {}
     complaints: list[Complaint] = []
     counts: dict[str, int] = {}
@@ -93,10 +112,20 @@ def collect(
         if isinstance(entry, Complaint):
             complaints.append(entry)
             continue
-        name = names[entry.map]
-        place = (name, entry.key.pack(family))
-        if (bid := bids.get(entry.rank)) is None:
-            bid = bids[entry.rank] = (_checked(entry.rank), *owned)
+        if not isinstance(entry, Entry) or not _fits(entry, places.get(entry.map)):
+            raise BadPlanError(owned, _wrong_with(entry, cube))
+        name = places[entry.map].c_name
+        try:
+            key, value = entry.key.pack(family), entry.value.pack(family)
+        except ValueError as error:
+            problem = f"an entry of {entry.map} does not fit: {error}"
+            raise BadPlanError(owned, problem) from error
+        place = (name, key)
+        try:
+            bid = bids[entry.rank]
+        except (KeyError, TypeError):
+            rank = _checked(entry, owned)
+            bid = bids[rank] = (rank, *owned)
         if place not in found:
             count = counts[name] = counts.get(name, 0) + 1
             if count == 1:
@@ -105,13 +134,26 @@ def collect(
                 return Collected(complaints=frozenset(complaints), beyond=name)
         elif bid > found[place][0]:
             continue
-        found[place] = bid, entry.value.pack(family)
+        found[place] = bid, value
     return Collected(found, tuple(sorted(counts.items())), frozenset(complaints))
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where entries of a planned map go: its C name, and the records that it holds."""
+
+    c_name: str
+    key: type[Record]
+    value: type[Record]
+
+
 @lru_cache(maxsize=64)
-def _c_names(cube: Cube) -> dict[str, str]:
-    return {declared.name: f"{cube.instance}_{declared.name}" for declared in cube.maps}
+def _places(cube: Cube) -> dict[str, _Place]:
+    return {
+        each.name: _Place(f"{cube.instance}_{each.name}", each.key, each.value)
+        for each in cube.maps
+        if each.planned
+    }
 
 
 def checked_unit(found: Any) -> Unit:
@@ -135,8 +177,37 @@ def _text(found: Any) -> str:
     return found
 
 
-def _checked(rank: Rank) -> Rank:
-    """Raises TypeError for what cannot be compared with every other rank."""
-    if not all(isinstance(each, int) for each in rank):
-        raise TypeError(f"the rank {rank!r} is no tuple of int")
-    return rank
+def _fits(entry: Entry, place: _Place | None) -> bool:
+    """Whether the entry is of a planned map, and of its records."""
+    return place is not None and type(entry.key) is place.key and type(entry.value) is place.value
+
+
+def _wrong_with(entry: object, cube: Cube) -> str:
+    """What is wrong with something that a plan gives and that is no entry of a planned map."""
+    if not isinstance(entry, Entry):
+        return f"the plan gives {shown(entry)}, which is neither Entry nor Complaint"
+    declared = next((each for each in cube.maps if each.name == entry.map), None)
+    if declared is None:
+        known = ", ".join(each.name for each in cube.maps) or "none"
+        return f"an entry of {entry.map!r}, which is no map of the cube; its maps: {known}"
+    if not declared.planned:
+        return f"an entry of {entry.map}, which is not planned: its Map says planned=False"
+    return (
+        f"{entry.map} holds {declared.key.__name__} and {declared.value.__name__}, "
+        f"not {type(entry.key).__name__} and {type(entry.value).__name__}"
+    )
+
+
+def shown(value: object) -> str:
+    """A value for an error, and no more of it than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _checked(entry: Entry, owned: Owned) -> Rank:
+    """Raises BadPlanError for a rank that cannot be compared with every other."""
+    rank: object = entry.rank
+    if isinstance(rank, tuple) and all(isinstance(each, int) for each in rank):
+        return rank
+    problem = f"an entry of {entry.map} has the rank {shown(rank)}, which is no tuple of int"
+    raise BadPlanError(owned, problem)
