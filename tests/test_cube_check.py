@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cubelet.bpf.fs import BPFFS
-from cubelet.check import calls, workbench
+from cubelet.check import calls, limits, workbench
 from cubelet.check.ctokens import declared, words
 from cubelet.check.findings import Finding, Report
 from cubelet.check.registry import CHECKS, Check
@@ -393,6 +394,74 @@ def test_a_plan_that_raises_is_told_at_its_line(package: Broken) -> None:
     assert found.line == line_of(folder / CUBE, "raise KeyError(unit)")
 
 
+ENDLESS = [
+    ("yield Entry", "while True:\n                pass\n            yield Entry", "while True"),
+    ("yield Entry", "while True:\n                yield Entry", "def plan"),
+    ("yield Entry", "__import__('time').sleep(1e6)\n            yield Entry", "sleep(1e6)"),
+    (
+        "yield Entry",
+        """while True:
+                try:
+                    sum(range(999))
+                except Exception:
+                    pass
+            yield Entry""",
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "place"), ENDLESS)
+def test_a_plan_without_end_is_a_finding_at_its_line(
+    package: Broken, monkeypatch: pytest.MonkeyPatch, old: str, new: str, place: str
+) -> None:
+    monkeypatch.setattr(limits, "MOST", 1000)
+    always = (CUBE, 'pod.annotations.get(ANNOTATION, "")', '"46"')
+    folder = package(always, (CUBE, old, new))
+    found = report(folder, [*only("plans"), *only("programs")])
+    ((check_name, told),) = found.findings
+    assert check_name == "plans"
+    assert "plan does not end: it " in told.message
+    if place:
+        assert (told.file, told.line) == (str(folder / CUBE), line_of(folder / CUBE, place))
+    programs = found.results[1]
+    assert (programs.state, programs.reason) == ("not checked", "plan does not end")
+
+
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [
+        ("import", "while True:\n    pass\nCODE_POINTS = 64"),
+        ("cubelet_cubes", "CODE_POINTS = 64"),
+    ],
+)
+def test_a_package_that_does_not_end_is_a_finding(package: Broken, name: str, new: str) -> None:
+    forever = ("    return [DscpCube]", "    return iter(lambda: DscpCube, None)")
+    folder = package((CUBE, "CODE_POINTS = 64", new), (CUBE, *forever))
+    (told,) = [each for _, each in report(folder).findings]
+    assert f"it cannot be loaded: {name} does not end: it " in told.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("CODE_POINTS = 64", "CODE_POINTS = 64", ""),
+        ('"MAX_DSCP": self.settings.max_dscp', '"MAX_DSCP": "high"', "defines gives"),
+        (
+            "if pod is None or port is None",
+            """[str(a).split('.')[3] for each in view.pods.values() for a in each.ips]
+        if pod is None or port is None""",
+            "plan raised IndexError",
+        ),
+    ],
+)
+def test_objects_of_both_families_are_among_the_samples(
+    package: Broken, old: str, new: str, message: str
+) -> None:
+    found = [each for _, each in report(package((CUBE, old, new)), only("plans")).findings]
+    assert [message in each.message for each in found] == ([True] if message else [])
+
+
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compositions without the default stacks, which take longest to verify."""
@@ -526,3 +595,17 @@ def test_what_is_no_cube_cannot_be_checked(what: str) -> None:
     assert found.exit_code == 2
     assert "error: " in found.stderr
     assert "Traceback" not in found.output
+
+
+def test_what_no_exception_can_stop_ends_the_check_at_its_place() -> None:
+    stubborn = (
+        "from cubelet.check.limits import ended\n"
+        "with ended(cpu=0.1, real=0.1, last=0.5):\n"
+        "    while True:\n"
+        "        try:\n"
+        "            while True: pass\n"
+        "        except BaseException: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", stubborn], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b'File "<string>", line 5' in done.stderr

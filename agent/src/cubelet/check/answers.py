@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from cubelet.check.findings import Finding
+from cubelet.check.limits import asked, listed
 from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
 from cubelet.datapath.records import Records
 from cubelet.testkit.datapath import Datapath
-from cubelet_hooks.cube import Cube
+from cubelet_hooks.cube import Cube, Row
+from cubelet_hooks.view import View
 
 _REMEDY = "it must answer whatever its maps hold"
 Read = Callable[[str], Records]
@@ -36,7 +39,7 @@ def _reader(cube: Cube, datapath: Datapath) -> Read:
 def _tables(cube: Cube, read: Read, datapath: Datapath) -> Iterator[Finding]:
     for noun in cube.shows:
         try:
-            rows = list(cube.rows(noun, read, datapath.state))
+            rows = asked("rows", partial(_listed_rows, cube, noun, read, datapath.state))
         except Exception as error:  # any exception of the cube is a finding
             yield raised(error, type(cube), "rows", _REMEDY)
             continue
@@ -47,9 +50,13 @@ def _tables(cube: Cube, read: Read, datapath: Datapath) -> Iterator[Finding]:
             yield at(type(cube), "rows", message, remedy)
 
 
+def _listed_rows(cube: Cube, noun: str, read: Read, view: View) -> list[Row]:
+    return listed(cube.rows(noun, read, view))
+
+
 def _samples(cube: Cube, read: Read, datapath: Datapath) -> Iterator[Finding]:
     try:
-        samples = list(cube.collect(read, datapath.state))
+        samples = asked("collect", lambda: listed(cube.collect(read, datapath.state)))
     except Exception as error:  # likewise
         yield raised(error, type(cube), "collect", _REMEDY)
         return

@@ -1,12 +1,14 @@
-"""The objects of a small cluster and a history of their changes, for checks of planning."""
+"""The objects of a small cluster, odd ones too, and a history of their changes, for planning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import msgspec
 
+from cubelet.check.odd import odd_objects
 from cubelet.testkit import local_node
 from cubelet_hooks.objects import (
     Change,
@@ -152,6 +154,7 @@ def cluster(watches: Iterable[Resource] = ()) -> list[Object]:
         POLICY,
         NetworkPolicy("other", "deny-all", ingress=(), egress=()),
         EXPOSED,
+        *odd_objects(),
         *(_custom(each) for each in watches),
     ]
 
@@ -164,7 +167,9 @@ def _custom(resource: Resource) -> Custom:
 def history(watches: Iterable[Resource] = ()) -> Iterator[Change]:
     """All objects are added, some change, some are removed and added again."""
     replace = msgspec.structs.replace
-    first = cluster(watches)
+    first: list[Any] = cluster(watches)
+    both = (ip_address("fd00:96::10"), *SERVICE.cluster_ips)
+    six = replace(SLICE, address_type="IPv6", endpoints=(Endpoint((both[0],)),))
     endpoints = replace(SLICE, endpoints=SLICE.endpoints[1:])
     local = replace(SERVICE, external_traffic_policy="Local", session_affinity="ClientIP")
     yield from (Change.between(None, each) for each in first)
@@ -172,10 +177,17 @@ def history(watches: Iterable[Resource] = ()) -> Iterator[Change]:
         (first[5], pod("web", 1, 2, ready=False, labels={"app": "web", "tier": "x"})),
         (first[6], pod("client", 1, 3, phase="Succeeded", ready=False)),
         (SLICE, endpoints),
+        (endpoints, six),
+        (six, endpoints),
+        (SERVICE, replace(SERVICE, cluster_ips=both)),
+        (SERVICE, replace(SERVICE, cluster_ips=both[:1], external_ips=both)),
         (SERVICE, local),
         (POLICY, replace(POLICY, egress=None)),
         (first[2], node(2, "a")),
         (first[4], Namespace("other", {"kubernetes.io/metadata.name": "other"})),
+        (first[5], pod("web", 1, 2, ips=(both[0], *first[5].ips))),
+        (first[10], replace(first[10], addresses=(both[0], *first[10].addresses))),
+        (LOCAL, replace(LOCAL, addresses=(*LOCAL.addresses, both[0]), held=both)),
         (LOCAL, replace(LOCAL, uplink_mtu=1400, onlink=(ip_network("198.51.100.0/24"),))),
         (first[10], port("web", 4)),
     ):

@@ -8,7 +8,10 @@ from pathlib import Path
 from traceback import extract_tb
 
 from cubelet.check.findings import Finding
+from cubelet.check.limits import EndlessError
 from cubelet_hooks.cube import Cube
+
+_ENDS = "end every loop and every answer, whatever the objects are"
 
 
 def module_file(cube: type[Cube]) -> Path | None:
@@ -50,4 +53,6 @@ def raised(error: BaseException, cube: type[Cube], name: str, remedy: str) -> Fi
     package = str(file.parent) if file else ""
     frames = [each for each in extract_tb(error.__traceback__) if each.filename.startswith(package)]
     place = (frames[-1].filename, frames[-1].lineno or 0) if frames else attribute(cube, name)
+    if isinstance(error, EndlessError):
+        return Finding(f"{name} does not end: it {error}", _ENDS, *place)
     return Finding(f"{name} raised {type(error).__name__}: {error}", remedy, *place)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from cubelet.check.findings import Finding
+from cubelet.check.limits import asked, listed
 from cubelet.check.objects import history
 from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
 from cubelet.composer.composition import NEEDED
 from cubelet.control.planner import Planner
+from cubelet.control.wishes import BadPlanError, collect, no_limit, shown
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Complaint, Cube, Entry, Unit
+from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Change
 
 _THROWS = "answer with nothing for what cannot be planned: a cube that raises is taken out"
 _PURE = "derive everything from the arguments and the settings, and change neither"
+
+_ADDRESSES = (IPv4Address, IPv6Address)
 
 
 class _FoundError(Exception):
@@ -65,38 +71,54 @@ class _Rehearsal:
             self._compare_with_a_new_start(change)
 
     def _follow(self, change: Change) -> None:
-        units = self._twice("units", lambda: list(self._cube.units(change, self._state)))
+        units = self._twice("units", lambda: listed(self._cube.units(change, self._state)))
         for unit in units:
             if not (isinstance(unit, tuple) and all(isinstance(part, str) for part in unit)):
                 message = f"units gives {unit!r} for {_named(change)}"
                 raise _FoundError(at(self._type, "units", message, "give tuples of str"))
             self._plan(unit)
         owned = {(self._cube.instance, unit) for unit in units}
-        self._planner.replan(owned, self._state)
+        self._asked("plan", lambda: self._planner.replan(owned, self._state))
         self._specialise(change)
 
     def _plan(self, unit: Unit) -> None:
         cube, view = self._cube, self._state
         asked: dict[str, Callable[[], list[Entry | Complaint]]] = {
-            "plan": lambda: list(cube.plan(unit, view)),
-            "parts": lambda: [e for part in cube.parts(unit, view) for e in part.entries],
-            "refused": lambda: list(cube.refused(unit, view)),
+            "plan": lambda: listed(cube.plan(unit, view)),
+            "parts": lambda: listed(e for p in cube.parts(unit, view) for e in listed(p.entries)),
+            "refused": lambda: listed(cube.refused(unit, view)),
         }
-        maps = {each.name: each for each in self._type.maps}
         for name, ask in asked.items():
             for each in self._twice(name, ask):
-                if problem := _wrong_with(each, maps, cube):
+                if problem := _wrong_with(each, cube):
                     message = f"the {name} of {' '.join(unit)}: {problem}"
                     raise _FoundError(at(self._type, name, message, "give what the map declares"))
+                if isinstance(each, Entry):
+                    self._concern(each)
         self._twice("namespace_of", lambda: cube.namespace_of(unit, view))
         about = self._twice("object_of", lambda: cube.object_of(unit, view))
         if about is not None and not (len(about) == 2 and all(about)):
             message = f"object_of gives {about!r} for {' '.join(unit)}"
             raise _FoundError(at(self._type, "object_of", message, "give kind and key, or None"))
 
+    def _concern(self, entry: Entry) -> None:
+        declared = next(each for each in self._type.maps if each.name == entry.map)
+        concerns = declared.concerns
+        if concerns is None:
+            return
+        about = self._twice("concerns", lambda: concerns(entry.key, entry.value))
+        if about is not None and about is not EVERYTHING and not isinstance(about, _ADDRESSES):
+            message = f"concerns of {entry.map} gives {shown(about)}"
+            remedy = "give an address, EVERYTHING or None"
+            raise _FoundError(at(self._type, "maps", message, remedy))
+
     def _specialise(self, change: Change) -> None:
         """Check that ``defines`` and ``needed_on`` depend only on kinds in ``specialised_by``."""
         defines = self._twice("defines", lambda: dict(self._cube.defines(self._state)))
+        odd = {name: each for name, each in defines.items() if not isinstance(each, int)}
+        if odd:
+            message = f"defines gives {shown(odd)}: constants are numbers"
+            raise _FoundError(at(self._type, "defines", message, "give an int for each name"))
         needed = self._twice("needed_on", lambda: frozenset(self._cube.needed_on(self._state)))
         if needed - set(NEEDED):
             message = f"needed_on gives {sorted(needed - set(NEEDED))}: no port classes"
@@ -116,7 +138,7 @@ class _Rehearsal:
         """Compare with the plan of an agent that starts now and sees each object once, as it is."""
         fresh, state = Planner([self._made()]), State()
         changes = [c for o in self._state if (c := state.apply(Change.between(None, o)))]
-        fresh.replan(fresh.units(changes, state), state)
+        self._asked("plan", lambda: fresh.replan(fresh.units(changes, state), state))
         if fresh.complaints() != self._planner.complaints():
             message = f"{_named(change)}, and a new start complains about other objects"
             raise _FoundError(at(self._type, "units", message, _units_remedy(change)))
@@ -140,7 +162,7 @@ class _Rehearsal:
 
     def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
         try:
-            return ask()
+            return asked(name, ask)
         except Exception as error:  # any exception of the cube
             raise _FoundError(raised(error, self._type, name, _THROWS)) from error
 
@@ -154,24 +176,13 @@ def _named(change: Change) -> str:
     return f"{change.kind} {change.key} {verb}"
 
 
-def _wrong_with(entry: Entry | Complaint, maps: Any, cube: Cube) -> str:
+def _wrong_with(entry: object, cube: Cube) -> str:
     if isinstance(entry, Complaint):
         return _wrong_complaint(entry)
-    declared = maps.get(entry.map)
-    if declared is None:
-        return f"an entry of {entry.map}, which is no map of the cube"
-    if not declared.planned:
-        return f"an entry of {entry.map}, which is not planned"
-    if type(entry.key) is not declared.key or type(entry.value) is not declared.value:
-        return (
-            f"{entry.map} holds {declared.key.__name__} and {declared.value.__name__}, "
-            f"not {type(entry.key).__name__} and {type(entry.value).__name__}"
-        )
     try:
-        entry.key.pack(cube.family)
-        entry.value.pack(cube.family)
-    except ValueError as error:
-        return f"an entry of {entry.map} does not fit: {error}"
+        collect(cube, (cube.instance, ()), [entry], no_limit)
+    except BadPlanError as error:
+        return error.problem
     return ""
 
 

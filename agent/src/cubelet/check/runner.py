@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cubelet.check.findings import Finding, Report, Result, UncheckedError
+from cubelet.check.limits import EndlessError
+from cubelet.check.places import raised
 from cubelet.check.registry import CHECKS, Check
 from cubelet.check.subject import Subject, Unusable, find
 from cubelet.check.workbench import Workbench
@@ -33,7 +35,12 @@ def check_cube(subject: Subject, checks: Sequence[Check] = CHECKS) -> Report:
 def _result(check: Check, bench: Workbench) -> Result:
     found: list[Finding] = []
     try:
+        if bench.endless:
+            raise UncheckedError(f"{bench.endless} does not end")
         found.extend(check.run(bench))
+    except EndlessError as error:
+        bench.endless = error.question or check.name
+        found.append(raised(error, bench.cube, bench.endless, ""))
     except UncheckedError as error:
         return Result(check.name, tuple(dict.fromkeys(found)), str(error))
     return Result(check.name, tuple(dict.fromkeys(found)))

@@ -8,6 +8,7 @@ import msgspec
 import msgspec.inspect
 
 from cubelet.check.findings import Finding
+from cubelet.check.limits import asked
 from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
 from cubelet_hooks.cube import Cube, Settings
@@ -69,7 +70,7 @@ def _takes_unknown(model: type[Settings]) -> bool:
 def _numbers(cube: type[Cube], model: type[Settings]) -> Iterator[Finding]:
     remedy = "a cube must run as installed: mend the default"
     try:
-        made = cube(f"{cube.kind}0", model())
+        made = asked("__init__", lambda: cube(f"{cube.kind}0", model()))
     except Exception as error:  # any exception of the model or the class
         yield raised(error, cube, "settings_type", remedy)
         return

@@ -15,6 +15,7 @@ from typing import Any
 import pluggy
 
 from cubelet.check.findings import Finding
+from cubelet.check.limits import EndlessError, asked, listed
 from cubelet.console.output import CommandError
 from cubelet_hooks import hookspecs
 from cubelet_hooks.cube import Cube
@@ -133,10 +134,11 @@ def _load(point: EntryPoint, package: Package) -> Iterator[Subject | Unusable]:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
-        manager.register(point.load(), name=point.name)
+        manager.register(asked("import", point.load), name=point.name)
         manager.check_pending()
-        offered = [cube for each in manager.hook.cubelet_cubes() for cube in each]
-    except (Exception, SystemExit) as error:  # any error of the package is a finding
+        hook = manager.hook.cubelet_cubes
+        offered = asked("cubelet_cubes", lambda: [c for each in hook() for c in listed(each)])
+    except (Exception, SystemExit, EndlessError) as error:  # any error of the package is a finding
         yield Unusable(point, _failure(error, point))
         return
     if not offered:
@@ -157,4 +159,6 @@ def _failure(error: BaseException, point: EntryPoint) -> Finding:
     if isinstance(error, SyntaxError):
         place = (error.filename or "", error.lineno or 0)
     message = f"it cannot be loaded: {type(error).__name__}: {error}"
+    if isinstance(error, EndlessError):
+        message = f"it cannot be loaded: {error.question} does not end: it {error}"
     return Finding(message, "mend it: an agent quarantines it", *place)

@@ -13,12 +13,17 @@ from typing import Self
 
 from cubelet.check.compositions import LINKS, NoDefaultError, Wanted, alone, default, without
 from cubelet.check.findings import UncheckedError, Verified
+from cubelet.check.limits import ended
 from cubelet.check.subject import Subject
 from cubelet.check.traces import open_descriptors, own_pins
+from cubelet.composer.compiler import TIMEOUT
 from cubelet.cubes.discovery import Discovery, discover
 from cubelet.testkit.datapath import Datapath
 from cubelet.testkit.network import TestNetwork, build_network, private_network
 from cubelet_hooks.cube import Cube
+
+_CPU = 20.0
+"""Seconds of the processor's time to plan and load a composition."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Workbench:
         self.verified: list[Verified] = []
         self.obstacles: list[str] = []
         """Why some compositions were not tried."""
+        self.endless = ""
+        """What the cube did not end: it is not asked anything else then."""
         self.descriptors = open_descriptors()
         self.pins = own_pins(self.cube.kind)
         self._stack = ExitStack()
@@ -125,13 +132,14 @@ class Workbench:
     @staticmethod
     def _try(wanted: Wanted, network: TestNetwork) -> Tried:
         try:
-            datapath = Datapath(
-                network,
-                wanted.stacks,
-                wanted.core,
-                mode=wanted.mode,
-                directions=wanted.directions,
-            )
+            with ended(cpu=_CPU, real=2 * TIMEOUT):  # the compiler is another process
+                datapath = Datapath(
+                    network,
+                    wanted.stacks,
+                    wanted.core,
+                    mode=wanted.mode,
+                    directions=wanted.directions,
+                )
         except Exception as error:  # of the compiler or of the cube's own code
             return Tried(wanted, error=error)
         return Tried(wanted, datapath)
