@@ -13,6 +13,7 @@ from bench.cluster import CUBES
 from bench.passthrough import passthroughs
 from cubelet.bpf.constants import MapFlags
 from cubelet.bpf.constants import MapType as KernelType
+from cubelet.bpf.folders import private_folder
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.layout import MapLayout
 from cubelet.bpf.maps import BpfMap
@@ -169,7 +170,7 @@ class Workshop:
 
 
 def _compiled(source: Source) -> Compiled:
-    return compile_source(source, CACHE, {})
+    return compile_source(source, private_folder(CACHE), {})
 
 
 def _load(compiled: Compiled, maps: Mapping[str, BpfMap], stack: ExitStack) -> list[BpfProgram]:

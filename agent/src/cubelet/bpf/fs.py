@@ -9,6 +9,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from cubelet.bpf.folders import trusted_folder
 from cubelet.bpf.syscalls import BpfError, libc
 
 BPFFS = Path("/sys/fs/bpf")
@@ -31,7 +32,7 @@ def ensure_bpffs(path: Path | str = BPFFS) -> Path:
     """Make the folder `path` on a bpffs and return it, mounting one at /sys/fs/bpf if need be.
 
     Raises `BpfError`: EPERM without the right to mount, EINVAL where `path` is neither on a bpffs
-    nor below /sys/fs/bpf.
+    nor below /sys/fs/bpf; `UnsafeFolderError` if others could put pins there.
     """
     folder = Path(path)
     if not is_bpffs(_nearest(folder)):
@@ -39,8 +40,7 @@ def ensure_bpffs(path: Path | str = BPFFS) -> Path:
             remedy = f"mount one: mount -t bpf bpf {folder}"
             raise BpfError(errno.EINVAL, "find a bpf filesystem at", str(folder), remedy)
         _mount()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return trusted_folder(folder, 0o700)
 
 
 def pins(folder: Path | str) -> tuple[Path, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from cubelet.bpf.folders import trusted_folder
 from cubelet.bpf.kernel import release
 from cubelet.composer.core import JUMPS
 from cubelet.composer.layout import MapSpec
@@ -77,20 +78,21 @@ def compile_source(
 ) -> Compiled:
     """The source's bytecode, from the cache if it was compiled before.
 
-    ``kinds`` maps a C file's name to the kind of cube it belongs to. Raises CompileError.
+    ``kinds`` maps a C file's name to the kind of cube it belongs to. Raises CompileError, and
+    UnsafeFolderError if others could put bytecode into the cache.
     """
     identity = source_identity(source)
     found = find_compiled(source, cache, identity)
     if found is not None:
         return found
-    cache.mkdir(parents=True, exist_ok=True)
     text = _run_builder(source, cache, kinds, started)
     _store(cache / f"{identity}.json", text)
     return _compiled(source, identity, json.loads(text))
 
 
 def find_compiled(source: Source, cache: Path, identity: str) -> Compiled | None:
-    """The bytecode of a source with this identity if the cache has it."""
+    """The bytecode of a source with this identity if the cache has it. Raises UnsafeFolderError."""
+    trusted_folder(cache)
     encoded = _load(cache / f"{identity}.json")
     return None if encoded is None else _compiled(source, identity, encoded)
 

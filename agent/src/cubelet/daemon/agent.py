@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cubelet.bpf.folders import trusted_folder
 from cubelet.bpf.fs import ensure_bpffs
 from cubelet.bpf.jiffies import Clock
 from cubelet.cni.files import broken
@@ -60,6 +61,9 @@ class Agent:
     """The parts of a node's agent, each made after those it uses. Use :func:`run`."""
 
     def __init__(self, settings: Settings) -> None:
+        # Only root may write to where it reads from. Raises OSError, naming the remedy.
+        for folder in (settings.state_dir, settings.cache_dir, settings.socket.parent):
+            trusted_folder(folder)
         # The installed cubes, the memory of the last run, and the known objects.
         self.settings = settings
         self.memory = Memory(settings.state_dir / "memory.json")

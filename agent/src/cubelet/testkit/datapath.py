@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cubelet.bpf.folders import private_folder
 from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.testrun import one_cpu, skb_context
 from cubelet.composer.compiler import compile_source
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _SENT, _ANSWERED, _PUNTED, _KEPT = 1, 2, 3, 4
 """How a packet left, in ``Trace.sent``."""
 VERDICTS = {-1: "pass", 0: "ok", 2: "drop", 7: "redirect"}
-CACHE = Path(tempfile.gettempdir()) / "cubelet-testkit"
+CACHE = Path("/var/cache/cubelet-testkit")
+"""What was compiled; nobody but root may put anything there, since it is loaded as it is."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Datapath(Contents):
                 early_xdp=self._early_xdp,
             )
         kinds = {cube.source().name: cube.kind for cube in self.composition.cubes}
-        compiled = compile_source(source, CACHE, kinds)
+        compiled = compile_source(source, private_folder(CACHE), kinds)
         self.compiled, self.specs = compiled, compiled.specs
         self.maps = open_maps(compiled.specs, None)
         self.programs = load_programs(compiled, self.maps)
