@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def _describe(folder: Path, name: str, module: str) -> None:
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: cubelet-{name}\nVersion: 0.3\n")
     (info / "entry_points.txt").write_text(f"[cubelet.cubes]\n{name} = {module}\n")
+
+
+def forget_copies(world: World) -> None:
+    """Have the node's agent, which does not run, not know what was in force: as on a new node."""
+    shutil.rmtree(world.layout.node(NODE) / "state/cubes", ignore_errors=True)
 
 
 def plugins(world: World) -> dict[str, dict[str, object]]:

@@ -1,4 +1,7 @@
-"""Somebody else's cube, from `cubelet new` to its removal, on nodes installed from wheels."""
+"""Somebody else's cube, from `cubelet new` to its removal, on nodes installed from wheels.
+
+It joins, is upgraded, breaks and goes while one agent runs, under traffic that loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from cubelet.lab.layout import LabSpec, Layout, plan_nodes
 from .foreign import NODE, command, plugins, start
 from .load import connections, datagrams, loads, stream
 from .manifests import pod, service
-from .world import QUICK, Space, World
+from .world import QUICK, Space, World, eventually
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = (".", "hooks", *(f"plugins/{p.name}" for p in (ROOT / "plugins").iterdir()))
@@ -100,9 +103,11 @@ class Agent:
         self._world = world
         command(world)  # writes the settings
         config = world.layout.node(NODE) / "agent.yaml"
+        self.starts = 0
         self._argv = [str(environment.python), "-m", "cubelet", "agent", "--config", str(config)]
 
     def restart(self) -> None:
+        self.starts += 1
         self._world.stop(NODE)
         start(self._world, self._argv)
 
@@ -185,35 +190,49 @@ def test_a_strangers_cube_comes_is_upgraded_breaks_and_goes(
         agent.restart()
         assert "stranger" not in agent.stack
 
-        environment.install(first)
-        agent.restart()
-        assert agent.stack[0] == "stranger"
+        environment.install(first)  # it joins by itself
+        eventually(lambda: agent.stack[0] == "stranger", 60)
         identity = agent.identity
         time.sleep(0.5)
         assert re.search(r'cubelet_stranger_packets_total\{.*dscp="0".*\} [1-9]', agent.metrics())
 
         environment.install(second)
-        agent.restart()
+        assert "0.2.0" in reloaded(world, environment, status=0)
         assert agent.stack[0] == "stranger"
         assert agent.identity != identity
+        identity = agent.identity
         assert plugins(world)["stranger"]["version"] == "0.2.0"
 
         environment.install(broken)
-        agent.restart()
-        assert "stranger" not in agent.stack
-        row = plugins(world)["stranger"]
-        assert (row["state"], row["version"]) == ("quarantined", "0.3.0")
-        assert "stranger.bpf.c" in str(row["reason"])
-        assert quarantined(agent.metrics()) == {"stranger"}
+        assert "stranger.bpf.c" in reloaded(world, environment, status=1)
+        for restart in (False, True):  # what was in force stays
+            if restart:
+                agent.restart()
+                eventually(lambda: plugins(world)["stranger"]["state"] == "kept", 30)
+            assert (agent.stack[0], agent.identity) == ("stranger", identity)
+            row = plugins(world)["stranger"]
+            assert (row["state"], row["version"]) == ("kept", "0.2.0")
+            assert "cubelet-stranger 0.3.0 cannot be used: " in str(row["reason"])
+            assert kept(agent.metrics()) == {"stranger"}
 
         environment.uninstall("cubelet-stranger")
-        agent.restart()
-        assert "stranger" not in plugins(world)
-        assert quarantined(agent.metrics()) == set()
+        eventually(lambda: "stranger" not in plugins(world), 60)
+        assert "stranger" not in agent.stack
+        assert kept(agent.metrics()) == set()
+    assert agent.starts == 2
     assert world.call(NODE, "status")["problems"] == []
 
 
-def quarantined(metrics: str) -> set[str]:
-    """The kinds that the metrics say are quarantined."""
-    lines = re.findall(r'^cubelet_plugin\w*\{(.*state="quarantined".*)\} 1', metrics, re.MULTILINE)
+def reloaded(world: World, environment: Environment, status: int) -> str:
+    """What `cubelet cubes reload` prints."""
+    socket = str(world.layout.socket(NODE))
+    argv = [str(environment.python), "-m", "cubelet", "cubes", "reload", "--socket", socket]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == status, done
+    return done.stdout
+
+
+def kept(metrics: str) -> set[str]:
+    """The kinds that the metrics say are kept as they were in force."""
+    lines = re.findall(r'^cubelet_plugin\w*\{(.*state="kept".*)\} 1', metrics, re.MULTILINE)
     return {kind for line in lines for kind in re.findall(r'kind="(\w+)"', line)}

@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cubelet.cli.commands import app
-from cubelet.composer.composition import CompositionError
+from cubelet.composer.composition import Chain, CompositionError
 from cubelet.config.cluster import KEY, ClusterConfig, parse_config, read_config
-from cubelet.config.live import Configuration
+from cubelet.config.live import Configuration, Reload
 from cubelet.config.node import Settings, SettingsError, parse
 from cubelet.config.setup import Setup, make_setup
-from cubelet.cubes.discovery import Discovery, Plugin, discover
+from cubelet.cubes.discovery import Discovery, discover
+from cubelet.cubes.plugins import Plugin
 from cubelet.state.last_known import Memory
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Placement
 from cubelet_hooks.cube import Settings as CubeSettings
@@ -158,6 +159,9 @@ def test_a_config_map_has_one_key() -> None:
 
 def config_map(text: str) -> ConfigMap:
     return ConfigMap("kube-system", "cubelet", {KEY: text})
+
+
+CONFIG = "kube-system/cubelet"
 
 
 class Followed:
@@ -303,7 +307,7 @@ def test_a_file_is_checked_offline(tmp_path: Path) -> None:
     status, out, _ = check(tmp_path, json.dumps(manifest))
     assert status == 0
     assert "pod stack:       lbrp0, nat0" in out
-    assert "firewall" not in out
+    assert "excluded:        firewall (essential)" in out
 
 
 def test_a_bad_file_fails_with_its_name(tmp_path: Path) -> None:
@@ -311,6 +315,83 @@ def test_a_bad_file_fails_with_its_name(tmp_path: Path) -> None:
     assert status == 1
     assert f"{tmp_path / 'file.yaml'}: insert[0] (nobody0): no installed cube" in error
     assert CliRunner().invoke(app, ["config", "check", str(tmp_path / "none")]).exit_code == 1
+
+
+def test_an_essential_cube_that_is_lost_lets_no_composition_do_without_it(
+    tmp_path: Path, found: Discovery
+) -> None:
+    lost = replace(found, lost={"firewall": "its copy is missing"})
+    with pytest.raises(CompositionError, match="firewall was in force and cannot be loaded: its"):
+        make_setup(Settings(), ClusterConfig(), lost)
+    setup = make_setup(Settings(), parse_config("exclude: [firewall]"), lost)
+    assert "firewall" not in {cube.kind for cube in setup.composition.cubes}
+    one = Followed(tmp_path, lost)  # the agent starts, and leaves what is pinned as it is
+    one.configuration.follow([])
+    assert one.proposed == []
+    assert "what runs on the node is left as it is" in one.configuration.problem
+    assert one.put("exclude: [firewall]") == ""
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_cubes_that_are_mended_join_where_nothing_is_in_force(
+    tmp_path: Path, found: Discovery, lost: bool
+) -> None:
+    one = Followed(tmp_path, replace(found, lost={"firewall": "gone"} if lost else {}))
+    one.configuration.follow([Change(ConfigMap.kind, CONFIG, None, config_map("exclude: [nat]"))])
+    one.configuration.settle("firewall cannot be compiled", in_force=False)
+    before = len(one.proposed)
+    told: list[str] = []
+    one.configuration.reload(Reload(replace(found), told.append, lambda: None))
+    one.configuration.follow([])
+    assert (len(one.proposed), told) == (before + 1, [""])
+    kinds = {cube.kind for cube in one.proposed[-1].composition.cubes}
+    assert "firewall" in kinds
+    assert "nat" not in kinds
+
+
+def test_what_the_configuration_leaves_out_is_said(found: Discovery) -> None:
+    setup = make_setup(Settings(), parse_config("exclude: [early, firewall]"), found)
+    assert setup.excluded == {"early": False, "firewall": True}
+    rows = {row["kind"]: row for row in found.rows([], setup.excluded)}
+    assert rows["firewall"]["state"] == "excluded"
+    assert "though it is essential" in str(rows["firewall"]["reason"])
+    chain = Chain(core=("bridge", "router"), stacks={"pod": ("lbrp", "nat")})
+    assert make_setup(Settings(chain=chain), ClusterConfig(), found).left_out == [
+        "firewall (essential)"
+    ]
+
+
+class Later(Rate):
+    kind = "later"
+    placement = (Placement("pod"),)
+
+
+def test_other_cubes_take_over_as_a_whole_or_those_that_run_go_on(
+    tmp_path: Path, found: Discovery
+) -> None:
+    one = Followed(tmp_path, replace(found))
+    assert one.put("exclude: [early]") == ""
+    told: list[str] = []
+    more = replace(found, cubes={**found.cubes, "later": Later})
+    for refused in ("refused by the verifier", ""):
+        one.configuration.reload(
+            Reload(replace(more), told.append, lambda: told.append("put back"))
+        )
+        one.configuration.follow([])
+        assert "later0" in stack(one.proposed[-1], "pod")
+        assert "early0" not in stack(one.proposed[-1], "uplink")
+        one.configuration.settle(refused, in_force=True)
+        assert ("later" in one.found.cubes) is not bool(refused)
+        assert one.configuration.problem == ""
+    assert told == ["put back", "refused by the verifier", ""]
+    # Cubes of which no composition can be made are not even proposed.
+    fewer = replace(found, cubes={k: v for k, v in found.cubes.items() if k != "router"})
+    before = len(one.proposed)
+    one.configuration.reload(Reload(fewer, told.append, lambda: None))
+    one.configuration.follow([])
+    assert len(one.proposed) == before
+    assert "pip install cubelet-router" in told[-1]
+    assert "router" in one.found.cubes
 
 
 def test_the_default_is_the_default() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +55,8 @@ class FakeReconciler:
         self.watches: tuple[Resource, ...] = ()
         self.ports = SimpleNamespace(unsettled=False)
         self.datapath = SimpleNamespace(identity="", maps={})
-        self.switchover = SimpleNamespace(composition=None, in_force=None, faults={})
+        self.switchover = SimpleNamespace(composition=None, in_force=None, faults={}, suspects={})
+        self.setup: Any = None
         self.stuck: Callable[[], None] = lambda: None
         self.reviews = 0
 
@@ -81,22 +82,32 @@ class Rig:
             return None
 
         self.state = view()
+        self.older: set[str] = set()
+        self.gone_on: list[Mapping[str, str]] = []
         self.inbox = Inbox()
         self.feed: Any = SimpleNamespace(
             begun=nothing, watch=nothing, complete=True, usable=True, problems=[], passed=self.told
         )
         self.configuration = SimpleNamespace(
-            follow=lambda changes, complete: None, settle=lambda refused, serves: False, problem=""
+            follow=lambda changes, complete: None,
+            settle=lambda refused, serves: False,
+            problem="",
+            go_on_without=self.gone_on.append,
         )
         self.reconciler = FakeReconciler(self.state)
         discovery: Any = SimpleNamespace(
-            quarantined=dict, observe=lambda hook, **arguments: None, faults={}
+            quarantined=dict,
+            observe=lambda hook, **arguments: None,
+            faults={},
+            fall_back=lambda kind, reason: kind in self.older,
         )
         runtime: Any = SimpleNamespace(listen=nothing, take_over=lambda composition, maps: None)
         health: Any = SimpleNamespace(ready=True, pass_began=None)
         self.thread = DatapathThread()
         reconciler: Any = self.reconciler
         configuration: Any = self.configuration
+        self.noted: list[set[str]] = []
+        keeper: Any = SimpleNamespace(took_over=lambda _, kinds: self.noted.append(kinds))
         self.loop = Loop(
             self.inbox,
             self.thread,
@@ -106,6 +117,7 @@ class Rig:
             reconciler,
             runtime,
             health,
+            keeper,
         )
         self.attaching = Attaching(self.state, reconciler, self.inbox)
 
@@ -272,3 +284,40 @@ async def test_a_restarted_agent_serves_the_newest(ports: tuple[Port, Port]) -> 
         assert rig.state.ports == {PORT.key: PORT}
         await rig.attaching.detach(PORT)
         assert rig.state.ports == {PORT.key: OLD}
+
+
+def setup_of(*kinds: str) -> Any:
+    cubes = [SimpleNamespace(kind=kind) for kind in kinds]
+    return SimpleNamespace(composition=SimpleNamespace(cubes=cubes))
+
+
+@in_loop
+async def test_what_took_over_without_a_fault_is_noted_once() -> None:
+    rig = Rig()
+    rig.reconciler.setup = setup_of("gate", "nat")
+    async with rig.running():
+        await rig.inbox.submit()
+        assert rig.noted == [], "it is not in force yet"
+        rig.reconciler.refused = ""
+        rig.reconciler.switchover.faults["nat"] = "its plan raises"
+        await rig.inbox.submit()
+        assert rig.noted == []
+        assert rig.gone_on == [{"nat": "its plan raises"}]
+        for _ in range(2):
+            await rig.inbox.submit()
+        assert rig.noted == [{"gate", "nat"}]
+
+
+@in_loop
+async def test_what_fails_gives_way_to_what_was_in_force_and_is_not_quarantined() -> None:
+    rig = Rig()
+    rig.older = {"gate", "nat"}
+    rig.reconciler.refused, rig.reconciler.setup = "", setup_of("gate", "nat")
+    async with rig.running():
+        rig.reconciler.switchover.suspects["gate"] = "it cannot be compiled"
+        await rig.inbox.submit()
+        assert (rig.gone_on, rig.noted) == ([{}], [])
+        rig.older = set()
+        rig.reconciler.switchover.suspects["gate"] = "nor can this"
+        await rig.inbox.submit()
+        assert rig.gone_on == [{}], "an essential cube is never taken out"

@@ -106,7 +106,8 @@ class Bench:
         (package / "__init__.py").write_text(CUBE.format(more=more))
         self.state = State()
         self.guests = Guests(self.state)
-        found = self.guests.stand_in(discover([EntryPoint("odd", name, "cubelet.cubes")]))
+        point = EntryPoint("odd", name, "cubelet.cubes")
+        self.discovery = found = discover([point], self.guests.stand_in)
         assert not found.quarantined()
         self.kind = found.cubes["odd"]
         assert issubclass(self.kind, Guest)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from importlib.metadata import EntryPoint
 from types import FunctionType
 
 import pytest
@@ -25,7 +26,7 @@ from cubelet.guests.registry import Guests, is_guest
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Cube
 from cubelet_hooks.maps import EVERYTHING
-from cubelet_hooks.objects import Namespace
+from cubelet_hooks.objects import Change, Namespace
 from cubelet_hooks.records import U32, Record
 
 from .strange import REFUSING, Bench, alive, importable
@@ -352,7 +353,9 @@ from cubelet.guests.registry import Guests
 from cubelet.state.cluster import State
 from cubelet_hooks.objects import Change, Namespace
 state = State()
-cube = Guests(state).stand_in(discover([EntryPoint("odd", {package!r}, "cubelet.cubes")])).cubes
+point = EntryPoint("odd", {package!r}, "cubelet.cubes")
+guests = Guests(state)
+cube = discover([point], guests.stand_in).cubes
 made = cube["odd"]("odd0", cube["odd"].settings_type())
 made.make_ready()
 print(made.host.pid, flush=True)
@@ -405,14 +408,18 @@ CONSTANTS = {{}}
 def test_what_guests_observe_they_observe_in_their_process(make: Make, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     bench = make(OBSERVING.format(path=str(seen)))
-    assert bench.guests.observing
+
+    def put(name: str) -> None:
+        change = Change.between(None, Namespace(name=name))
+        bench.discovery.observe("cubelet_changed", change=change)
+
     for name in ("a", "bad", "loop", "lost"):
-        bench.put(name)
-    bench.guests.composed("fused", ["odd0"])
+        put(name)
+    bench.discovery.observe("cubelet_composed", mode="fused", instances=["odd0"])
     assert not seen.exists()
     bench.guests.observe()
     assert seen.read_text().split("\n") == ["a", "bad", "loop", "fused odd0", ""]
-    bench.put("c")
+    put("c")
     bench.guests.observe()
     assert seen.read_text().endswith("fused odd0\n"), "it is not asked so soon again"
 
@@ -433,5 +440,16 @@ def test_cubes_of_our_own_are_no_guests() -> None:
     found = discover()
     mine = {plugin.name for plugin in found.plugins if plugin.cubes and not is_guest(plugin)}
     assert mine >= {"bridge", "router", "lbrp", "nat", "firewall"}
-    same = Guests(State()).stand_in(found)
+    same = discover(present=Guests(State()).stand_in)
     assert all(same.cubes[name] is found.cubes[name] for name in mine)
+
+
+def test_what_stands_for_a_cube_stays_the_same_until_the_cube_is_another(make: Make) -> None:
+    """So a reload that changes nothing about a guest leaves its process and its limits alone."""
+    bench = make("")
+    point = EntryPoint("odd", bench.kind.__module__, "cubelet.cubes")
+    again = discover([point], bench.guests.stand_in)
+    assert again.cubes["odd"] is bench.kind
+    del sys.modules[bench.kind.__module__]
+    other = discover([point], bench.guests.stand_in)
+    assert other.cubes["odd"] is not bench.kind

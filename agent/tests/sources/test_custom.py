@@ -277,7 +277,37 @@ async def test_a_folder_gives_objects_of_kinds_that_are_watched(tmp_path: Path) 
         assert state.custom("Budget") == {}
 
 
+@in_loop
+async def test_a_folder_learns_what_cubes_read_that_join_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "all.yaml").write_text(FOLDER)
+    monkeypatch.setitem(globals(), "DISCOVERY", Discovery((), pluggy.PluginManager("cubelet")))
+    async with folder_feed(tmp_path) as (feed, state):
+        await feed.watch([BUDGET])
+        assert (state.namespaces["shop"].annotations, state.custom("Budget")) == ({}, {})
+        await feed.learn(Quota.annotations, {"Budget": BUDGET})
+        assert state.namespaces["shop"].annotations == {"quota.example.com/bytes": "5"}
+        assert sorted(state.custom("Budget")) == ["shop/a", "shop/b"]
+        await feed.learn(Quota.annotations, {"Budget": BUDGET})  # nothing new: nothing comes
+        (tmp_path / "all.yaml").unlink()
+        await feed.refresh()
+        assert (list(state.namespaces), state.custom("Budget")) == ([], {})
+
+
 # From an API server
+
+
+@in_loop
+async def test_a_server_is_asked_again_for_annotations_of_cubes_that_join(tmp_path: Path) -> None:
+    server = ApiServer()
+    metadata = {"name": "shop", "annotations": {"a": "b", "quota.example.com/bytes": "5"}}
+    server.put({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    async with following(server, tmp_path) as found:
+        state = found.state
+        assert state.namespaces["shop"].annotations == {"quota.example.com/bytes": "5"}
+        await found.source.learn({*Quota.annotations, "a"})
+        assert state.namespaces["shop"].annotations == metadata["annotations"]
 
 
 class Following:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cubelet.cli import author, config, views
+from cubelet.cli import author, config, cubes, views
 from cubelet.cli.lazy import LabGroup, RootGroup
 from cubelet.console import logs
 from cubelet.console.output import CommandError, Format, print_as, tell, told
@@ -31,6 +31,7 @@ app.add_typer(
 )
 
 app.add_typer(config.app)
+app.add_typer(cubes.app)
 app.add_typer(author.cube)
 app.command()(author.new)
 

@@ -56,6 +56,7 @@ def check(
                 name: [cube.instance for cube in stack]
                 for name, stack in composition.stacks.items()
             },
+            "excluded": made.left_out,
         }
         print_as(output, found, lambda: views.chain(found))
 

@@ -107,12 +107,15 @@ def chain(found: Row) -> str:
     """The composition of a configuration: mode, core and stacks, a line each."""
     lines = [("mode:", found["mode"]), ("core:", _plain(found["core"]))]
     lines += [(f"{name} stack:", _plain(stack)) for name, stack in found["stacks"].items()]
+    lines += [("excluded:", _plain(found["excluded"]))] if found["excluded"] else []
     return table(lines[0], lines[1:])
 
 
 def _composition(found: Row) -> Iterator[tuple[str, object]]:
     yield "composition", f"{found['mode']} {found['identity'] or _not_composed(found)}"
     yield "core", found["core"]
+    if found.get("excluded"):
+        yield "excluded", found["excluded"]
     for port_class, stack in found["stacks"].items():
         yield f"{port_class} stack", stack
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 
 import structlog
@@ -31,6 +32,20 @@ class _Offer:
     excuse: str = ""
     lenient: bool = False
     faults: Mapping[str, str] | None = None
+    reload: Reload | None = None
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Cubes that are to take the place of those that run, if the present configuration is in force
+    with them.
+
+    ``told`` is called once, with why it is not ('' if it is); ``give_up`` before it, if it is not.
+    """
+
+    discovery: Discovery
+    told: Callable[[str], None]
+    give_up: Callable[[], None]
 
 
 class Configuration:
@@ -38,7 +53,8 @@ class Configuration:
 
     ``problem`` says why the present one was refused ('' if it was not); the one before it then
     stays in force, after a restart too. The constructor raises SettingsError or CompositionError
-    if the node's own settings allow no setup at all.
+    if the node's own settings allow no setup at all, but not for an essential cube that was in
+    force and of which nothing can be loaded: then there is no setup, and what is pinned stays.
     """
 
     def __init__(
@@ -56,9 +72,13 @@ class Configuration:
         self._begun = False
         self._unsure = False
         self._pending = False
+        self._reload: Reload | None = None
+        self._before: Discovery | None = None
+        self._serves = False
         self._offered = self._accepted = _Offer()
         self.problem = ""
-        make_setup(settings, ClusterConfig(), discovery)
+        if not discovery.lost:
+            make_setup(settings, ClusterConfig(), discovery)
 
     def follow(self, changes: Iterable[Change], complete: bool = True) -> None:
         """Take in changes of the configuration; the first call also settles that there is none.
@@ -66,6 +86,9 @@ class Configuration:
         Unless the source could read everything (``complete``), a missing one may only be unread:
         then the last one in force is proposed.
         """
+        if self._reload is not None and self._begun and not (self._pending and self._serves):
+            self._take_over(self._reload)
+            self._reload = None
         changed = not self._begun or (self._unsure and complete)
         for change in changes:
             is_ours = change.key == self._settings.kubernetes.config_map
@@ -81,7 +104,40 @@ class Configuration:
             self._take_up()
         self._begun = True
 
-    def _take_up(self) -> None:
+    @property
+    def present(self) -> ClusterConfig:
+        """The configuration in force."""
+        return self._accepted.config
+
+    def reload(self, wanted: Reload) -> None:
+        """Let the next pass put other versions of cubes in force, as a whole or not at all."""
+        self._reload = wanted
+
+    def _take_over(self, wanted: Reload) -> None:
+        """Propose the present configuration, made of these cubes."""
+        if not self._serves:  # nothing is in force that could go on
+            self._discovery.take_over(wanted.discovery)
+            wanted.told(self._take_up())
+            return
+        self._before = copy(self._discovery)
+        self._discovery.take_over(wanted.discovery)
+        present = self._accepted
+        lenient = present.lenient or bool(wanted.discovery.faults)
+        try:
+            self._offer(_Offer(present.config, present.text, self.problem, lenient, reload=wanted))
+        except (SettingsError, CompositionError) as error:
+            self._go_back(wanted, str(error))
+
+    def _go_back(self, given_up: Reload, reason: str) -> None:
+        """Have the cubes that run be those that are known."""
+        if self._before is not None:
+            self._discovery.take_over(self._before)
+        self._before = None
+        given_up.give_up()
+        given_up.told(reason)
+
+    def _take_up(self) -> str:
+        """Propose what the ConfigMap says; why it cannot be, '' if it is."""
         faults = dict(self._discovery.faults)
         self._discovery.faults.clear()  # the new configuration may have mended them
         try:
@@ -94,6 +150,8 @@ class Configuration:
             log.error("configuration refused", problem=self.problem)
             if not self._begun:
                 self._offer_the_last(self.problem)
+            return str(error)
+        return ""
 
     def _offer_the_last(self, excuse: str) -> None:
         """Propose the configuration that was in force before the restart."""
@@ -138,8 +196,15 @@ class Configuration:
             return False
         self._pending = False
         offer = self._offered
+        if offer.reload is not None and refused and in_force:
+            self._go_back(offer.reload, refused)
+            return True
         if not refused:
+            self._serves = True
             self._accepted, self.problem = offer, offer.excuse
+            if offer.reload is not None:
+                self._before = None
+                offer.reload.told("")
             self._memory.remember(config=offer.text)
             return False
         self._refuse(offer.excuse, refused)

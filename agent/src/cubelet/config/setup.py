@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -31,11 +31,22 @@ OPTIONAL = ("lbrp", "nat", "firewall")
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A configuration that has been checked as a whole. ``composition`` is not specialised yet."""
+    """A configuration that has been checked as a whole. ``composition`` is not specialised yet.
+
+    ``excluded`` are the kinds of installed cubes that the configuration leaves out, each with
+    whether it is essential.
+    """
 
     composition: Composition
     core: Core
     service_cidrs: tuple[IPv4Network, ...]
+    excluded: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The excluded kinds as people are told of them."""
+        found = self.excluded.items()
+        return [f"{kind} (essential)" if essential else kind for kind, essential in found]
 
 
 def make_setup(
@@ -55,6 +66,7 @@ def make_setup(
     cannot be composed like this.
     """
     chain = settings.chain or default_chain()
+    _check_lost(discovery, config)
     if lenient:
         config = _usable_part(config, discovery)
     wanted = {*chain.names(), *(each.cube for each in config.insert)} - set(config.exclude)
@@ -74,7 +86,31 @@ def make_setup(
         slots,
     )
     cidrs = settings.service_cidrs if config.service_cidrs is None else config.service_cidrs
-    return Setup(composition, _core(settings, config, cidrs), cidrs)
+    left_out = _left_out(settings, config, discovery, composition)
+    return Setup(composition, _core(settings, config, cidrs), cidrs, left_out)
+
+
+def _check_lost(discovery: Discovery, config: ClusterConfig) -> None:
+    """The node must not go on without an essential cube because nothing can be loaded of it."""
+    lost = {kind: why for kind, why in discovery.lost.items() if kind not in config.exclude}
+    if lost:
+        raise CompositionError(
+            "; ".join(
+                f"{kind} was in force and cannot be loaded: {why}" for kind, why in lost.items()
+            )
+            + "; what runs on the node is left as it is"
+        )
+
+
+def _left_out(
+    settings: Settings, config: ClusterConfig, discovery: Discovery, made: Composition
+) -> Mapping[str, bool]:
+    """The installed cubes that would be composed if the configuration did not leave them out."""
+    named = set(config.exclude)
+    if settings.chain is not None:
+        named |= set(default_chain().names())
+    named -= {cube.kind for cube in made.cubes}
+    return {kind: cube.essential for kind, cube in sorted(discovery.cubes.items()) if kind in named}
 
 
 def _core(settings: Settings, config: ClusterConfig, cidrs: tuple[IPv4Network, ...]) -> Core:

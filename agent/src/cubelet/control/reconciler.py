@@ -80,6 +80,7 @@ class Reconciler:
         self._ordered = None
         self.refused = None
         self.switchover.faults.clear()
+        self.switchover.suspects.clear()
 
     @property
     def setup(self) -> Setup | None:
@@ -163,8 +164,8 @@ class Reconciler:
         everything, self._review = self._review, True
         taken = [change for change in map(self._state.apply, changes) if change is not None]
         node = everything or self._host.outdated or any(map(concerns, taken))
-        if node or self._proposed:
-            setup = self._proposed or self.setup
+        setup = self._proposed or self.setup
+        if setup is not None and (node or self._proposed):
             taken += self._host.ensure_devices(setup, self.switchover.complete)
         local = self._state.local
         before, switched = self._plan, False

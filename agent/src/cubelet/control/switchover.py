@@ -109,6 +109,9 @@ class Switchover:
         """Devices on which the last switch failed."""
         self.faults: dict[str, str] = {}
         """Kinds, not essential, that proved unusable, each with the reason."""
+        self.suspects: dict[str, str] = {}
+        """Essential kinds that did so: the node does not run without them, but may with another
+        version."""
 
     @property
     def composition(self) -> Composition | None:
@@ -206,9 +209,10 @@ class Switchover:
         return frozenset(cube.kind for cube in wanted.cubes if cube.essential) - running
 
     def blame(self, cubes: Iterable[Cube], kind: str, reason: str) -> None:
-        """Record the fault of a kind, unless it is essential or none of these cubes has it."""
-        if any(cube.kind == kind and not cube.essential for cube in cubes):
-            self.faults.setdefault(kind, reason)
+        """Record the fault of a kind, unless none of these cubes has it."""
+        for cube in cubes:
+            if cube.kind == kind:
+                (self.suspects if cube.essential else self.faults).setdefault(kind, reason)
 
     def _learn(self, plan: Plan, changed: Collection[str] | None) -> Facts:
         """The facts to compile in; classes needed lately still count as needed.

@@ -14,7 +14,7 @@ from cubelet_hooks.resources import Resource
 
 OWN_COMMANDS = frozenset(
     (
-        *("agent", "config", "cube", "doctor", "get", "lab", "monitor", "new", "plugins"),
+        *("agent", "config", "cube", "cubes", "doctor", "get", "lab", "monitor", "new", "plugins"),
         *("status", "uninstall", "version"),
     )
 )

@@ -7,15 +7,16 @@ run. The built-in cubes are found in the same way as any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Any, Literal
+from typing import Any, Self
 
 import pluggy
 import structlog
 
-from cubelet.cubes.declarations import exposed_name, problems_of
+from cubelet.cubes.declarations import problems_of
+from cubelet.cubes.plugins import LEFT_OUT, Plugin, PluginState, offers, row
 from cubelet_hooks import hookspecs
 from cubelet_hooks.cube import ABI, PORT_CLASSES, Cube
 from cubelet_hooks.reasons import REASONS_PER_CUBE
@@ -30,27 +31,17 @@ RESERVED = frozenset(
 )
 """Kinds whose identifiers would collide with the kernel's or the core's own."""
 
-PluginState = Literal["active", "inactive", "quarantined"]
+
+Present = Callable[[Plugin, pluggy.PluginManager], Plugin]
+"""Gives what stands for a plugin that was loaded: itself, or one whose Python runs elsewhere."""
 
 
-@dataclass(frozen=True)
-class Plugin:
-    """One installed plugin: its name and cubes, or the reason why it cannot be used."""
-
-    name: str
-    distribution: str
-    version: str
-    hooks: tuple[str, ...] = ()
-    cubes: tuple[type[Cube], ...] = ()
-    reason: str = ""
-
-    @property
-    def quarantined(self) -> bool:
-        """Found, but unusable."""
-        return bool(self.reason)
+def as_it_is(plugin: Plugin, _: pluggy.PluginManager) -> Plugin:
+    """The plugin itself: its Python runs in this process."""
+    return plugin
 
 
-@dataclass(frozen=True)
+@dataclass
 class Discovery:
     """All plugins in the order of their names, and the manager that calls their hooks."""
 
@@ -59,6 +50,53 @@ class Discovery:
     cubes: Mapping[str, type[Cube]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     """Kinds that proved unusable after discovery, each with the reason: also quarantined."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Kinds, essential and in force last, that nothing can be loaded of, each with the reason."""
+    uncopied: Mapping[str, str] = field(default_factory=dict)
+    """Plugins that run as they are installed since they cannot be copied, each with the reason."""
+    revert: Callable[[Discovery, str, str], bool] = lambda *_: False
+    """Puts what was in force last in the place of a kind that fails; see :meth:`fall_back`."""
+    present: Present = as_it_is
+
+    @classmethod
+    def empty(cls, present: Present = as_it_is) -> Self:
+        """Without any plugin; see :meth:`load`."""
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        return cls((), manager, present=present)
+
+    def load(
+        self, point: EntryPoint, load: Callable[[], object], digest: str = "", kept: str = ""
+    ) -> Plugin:
+        """Load the plugin of an entry point by ``load``, for :meth:`add`; never raises."""
+        plugin = _load(point, load, self.manager, self.cubes)
+        plugin = replace(plugin, digest=digest, kept=kept)
+        return plugin if plugin.quarantined else self.present(plugin, self.manager)
+
+    def add(self, plugin: Plugin) -> None:
+        """Take in a plugin that was loaded."""
+        if plugin.quarantined:
+            log.error("plugin quarantined", plugin=plugin.name, reason=plugin.reason)
+        elif plugin.kept:
+            log.error("plugin kept as it was in force", plugin=plugin.name, reason=plugin.kept)
+        self.cubes = {**self.cubes, **{cube.kind: cube for cube in plugin.cubes}}
+        self.plugins = (*self.plugins, plugin)
+
+    def drop(self, plugin: Plugin) -> None:
+        """Let go of a plugin, whether it was added or only loaded."""
+        self.plugins = tuple(each for each in self.plugins if each != plugin)
+        gone = {cube.kind for cube in plugin.cubes}
+        self.cubes = {kind: cube for kind, cube in self.cubes.items() if kind not in gone}
+        if self.manager.has_plugin(plugin.name):
+            self.manager.unregister(name=plugin.name)
+
+    def fall_back(self, kind: str, reason: str) -> bool:
+        """Have a kind that fails run as it was in force last; False if that is what it does."""
+        return self.revert(self, kind, reason)
+
+    def take_over(self, other: Discovery) -> None:
+        """Become what another discovery is."""
+        vars(self).update(vars(other))
 
     @property
     def usable(self) -> Mapping[str, type[Cube]]:
@@ -69,6 +107,14 @@ class Discovery:
         """The reasons of all quarantined plugins, by name, and cubes, by kind."""
         return {p.name: p.reason for p in self.plugins if p.quarantined} | self.faults
 
+    def kept(self, kinds: Collection[str]) -> Mapping[str, str]:
+        """Why plugins with some of these kinds are kept as they were in force, by name."""
+        return {
+            plugin.name: f"{plugin.title} runs on: {plugin.kept}"
+            for plugin in self.plugins
+            if plugin.kept and any(cube.kind in kinds for cube in plugin.cubes)
+        }
+
     def observe(self, hook: str, **arguments: Any) -> None:
         """Call an observing hook in each plugin separately: if one raises, the others still run."""
         for name, plugin in self.manager.list_name_plugin():
@@ -78,15 +124,32 @@ class Discovery:
             except Exception as error:  # an observer's bug is not the agent's
                 log.error("an observer failed", plugin=name, hook=hook, error=repr(error))
 
-    def rows(self, active: Iterable[str] = ()) -> list[dict[str, object]]:
-        """One row per cube, as `cubelet plugins` prints it; ``active`` kinds are composed."""
-        running = set(active)
+    def rows(
+        self, active: Iterable[str] = (), excluded: Mapping[str, bool] | None = None
+    ) -> list[dict[str, object]]:
+        """One row per cube, as `cubelet plugins` prints it; ``active`` kinds are composed.
+
+        ``excluded`` ones the configuration leaves out, though they may be essential.
+        """
+        running, left_out = set(active), excluded or {}
         return [
-            _row(plugin, kind, "active" if kind in running else "inactive", self.faults.get(kind))
-            | _offers(self.cubes.get(kind))
+            row(plugin, kind, *self._state(plugin, kind, running, left_out))
+            | offers(self.cubes.get(kind))
             for plugin in self.plugins
             for kind in ([cube.kind for cube in plugin.cubes] or [plugin.name])
         ]
+
+    def _state(
+        self, plugin: Plugin, kind: str, active: set[str], excluded: Mapping[str, bool]
+    ) -> tuple[PluginState, str]:
+        """The state of a kind, and why it is in it."""
+        if reason := self.faults.get(kind) or plugin.reason:
+            return "quarantined", reason
+        if kind in excluded:
+            return "excluded", LEFT_OUT if excluded[kind] else ""
+        if plugin.kept:
+            return "kept", plugin.kept
+        return "active" if kind in active else "inactive", ""
 
     @property
     def watches(self) -> Mapping[str, Resource]:
@@ -99,51 +162,32 @@ class Discovery:
         return tuple(sorted({each for cube in self.cubes.values() for each in cube.annotations}))
 
 
-def _row(plugin: Plugin, kind: str, state: PluginState, fault: str | None) -> dict[str, object]:
-    reason = fault or plugin.reason
-    return {
-        "kind": kind,
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "hooks": list(plugin.hooks),
-        "state": "quarantined" if reason else state,
-        "reason": reason,
-    }
+def discover(
+    found: Iterable[EntryPoint] | None = None, present: Present = as_it_is
+) -> Discovery:
+    """Load every plugin of the group as it is installed; never raises for a broken one."""
+    discovery = Discovery.empty(present)
+    for point in installed(found):
+        discovery.add(discovery.load(point, point.load))
+    return discovery
 
 
-def _offers(cube: type[Cube] | None) -> dict[str, object]:
-    """The metrics, commands and kinds of objects of a cube, for `cubelet plugins`."""
-    names = [exposed_name(cube.kind, metric) for metric in cube.metrics] if cube else []
-    return {
-        "metrics": names,
-        "commands": f"cubelet {cube.kind}" if cube and cube.commands else "",
-        "watches": [resource.definition for resource in cube.watches] if cube else [],
-    }
-
-
-def discover(found: Iterable[EntryPoint] | None = None) -> Discovery:
-    """Load every plugin of the group; never raises for a broken one."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+def installed(found: Iterable[EntryPoint] | None = None) -> list[EntryPoint]:
+    """The entry points of the group, or these, in the order in which they are loaded."""
     points = entry_points(group=hookspecs.ENTRY_POINT_GROUP) if found is None else found
-    cubes: dict[str, type[Cube]] = {}
-    plugins = []
-    for point in sorted(points, key=lambda p: (p.name, p.value)):
-        plugin = _load(point, manager, cubes)
-        if plugin.quarantined:
-            log.error("plugin quarantined", plugin=plugin.name, reason=plugin.reason)
-        cubes |= {cube.kind: cube for cube in plugin.cubes}
-        plugins.append(plugin)
-    return Discovery(tuple(plugins), manager, cubes)
+    return sorted(points, key=lambda p: (p.name, p.value))
 
 
 def _load(
-    point: EntryPoint, manager: pluggy.PluginManager, known: Mapping[str, type[Cube]]
+    point: EntryPoint,
+    load: Callable[[], object],
+    manager: pluggy.PluginManager,
+    known: Mapping[str, type[Cube]],
 ) -> Plugin:
     name, release = (point.dist.name, point.dist.version) if point.dist else (point.value, "")
     try:
         _check_requirements(point)
-        module = point.load()
+        module = load()
         manager.register(module, name=point.name)
         manager.check_pending()
         callers = manager.get_hookcallers(module) or []

@@ -25,7 +25,8 @@ from cubelet.config.live import Configuration
 from cubelet.config.node import Settings, SettingsError
 from cubelet.control.host import free_way
 from cubelet.control.reconciler import Reconciler
-from cubelet.cubes.discovery import discover
+from cubelet.control.trial import Job
+from cubelet.cubes.keeping import Keeper
 from cubelet.cubes.questions import Questions
 from cubelet.cubes.runtime import Runtime
 from cubelet.daemon.attaching import Attaching
@@ -33,6 +34,7 @@ from cubelet.daemon.health import Health
 from cubelet.daemon.http import serve, sites
 from cubelet.daemon.inbox import Inbox
 from cubelet.daemon.loop import Loop
+from cubelet.daemon.reloading import Reloader
 from cubelet.daemon.requests import Requests
 from cubelet.daemon.service_health import ServiceHealth
 from cubelet.daemon.sweeps import Sweeps
@@ -69,7 +71,8 @@ class Agent:
         self.memory = Memory(settings.state_dir / "memory.json")
         self.state = State()
         self.guests = Guests(self.state)
-        self.discovery = self.guests.stand_in(discover())
+        self.keeper = Keeper(settings.state_dir / "cubes", self.guests.stand_in)
+        self.discovery = self.keeper.discover()
         self.clock = Clock()
         # The source of changes.
         self.inbox = Inbox()
@@ -117,6 +120,7 @@ class Agent:
             self.reconciler,
             self.runtime,
             self.health,
+            self.keeper,
         )
         # What answers the container runtime, the command line, cubes' commands and Prometheus.
         self.requests = Requests(
@@ -137,12 +141,22 @@ class Agent:
         self.questions = Questions(
             lambda: self.reconciler.switchover.cubes, self.runtime.context, self.thread.run
         )
+        # What has other versions of cubes join.
+        self.reloader = Reloader(
+            self.discovery,
+            self.keeper,
+            self.configuration,
+            self.reconciler,
+            self.feed,
+            lambda: self.thread.run(self._job),
+            self.inbox.wake,
+        )
         self.meters: Meters = NoMeters()
         self.sites = sites(settings, self.health.unalive, self.health.unready, self._metrics)
         self.service_health = ServiceHealth(
             self.state, settings.health_check_networks, self.health.unready
         )
-        self.health.also.append(lambda: self.service_health.problems)
+        self.health.also += [lambda: self.service_health.problems, self.reloader.problems]
         self.loop.on_pass += [
             self.meters.passed,
             self._observed,
@@ -173,6 +187,7 @@ class Agent:
                 self.sweeps.run(),
                 self.cni.run(),
                 self.service_health.run(),
+                self.reloader.run(),
             )
             ended = await stack.enter_async_context(_running(*works, told.wait()))
             server = AgentServer(self.settings.socket, self._handlers())
@@ -191,6 +206,7 @@ class Agent:
             "cube": self.questions.ask,
             "sync": self._sync,
             **self.requests.handlers(),
+            **self.reloader.handlers(),
         }
 
     def _metrics(self) -> Page:
@@ -213,15 +229,28 @@ class Agent:
 
     def _observed(self, _: float) -> None:
         """Guests observe a pass when whoever waited for it has been answered."""
-        if self.guests.observing:
-            self.thread.run(self.guests.observe)
+        asyncio.get_running_loop().call_soon(self.thread.run, self.guests.observe)
+
+    def _job(self) -> Job:
+        """What a trial of other cubes has to know; asked between passes."""
+        known = self.memory.known
+        return Job(
+            settings=self.settings,
+            config=self.configuration.present,
+            reasons=known.reasons,
+            slots=known.slots,
+            objects=tuple(self.state),
+            local=self.state.local,
+            hz=self.clock.hz,
+            early_xdp=self.reconciler.datapath.sees_early,
+            running=frozenset(plugin.digest for plugin in self.discovery.plugins),
+        )
 
     def _recomposed(self, composition: Composition) -> None:
         self.requests.recomposed()
         self.meters.recomposed()
         names = [cube.instance for cube in composition.cubes]
         self.discovery.observe("cubelet_composed", mode=composition.mode, instances=names)
-        self.thread.run(self.guests.composed, composition.mode, names)
 
     def _status(self) -> dict[str, Any]:
         return {

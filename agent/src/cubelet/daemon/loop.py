@@ -10,8 +10,10 @@ import structlog
 
 from cubelet.composer.composition import Composition
 from cubelet.config.live import Configuration
+from cubelet.config.setup import Setup
 from cubelet.control.reconciler import Reconciler
 from cubelet.cubes.discovery import Discovery
+from cubelet.cubes.keeping import Keeper
 from cubelet.cubes.runtime import Runtime
 from cubelet.daemon.health import Health
 from cubelet.daemon.inbox import Batch, Inbox
@@ -47,6 +49,7 @@ class Loop:
         reconciler: Reconciler,
         runtime: Runtime,
         health: Health,
+        keeper: Keeper,
     ) -> None:
         self._inbox = inbox
         self._thread = thread
@@ -56,6 +59,8 @@ class Loop:
         self._reconciler = reconciler
         self._runtime = runtime
         self._health = health
+        self._keeper = keeper
+        self._kept: Setup | None = None
         self.on_pass: list[Callable[[float], None]] = []
         self.on_composition: list[Callable[[Composition], None]] = []
 
@@ -146,21 +151,36 @@ class Loop:
     def _settle(self) -> None:
         """Quarantine cubes that fail while in force, or that keep the node from starting.
 
+        What was in force before them takes their place, if that is another version.
+
         Faults of a configuration that is given up do not count.
         """
         switchover = self._reconciler.switchover
         given_up = self._configuration.settle(
             self._reconciler.refused, switchover.in_force is not None
         )
-        faults = dict(switchover.faults)
+        faults, suspects = dict(switchover.faults), dict(switchover.suspects)
         switchover.faults.clear()
+        switchover.suspects.clear()
         if given_up:
             self._inbox.wake()
             return
-        fresh = {k: v for k, v in faults.items() if k not in self._discovery.faults}
-        if not fresh:
+        found = (faults | suspects).items()
+        reverted = {kind for kind, reason in found if self._discovery.fall_back(kind, reason)}
+        known = reverted | self._discovery.faults.keys()
+        fresh = {kind: reason for kind, reason in faults.items() if kind not in known}
+        if not fresh and not reverted:
+            self._keep()
             return
         for kind, reason in fresh.items():
             log.error("cube quarantined", cube=kind, reason=reason)
         self._configuration.go_on_without(fresh)
         self._inbox.wake()
+
+    def _keep(self) -> None:
+        """Note once which cubes are in force and have proved no fault."""
+        setup = self._reconciler.setup
+        if self._reconciler.refused == "" and setup is not None and setup is not self._kept:
+            self._kept = setup
+            kinds = {cube.kind for cube in setup.composition.cubes}
+            self._keeper.took_over(self._discovery, kinds)

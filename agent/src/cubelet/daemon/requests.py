@@ -96,6 +96,7 @@ class Requests:
     def _composed(self) -> dict[str, Any]:
         datapath = self._reconciler.datapath
         composition, programs = self._composed_or_wanted(), datapath.programs
+        setup = self._reconciler.setup
         entries: Mapping[str, BpfProgram] = programs.entries if programs else {}
         return {
             "mode": composition.mode,
@@ -103,6 +104,7 @@ class Requests:
             "earlier": [] if programs else datapath.pinned(),
             "core": [cube.kind for cube in composition.core],
             "stacks": {n: [c.kind for c in cubes] for n, cubes in composition.stacks.items()},
+            "excluded": setup.left_out if setup else [],
             "programs": {name: program.id for name, program in entries.items()},
         }
 
@@ -115,7 +117,8 @@ class Requests:
 
     async def _plugins(self, _: Params) -> list[dict[str, object]]:
         active = [cube.kind for cube in self._reconciler.switchover.cubes]
-        return self._discovery.rows(active=active)
+        setup = self._reconciler.setup
+        return self._discovery.rows(active, setup.excluded if setup else {})
 
     async def _get(self, params: Params) -> Any:
         composition = self._composed_or_wanted()

@@ -64,6 +64,11 @@ class EarlyAttachment:
         self._pin = pin
         self._supported: dict[int, bool] = {}
 
+    @property
+    def there(self) -> bool:
+        """Whether a link is on some device."""
+        return self._pin.exists()
+
     def ready(self, ifindex: int) -> bool:
         """Make sure that the uplink has a link, which passes all frames until a program is put in.
 
@@ -137,6 +142,11 @@ class Datapath:
         folder = self._bpffs / "programs"
         found = folder.iterdir() if folder.exists() else ()
         return sorted(each.name.partition("-")[0] for each in found)
+
+    @property
+    def sees_early(self) -> bool:
+        """Whether the uplink's driver runs programs of ours."""
+        return self._early.there
 
     def runs_alone(self, identity: str) -> bool:
         """Whether an earlier run left pinned programs of this composition and of no other."""

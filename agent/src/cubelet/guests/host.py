@@ -72,6 +72,7 @@ class Host:
 
     def __init__(self, module: str, state: Iterable[Object]) -> None:
         self._module = module
+        self._path = list(sys.path)
         self._state = state
         self._process: Process | None = None
         self._pending: list[Change] = []
@@ -170,7 +171,7 @@ class Host:
         self._process = Process()
         if self._ended.is_set():  # whoever ended it has not seen this one
             self._process.kill()
-        self._answer(_IMPORT, -1, "begin", (list(sys.path), self._module))
+        self._answer(_IMPORT, -1, "begin", (self._path, self._module))
         self._pending = [Change.between(None, each) for each in self._state]
 
     def _pass_on(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -10,6 +10,8 @@ import structlog
 from cubelet.cubes.outside import Tally
 from cubelet.guests.host import GuestError, Host
 from cubelet.guests.ledger import Asked, Ledger
+from cubelet_hooks.hookspecs import hookimpl
+from cubelet_hooks.objects import Change
 
 log = structlog.get_logger()
 _AT_ONCE = 500
@@ -21,14 +23,22 @@ class Observer:
 
     def __init__(self, name: str, hooks: frozenset[str], host: Host) -> None:
         self._name = name
-        self._hooks = hooks
         self._host = host
         self._ledger = Ledger()
-        self._calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._calls: dict[str, list[dict[str, Any]]] = {hook: [] for hook in sorted(hooks)}
 
-    def note(self, hook: str, **arguments: Any) -> None:
-        """Have a hook called, if the package has it."""
-        if hook in self._hooks:
+    @hookimpl
+    def cubelet_changed(self, change: Change) -> None:
+        """Have the package's hook called, if it has one."""
+        self._note("cubelet_changed", change=change)
+
+    @hookimpl
+    def cubelet_composed(self, mode: str, instances: Sequence[str]) -> None:
+        """Have the package's hook called, if it has one."""
+        self._note("cubelet_composed", mode=mode, instances=instances)
+
+    def _note(self, hook: str, **arguments: Any) -> None:
+        if hook in self._calls:
             self._calls[hook].append(arguments)
 
     def observe(self) -> None:

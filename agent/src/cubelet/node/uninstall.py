@@ -26,7 +26,7 @@ from cubelet.config.node import Settings
 from cubelet.ipc.client import DEFAULT_SOCKET
 from cubelet.net import NetError, node, pods, rtnl
 
-_STATE = re.compile(r"((ipam|memory)\.json|attachments)(\.unreadable)?|\..+\.tmp")
+_STATE = re.compile(r"((ipam|memory)\.json|attachments)(\.unreadable)?|cubes|\..+\.tmp")
 _CACHE = re.compile(r"[0-9a-f]{16}\..+|kernel-.+|\.?cubelet-cni.*")
 
 Step = Callable[[], Iterator[str]]

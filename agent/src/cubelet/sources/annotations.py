@@ -22,6 +22,10 @@ class Kept:
     """Reduces objects' annotations to ``declared`` ones: keys, or prefixes that end in ``/``."""
 
     def __init__(self, declared: Iterable[str] = ()) -> None:
+        self.learn(declared)
+
+    def learn(self, declared: Iterable[str]) -> None:
+        """Keep these, and only these, from now on."""
         names = {OWN, *declared}
         self._prefixes = tuple(name for name in names if name.endswith("/"))
         self._keys = names.difference(self._prefixes)

@@ -50,6 +50,12 @@ class Feed(Protocol):
         Returns when the objects of new kinds have been emitted, or after a few seconds without.
         """
 
+    async def learn(self, annotations: Iterable[str], watches: Mapping[str, Resource]) -> None:
+        """Keep these annotations, and read these kinds, from now on: other cubes are to join.
+
+        Returns when objects that were known have been emitted as they are by that.
+        """
+
     async def refresh(self) -> None:
         """Return once all present objects of the source have been emitted."""
 

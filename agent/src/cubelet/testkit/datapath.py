@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _SENT, _ANSWERED, _PUNTED, _KEPT = 1, 2, 3, 4
 """How a packet left, in ``Trace.sent``."""
 VERDICTS = {-1: "pass", 0: "ok", 2: "drop", 7: "redirect"}
+# What was compiled. Nobody but root may put anything there, since it is loaded as it is.
 CACHE = Path("/var/cache/cubelet-testkit")
-"""What was compiled; nobody but root may put anything there, since it is loaded as it is."""
 
 
 @dataclass(frozen=True)

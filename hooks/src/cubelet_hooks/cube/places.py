@@ -67,7 +67,9 @@ class Placed:
     of cubes that are not there are passed over."""
     essential: ClassVar[bool] = False
     """The node must not run without it. If an essential cube fails, the new composition is given up
-    and the running one stays; any other cube that fails is quarantined with its reason, and the
+    and the running one stays; it runs on as it was in force, though its package breaks or is
+    removed, until the configuration excludes it. Any other cube that fails runs on as it was in
+    force too, if that was another version; else it is quarantined with its reason, and the
     composition goes on without it."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Kinds that must be in the composition for this one to work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import ip_address
 
@@ -70,6 +71,7 @@ class ApiFeed:
         )
         self._events = EventWriter(self._source.connection, settings.name)
         self._keeper = NodeKeeper(self._source.connection, settings.name)
+        self._annotations = frozenset(annotations)
         self._degraded = False
         self._held: list[Change] | None = []
         self._refused = ""
@@ -148,6 +150,15 @@ class ApiFeed:
         resources = tuple(resources)
         self._kinds = with_custom(resources)
         await self._source.watch(resources, _CUSTOM_PATIENCE if self._source.has_synced else 0.0)
+
+    async def learn(self, annotations: Iterable[str], watches: Mapping[str, Resource]) -> None:
+        """Read Nodes and Namespaces again, if more of their annotations are to be kept."""
+        names = frozenset(annotations)
+        if not names <= self._annotations:
+            self._annotations = names
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self._source.learn(names)
 
     async def refresh(self) -> None:
         """Return once all that the server holds now has been emitted."""

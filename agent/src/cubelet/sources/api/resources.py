@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -53,13 +53,13 @@ def is_absent(resource: Resource, error: BaseException) -> bool:
     return resource.custom is not None and isinstance(error, Refused) and error.code == NOT_FOUND
 
 
-def resources(config_map: str, annotations: Iterable[str] = ()) -> tuple[Resource, ...]:
+def resources(config_map: str, kept: Kept | None = None) -> tuple[Resource, ...]:
     """All built-in kinds that an agent watches; ``config_map`` is ``namespace/name``.
 
-    Of Nodes and Namespaces these ``annotations`` are kept. Kinds that others refer to come first.
+    ``kept`` says which annotations of Nodes and Namespaces are. What others refer to comes first.
     """
     namespace, _, name = config_map.rpartition("/")
-    kept = Kept(annotations)
+    kept = kept or Kept()
     return (
         Resource("Node", "v1", "/api/v1/nodes", lambda node, _own: kept.of(node)),
         Resource("Namespace", "v1", "/api/v1/namespaces", lambda found, _own: kept.of(found)),

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from cubelet.sources.annotations import Kept
 from cubelet.sources.api.connection import Connection
 from cubelet.sources.api.contact import Contact
 from cubelet.sources.api.errors import Garbled, Refused, Unreachable
@@ -65,7 +66,8 @@ class ApiSource:
             )
 
         self._make = informer
-        built_in = resources(settings.config_map, annotations)
+        self._kept = Kept(annotations)
+        built_in = resources(settings.config_map, self._kept)
         self._informers = {each.kind: informer(each) for each in built_in}
         self._custom: dict[hooks.Resource, Informer] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -122,6 +124,11 @@ class ApiSource:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await asyncio.gather(*(self._custom[declared].refresh() for declared in fresh))
+
+    async def learn(self, annotations: Iterable[str]) -> None:
+        """Keep these annotations from now on; returns when Nodes and Namespaces were read anew."""
+        self._kept.learn(annotations)
+        await asyncio.gather(*(self._informers[each].refresh() for each in ("Node", "Namespace")))
 
     def _start(self, declared: hooks.Resource) -> None:
         if self._tasks is not None:

@@ -42,6 +42,7 @@ class FolderFeed:
         self._wake = wake
         self._deriver = EndpointDeriver()
         self._kept = Kept(discovery.annotations)
+        self._annotated: dict[tuple[str, str], Namespace | Node] = {}
         self._custom = CustomShelf(emit)
         self._source = FolderSource(
             settings.manifests,
@@ -83,6 +84,13 @@ class FolderFeed:
         """Emit the objects of these kinds, and the removal of other kinds' objects."""
         self._custom.watch({each.kind for each in resources})
 
+    async def learn(self, annotations: Iterable[str], watches: Mapping[str, Resource]) -> None:
+        """Read all manifests again."""
+        before, self._kept = self._kept, Kept(annotations)
+        for each in [*self._annotated.values()]:
+            self._emit_change(Change.between(_trimmed(each, before), _trimmed(each, self._kept)))
+        await self._source.learn(with_custom(watches.values()))
+
     async def refresh(self) -> None:
         """Read the folder now."""
         await self._source.refresh()
@@ -104,22 +112,29 @@ class FolderFeed:
         if isinstance(change.new or change.old, Custom):
             self._custom.take(change)
             return
-        old, new = self._trimmed(change.old), self._trimmed(change.new)
-        if old == new:
-            return  # only annotations that are not kept have changed
-        for each in self._deriver.apply(Change(change.kind, change.key, old, new)):
-            self._emit(each)
+        self._annotated.pop((change.kind, change.key), None)
+        if isinstance(change.new, Namespace | Node):
+            self._annotated[change.kind, change.key] = change.new
+        old, new = _trimmed(change.old, self._kept), _trimmed(change.new, self._kept)
+        self._emit_change(Change(change.kind, change.key, old, new))
 
-    def _trimmed(self, found: Object | None) -> Object | None:
-        if isinstance(found, Namespace):
-            return self._kept.of(found)
-        return self._kept.of(found) if isinstance(found, Node) else found
+    def _emit_change(self, change: Change) -> None:
+        if change.old == change.new:
+            return  # only annotations that are not kept have changed
+        for each in self._deriver.apply(change):
+            self._emit(each)
 
     def _report(self, problems: list[Problem]) -> None:
         for problem in set(problems) - set(self.problems):
             log.error("manifest refused", problem=str(problem))
         self.problems = problems
         self._wake()
+
+
+def _trimmed(found: Object | None, kept: Kept) -> Object | None:
+    if isinstance(found, Namespace):
+        return kept.of(found)
+    return kept.of(found) if isinstance(found, Node) else found
 
 
 class CustomShelf:

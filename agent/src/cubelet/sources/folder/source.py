@@ -57,6 +57,7 @@ class FolderSource:
         self._wake = asyncio.Event()
         self._catalog = Catalog()
         self._seen: Listing = {}
+        self._anew = False
         self._problems: list[Problem] = []
         self._synced = False
         self._away = False
@@ -92,6 +93,13 @@ class FolderSource:
         self._wake.set()
         await waiter
 
+    async def learn(self, kinds: Kinds) -> None:
+        """Read objects of these kinds from now on; returns once all files have been read anew."""
+        if kinds.keys() != self._kinds.keys():
+            self._kinds = kinds
+            self._anew = True
+        await self.refresh()
+
     async def _watch(self) -> None:
         """Wake on inotify events and every ``rescan`` seconds."""
         while True:
@@ -122,6 +130,8 @@ class FolderSource:
 
     async def _follow(self) -> None:
         """Emit the changes of the folder since it was read last."""
+        if self._anew:
+            self._anew, self._seen = False, dict.fromkeys(self._seen, (0, 0, 0))
         try:
             listing = await self._settled()
         except OSError as error:
