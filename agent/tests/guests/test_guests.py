@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from ipaddress import ip_address
 from pathlib import Path
-from importlib.metadata import EntryPoint
 from types import FunctionType
 
 import pytest

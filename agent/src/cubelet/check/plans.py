@@ -14,7 +14,8 @@ from cubelet.check.places import at, raised
 from cubelet.check.workbench import Workbench
 from cubelet.composer.composition import NEEDED
 from cubelet.control.planner import Planner
-from cubelet.control.wishes import BadPlanError, collect, no_limit, shown
+from cubelet.control.wishes import BadPlanError, collect, no_limit
+from cubelet.cubes.entries import shown
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Complaint, Cube, Entry, Unit
 from cubelet_hooks.maps import EVERYTHING

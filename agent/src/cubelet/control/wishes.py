@@ -9,8 +9,8 @@ from typing import Any
 
 from cubelet.control.admission import Admission, Counts, Wish
 from cubelet.control.wanted import Bid, Entries, Owned
-from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Rank, Unit
-from cubelet_hooks.records import Record
+from cubelet.cubes.entries import BadEntryError, Packed, checked_rank, packed_entry, shown
+from cubelet_hooks.cube import Complaint, Cube, Part, Rank, Unit
 from cubelet_hooks.view import View
 
 
@@ -58,7 +58,7 @@ def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterat
     """The unit's wish and one for each of its parts; raises what the cube raises."""
     unit, namespace = owned[1], _text(cube.namespace_of(owned[1], view))
 
-    def wish(part: Owned, given: Iterable[Entry | Complaint], known: Part | None = None) -> Wish:
+    def wish(part: Owned, given: Iterable[object], known: Part | None = None) -> Wish:
         found = collect(cube, part, given, lambda name: admission.most(name, namespace))
         title = (_text(known.title) or " ".join(part[1])) if known else ""
         return Wish(
@@ -102,7 +102,7 @@ def collect(
     A unit may want a key more than once: the better rank counts, of equal ones the last. Raises
     BadPlanError for what is no entry of one of the cube's planned maps.
     """
-    places, family = _places(cube), cube.family
+    names = _c_names(cube)
     found: dict[tuple[str, bytes], tuple[Bid, bytes]] = {}
     complaints: list[Complaint] = []
     counts: dict[str, int] = {}
@@ -112,20 +112,13 @@ def collect(
         if isinstance(entry, Complaint):
             complaints.append(entry)
             continue
-        if not isinstance(entry, Entry) or not _fits(entry, places.get(entry.map)):
-            raise BadPlanError(owned, _wrong_with(entry, cube))
-        name = places[entry.map].c_name
         try:
-            key, value = entry.key.pack(family), entry.value.pack(family)
-        except ValueError as error:
-            problem = f"an entry of {entry.map} does not fit: {error}"
-            raise BadPlanError(owned, problem) from error
-        place = (name, key)
-        try:
-            bid = bids[entry.rank]
-        except (KeyError, TypeError):
-            rank = _checked(entry, owned)
-            bid = bids[rank] = (rank, *owned)
+            packed = packed_entry(entry, cube)
+            bid = _bid(packed, owned, bids)
+        except BadEntryError as error:
+            raise BadPlanError(owned, str(error)) from error
+        name, value = names[packed.name], packed.value
+        place = (name, packed.key)
         if place not in found:
             count = counts[name] = counts.get(name, 0) + 1
             if count == 1:
@@ -138,22 +131,18 @@ def collect(
     return Collected(found, tuple(sorted(counts.items())), frozenset(complaints))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where entries of a planned map go: its C name, and the records that it holds."""
-
-    c_name: str
-    key: type[Record]
-    value: type[Record]
-
-
 @lru_cache(maxsize=64)
-def _places(cube: Cube) -> dict[str, _Place]:
-    return {
-        each.name: _Place(f"{cube.instance}_{each.name}", each.key, each.value)
-        for each in cube.maps
-        if each.planned
-    }
+def _c_names(cube: Cube) -> dict[str, str]:
+    return {declared.name: f"{cube.instance}_{declared.name}" for declared in cube.maps}
+
+
+def _bid(packed: Packed, owned: Owned, known: dict[Rank, Bid]) -> Bid:
+    """The bid of an entry's rank; most entries of a unit have the same."""
+    try:
+        return known[packed.rank]
+    except (KeyError, TypeError):
+        rank = checked_rank(packed)
+        return known.setdefault(rank, (rank, *owned))
 
 
 def checked_unit(found: Any) -> Unit:
@@ -175,39 +164,3 @@ def _text(found: Any) -> str:
     if not isinstance(found, str):
         raise TypeError(f"{found!r} is no str")
     return found
-
-
-def _fits(entry: Entry, place: _Place | None) -> bool:
-    """Whether the entry is of a planned map, and of its records."""
-    return place is not None and type(entry.key) is place.key and type(entry.value) is place.value
-
-
-def _wrong_with(entry: object, cube: Cube) -> str:
-    """What is wrong with something that a plan gives and that is no entry of a planned map."""
-    if not isinstance(entry, Entry):
-        return f"the plan gives {shown(entry)}, which is neither Entry nor Complaint"
-    declared = next((each for each in cube.maps if each.name == entry.map), None)
-    if declared is None:
-        known = ", ".join(each.name for each in cube.maps) or "none"
-        return f"an entry of {entry.map!r}, which is no map of the cube; its maps: {known}"
-    if not declared.planned:
-        return f"an entry of {entry.map}, which is not planned: its Map says planned=False"
-    return (
-        f"{entry.map} holds {declared.key.__name__} and {declared.value.__name__}, "
-        f"not {type(entry.key).__name__} and {type(entry.value).__name__}"
-    )
-
-
-def shown(value: object) -> str:
-    """A value for an error, and no more of it than a line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _checked(entry: Entry, owned: Owned) -> Rank:
-    """Raises BadPlanError for a rank that cannot be compared with every other."""
-    rank: object = entry.rank
-    if isinstance(rank, tuple) and all(isinstance(each, int) for each in rank):
-        return rank
-    problem = f"an entry of {entry.map} has the rank {shown(rank)}, which is no tuple of int"
-    raise BadPlanError(owned, problem)

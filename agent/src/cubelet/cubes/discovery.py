@@ -162,9 +162,7 @@ class Discovery:
         return tuple(sorted({each for cube in self.cubes.values() for each in cube.annotations}))
 
 
-def discover(
-    found: Iterable[EntryPoint] | None = None, present: Present = as_it_is
-) -> Discovery:
+def discover(found: Iterable[EntryPoint] | None = None, present: Present = as_it_is) -> Discovery:
     """Load every plugin of the group as it is installed; never raises for a broken one."""
     discovery = Discovery.empty(present)
     for point in installed(found):

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from cubelet.cubes.entries import Raw, checked_rank, packed_entry
 from cubelet.cubes.outside import Tally
 from cubelet_hooks.cube import Complaint, Cube, Entry, Part
 from cubelet_hooks.maps import EVERYTHING, Everything
-from cubelet_hooks.records import Address, Family
+from cubelet_hooks.records import Address
 
 OK, RAISED, SHORT, TOLD = "ok", "raised", "short of memory", "told"
 """How a question ended: answered, or the cube raised an error, ran out of memory, told a mistake.
@@ -61,14 +62,6 @@ class Concerned(msgspec.Struct, array_like=True):
     address: bytes | None = None
 
 
-class Raw(bytes):
-    """A record that a guest's process has packed."""
-
-    def pack(self, _: Family = 4) -> bytes:
-        """See :meth:`Record.pack`."""
-        return bytes(self)
-
-
 def brief(error: BaseException) -> str:
     """An error as it is told."""
     return repr(error)[:_LETTERS]
@@ -87,10 +80,11 @@ def packed(cube: Cube, given: Iterable[Entry | Complaint]) -> Planned:
             if len(found.complaints) < _COMPLAINTS:
                 found.complaints.append((each.kind, each.key, each.reason, each.message))
             continue
-        key = each.key.pack(cube.family)
-        found.rows.append((each.map, key, each.value.pack(cube.family), tuple(each.rank)))
-        seen[each.map].add(key)
-        if len(seen[each.map]) > limits[each.map]:
+        entry = packed_entry(each, cube)
+        checked_rank(entry)
+        found.rows.append(entry)
+        seen[entry.name].add(entry.key)
+        if len(seen[entry.name]) > limits[entry.name]:
             break
     return found
 
