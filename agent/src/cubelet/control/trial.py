@@ -131,21 +131,28 @@ def _compose(job: Job, discovery: Discovery) -> str:
     for each in job.objects:
         state.apply(Change.between(None, each))
     problem = ""
+    tolerated: set[str] = set()
     for _ in range(_MOST):
         try:
             setup = make_setup(
                 job.settings, job.config, discovery, job.reasons, bool(discovery.faults), job.slots
             )
-            found = _faults(job, discovery, setup, state)
+            unplanned = _unplanned(setup, state)
+            found = {kind: why for kind, why in unplanned.items() if kind not in tolerated}
+            if all(_runs(job, discovery, kind) for kind in found):
+                unplanned, found = {}, _faults(job, setup, state)
         except (SettingsError, CompositionError) as error:
             kind = error.kind if isinstance(error, CompositionError) else ""
-            found = {kind: str(error)}
+            unplanned, found = {}, {kind: str(error)}
         essential = {kind for kind, cube in discovery.cubes.items() if cube.essential}
         fresh = {kind: why for kind, why in found.items() if not _runs(job, discovery, kind)}
         if not fresh:
             return ""
         for kind, problem in fresh.items():
             if discovery.fall_back(kind, problem):
+                continue
+            if kind in unplanned:  # some object's problem, and no reason to do without the cube
+                tolerated.add(kind)
                 continue
             if not kind or kind in essential or kind in discovery.faults:
                 return problem
@@ -159,16 +166,19 @@ def _runs(job: Job, discovery: Discovery, kind: str) -> bool:
     return any(plugin.digest in job.running for plugin in own)
 
 
-def _faults(job: Job, discovery: Discovery, setup: Setup, state: State) -> dict[str, str]:
-    """The kinds that fail, each with the reason; '' for the composition as a whole."""
+def _unplanned(setup: Setup, state: State) -> dict[str, str]:
+    """The kinds of which some unit cannot be planned, each with the reason."""
     with _stopped(_PLANNING):
-        plan = Plan.of(setup, state, 0)
-        faults = {
-            plan.planner.cubes[instance].kind: f"planning {' '.join(unit)} failed: {error}"
-            for (instance, unit), error in plan.planner.failures.items()
-        }
-        if any(not _runs(job, discovery, kind) for kind in faults):
-            return faults
+        planner = Plan.of(setup, state, 0).planner
+    return {
+        planner.cubes[instance].kind: f"planning {' '.join(unit)} failed: {error}"
+        for (instance, unit), error in planner.failures.items()
+    }
+
+
+def _faults(job: Job, setup: Setup, state: State) -> dict[str, str]:
+    """The kinds that cannot be composed, each with the reason; '' for the composition as such."""
+    with _stopped(_PLANNING):
         composition = setup.composition.specialised(setup.composition.facts_of(state))
     if job.local is None:
         return {}
