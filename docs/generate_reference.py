@@ -27,11 +27,13 @@ MODULES = (
         "cube.showing",
         "maps",
         "records",
+        "buckets",
         "view",
         "objects",
         "addresses",
         "selectors",
         "context",
+        "ends",
     ),
     *("metrics", "command", "resources", "flows", "reasons", "helpers"),
 )
@@ -39,7 +41,10 @@ CUBE_PARTS = ("Placed", "Planned", "Telling", "Showing")
 """Classes that :class:`Cube` is put together from: authors know all as its own."""
 TESTKIT = ROOT / "agent/src/cubelet/testkit"
 TESTKIT_MODULES = ("samples", "datapath", "contents", "network", "outlet", "plugin")
-HEADERS = ("base", "packet", "verdict", "flow", "epoch", "early", "socket", "parse", "rewrite")
+HEADERS = (
+    *("base", "packet", "verdict", "flow", "epoch", "early", "bucket", "payload", "socket"),
+    *("parse", "rewrite"),
+)
 
 INTRO = """\
 # Reference

@@ -21,7 +21,7 @@ from cubelet.bpf.layout import possible_cpus
 from cubelet.bpf.testrun import skb_context
 from cubelet.composer.composition import Mode, default_chain
 from cubelet.composer.core import TRACE, Trace
-from cubelet.datapath.applier import Epochs
+from cubelet.datapath.epochs import Epochs
 from cubelet.datapath.shared import SharedWords
 from cubelet.testkit import Datapath
 from cubelet.testkit.network import TestNetwork, build_network
@@ -135,7 +135,7 @@ class Machine:
         )
         self.cluster = services.Cluster()
         self._programmed = self._chosen()
-        self._epochs = Epochs(self.path.maps["cubelet_epochs"])
+        self._epochs = Epochs(self.path.maps["cubelet_epochs"], self.path.state)
         self._trace = mmap.mmap(self.path.maps[f"cubelet_{TRACE.name}"].fd, TRACE.size)
         self.reasons = {n: f"{r.cube}/{r.name}" for n, r in self.path.reasons.items()}
         self._shares = [SharedWords(self.path.maps[name]) for name in _COUNTED]

@@ -28,6 +28,9 @@ BUILT_IN = ("bridge", "firewall", "lbrp", "nat", "router")
 CHEAP = tuple(each for each in CHECKS if not each.compiled)
 CUBE, C, PROJECT = "src/cubelet_dscp/cube.py", "src/cubelet_dscp/bpf/dscp.bpf.c", "pyproject.toml"
 
+KIND = '    kind: ClassVar[str] = "dscp"'
+TICK = "    def on_tick(self, context: object) -> None: ...\n\n"
+
 Change = tuple[str, str, str]
 """A file, a text in it, and what takes its place."""
 Broken = Callable[..., Path]
@@ -113,6 +116,15 @@ METADATA = [
     ((CUBE, 'Placement("pod")', 'Placement("pod", "inward")'), "it sees nothing of that class"),
     ((CUBE, '{"dscp": "seen"}', '{"dscp": "sean"}'), "the map 'sean', which is not declared"),
     ((CUBE, 'Map("limits"', 'Map("limit"'), "a map and a record are both called limit in C"),
+    (
+        (CUBE, KIND, f"{KIND}\n    every: ClassVar[float] = 1.0"),
+        "there is no on_tick",
+    ),
+    (
+        (CUBE, KIND, f"{KIND}\n    punts: ClassVar[bool] = True"),
+        "there is no on_packet",
+    ),
+    ((CUBE, KIND, f"{TICK}{KIND}"), "on_tick is never called: every is not set"),
 ]
 
 
@@ -609,3 +621,34 @@ def test_what_no_exception_can_stop_ends_the_check_at_its_place() -> None:
     done = subprocess.run([sys.executable, "-c", stubborn], capture_output=True, timeout=60)
     assert done.returncode == 1
     assert b'File "<string>", line 5' in done.stderr
+
+
+EVERY = "every: ClassVar[float] = 1.0"
+GONE = 'gone: ClassVar[frozenset[str]] = frozenset({"Pod"})'
+ENDED = "ended: ClassVar[int] = 9"
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "body", "message"),
+    [
+        ("on_tick(self, context", EVERY, "raise KeyError(7)", "on_tick raised KeyError: 7"),
+        ("on_tick(self, context", EVERY, "__import__('time').sleep(1.1)", "does nothing else"),
+        (
+            "on_tick(self, context",
+            EVERY,
+            "context.table('limits').clear()",
+            "on_tick raised TypeError: dscp0_limits holds what",
+        ),
+        ("on_gone(self, gone, context", GONE, "gone.nodename", "on_gone raised AttributeError"),
+        ("on_ended(self, flow, context", ENDED, "flow.fields.x", "on_ended raised AttributeError"),
+    ],
+)
+def test_callbacks(package: Broken, name: str, declared: str, body: str, message: str) -> None:
+    method = f"    def {name}: Any) -> None:\n        {body}\n\n"
+    imported = ("from typing import ClassVar", "from typing import Any, ClassVar")
+    folder = package((CUBE, *imported), (CUBE, KIND, f"{method}{KIND}\n    {declared}"))
+    checks = [each for each in CHECKS if each.name in ("packets", "callbacks")]
+    found = [each for _, each in report(folder, checks).findings]
+    assert found
+    assert all(message in each.message for each in found)
+    assert found[0].line

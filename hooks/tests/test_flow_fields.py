@@ -14,7 +14,7 @@ from scapy.layers.l2 import Ether
 from cubelet.composer.composition import CompositionError
 from cubelet_hooks.cube import Cube, Reason, Settings
 from cubelet_hooks.flows import Index, Tuple
-from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.maps import EVERYTHING, Map, MapType
 from cubelet_hooks.records import U16, U32, U64, Record
 
 ROUTER = "02:00:00:00:00:01"
@@ -147,10 +147,49 @@ def test_while_a_known_flow_is_judged_again_writes_are_not_kept(datapath, reply)
 
 
 def raise_all(dp):
-    epochs = dp.maps["cubelet_epochs"]
-    raw = bytearray(epochs.lookup(bytes(4)))
-    raw[0] += 1
-    epochs.update(bytes(4), bytes(raw))
+    dp.context("ledger").judge_again(EVERYTHING)
+
+
+def older(dp):
+    """Make the flow one that was there before the cube."""
+    flows = dp.flows()
+    for each in (key(), key(reply=True)):
+        name = "flows" if dp.table("cubelet", "flows") else "pending"
+        dp.put("cubelet", name, each, dataclasses.replace(flows[each], area=bytes(64)))
+
+
+@pytest.mark.parametrize("mode", ["fused", "tailcall"])
+@pytest.mark.parametrize("by_reply", [False, True])
+def test_a_flow_older_than_the_cube_gets_its_fields_when_judged(datapath, mode, by_reply):
+    dp = datapath(stacks={"pod": [Ledger]}, mode=mode)
+    dp.send(frame())
+    dp.send(answer(), pod="default/d")
+    older(dp)
+    dp.send(frame())
+    assert dp.fields("ledger", key()) == Fields(label=0, packets=1)
+    raise_all(dp)
+    sent = dp.send(answer(), pod="default/d") if by_reply else dp.send(frame())
+    assert sent.verdict == "redirect"
+    assert dp.fields("ledger", key()) == Fields(label=1000, packets=2 - by_reply)
+    assert dp.fields("ledger", key(reply=True)) == Fields(label=1000, packets=1 + by_reply)
+    raise_all(dp)
+    dp.send(frame())
+    assert dp.fields("ledger", key()) == Fields(label=1000, packets=3 - by_reply), "once alone"
+
+
+def test_of_two_cubes_each_joins_by_itself(datapath):
+    dp = datapath(
+        stacks={"pod": [Ledger, "ledger1"]}, settings={"ledger": {}, "ledger1": {"offset": 7}}
+    )
+    dp.send(frame())
+    slot, flow = dp.composition.slots.held["ledger1"], dp.flows()[key()]
+    area = bytearray(flow.area)
+    area[slot.offset : slot.end] = bytes(slot.size)
+    dp.put("cubelet", "pending", key(), dataclasses.replace(flow, area=bytes(area)))
+    raise_all(dp)
+    dp.send(frame())
+    assert dp.fields("ledger", key()) == Fields(label=1000, packets=2)
+    assert dp.fields("ledger1", key()) == Fields(label=1007, packets=1)
 
 
 @pytest.mark.parametrize("mode", ["fused", "tailcall"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 
 from cubelet.testkit.samples import local_node
@@ -137,3 +138,14 @@ def test_change_between_takes_identity_from_either_side() -> None:
     assert Change.between(node, None) == Change("Node", "n1", node, None)
     with pytest.raises(ValueError, match="before or after"):
         Change.between(None, None)
+
+
+def test_what_is_gone_is_removed_or_another_of_its_name():
+    pod = Pod("default", "a", uid="1")
+    attached = port()
+    assert Change.between(pod, None).gone is pod
+    assert Change.between(None, pod).gone is None
+    assert Change.between(pod, msgspec.structs.replace(pod, ready=True)).gone is None
+    assert Change.between(pod, msgspec.structs.replace(pod, uid="2")).gone is pod
+    assert Change.between(attached, msgspec.structs.replace(attached, uid="2")).gone is None
+    assert Change.between(attached, msgspec.structs.replace(attached, ifindex=8)).gone is attached

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -11,8 +12,11 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from cubelet.bpf.testrun import skb_context
+from cubelet.composer.ends import Rate as Filled
 from cubelet_hooks.context import Packet
 from cubelet_hooks.cube import Cube, Settings
+from cubelet_hooks.flows import Index
 from cubelet_hooks.records import U32, Addr, Be16, Record
 
 ROUTER = "02:00:00:00:00:01"
@@ -61,14 +65,19 @@ def frame(sport=1000, dport=53, size=0):
     return packet / UDP(sport=sport, dport=dport) / Raw(bytes(i % 251 for i in range(size)))
 
 
-def begin_a_second():
-    """Wait for the start of a second of the rate limit's, so that none ends within a test."""
-    time.sleep(1.05)
+def lost(dp, cube="herald", name="event_lost"):
+    (found,) = dp.table(cube, name).values()
+    return found.lost
 
 
-def lost(dp, cube="herald", name="event_rate"):
-    (rate,) = dp.table(cube, name).values()
-    return rate.lost
+class Rate:
+    """How many of so many a second may have passed: those at once, and those since."""
+
+    def __init__(self, limit):
+        self.limit, self.began = limit, time.monotonic()
+
+    def allows(self, passed):
+        return self.limit <= passed <= self.limit * (1 + time.monotonic() - self.began) + 1
 
 
 @pytest.mark.parametrize("mode", ["fused", "tailcall"])
@@ -86,14 +95,51 @@ def test_events_come_in_order_and_once(datapath, mode):
 
 def test_events_over_the_rate_are_counted_as_lost(datapath):
     dp = datapath(stacks={"pod": [Herald]}, settings={"herald": {"rate": 3}})
-    for sport in range(8):
+    rate = Rate(3)
+    for sport in range(20):
         assert dp.send(frame(1000 + sport)).verdict == "redirect"
-    assert len(dp.events("herald")) == 3
-    assert lost(dp) == 5
-    begin_a_second()
-    dp.send(frame(2000))
-    assert len(dp.events("herald")) == 1
-    assert lost(dp) == 5
+    told = len(dp.events("herald"))
+    assert rate.allows(told)
+    assert told + lost(dp) == 20
+    time.sleep(1.05)  # the bucket is full again, and no fuller
+    rate = Rate(3)
+    for sport in range(20):
+        dp.send(frame(2000 + sport))
+    again = len(dp.events("herald"))
+    assert rate.allows(again)
+    assert told + again + lost(dp) == 40
+
+
+def test_a_rate_is_the_nodes_whatever_cpu_sends(datapath):
+    """One CPU uses up what another one then lacks."""
+    cpus = sorted(os.sched_getaffinity(0))
+    dp = datapath(stacks={"pod": [Herald]}, settings={"herald": {"rate": 4}})
+    rate, entry = Rate(4), dp.programs.entries["pod"]
+    context = skb_context(ifindex=dp.network.ports["default/a"].ifindex)
+    try:
+        for sport in range(12 * len(cpus)):
+            os.sched_setaffinity(0, {cpus[sport % len(cpus)]})
+            entry.test_run(bytes(frame(1000 + sport)), 1, context)
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert rate.allows(len(dp.events("herald")))
+
+
+def test_a_rate_of_zero_lets_nothing_pass(datapath):
+    dp = datapath(stacks={"pod": [Herald]}, settings={"herald": {"rate": 0}})
+    for sport in range(3):
+        dp.send(frame(1000 + sport))
+    assert dp.events("herald") == []
+    assert lost(dp) == 3
+
+
+def test_a_bucket_that_was_filled_under_another_rate_is_begun_anew(datapath):
+    dp = datapath(stacks={"pod": [Herald]}, settings={"herald": {"rate": 3}})
+    dp.put("herald", "event_rate", Index(0), Filled((1 << 64) - 5))
+    dp.send(frame(1))
+    dp.put("herald", "event_rate", Index(0), Filled(1 << 62))
+    dp.send(frame(2))
+    assert len(dp.events("herald")) == 2
 
 
 def test_events_for_which_there_is_no_room_are_counted_as_lost(datapath):
@@ -137,11 +183,15 @@ def test_a_frame_that_is_too_long_is_dropped_for_that(datapath):
 
 def test_packets_over_the_rate_are_dropped_for_that(datapath):
     dp = datapath(stacks={"pod": [Herald]}, settings={"herald": {"packets": 2}})
-    reasons = [dp.send(frame(dport=9)).reason for _ in range(4)]
-    assert reasons == ["core/none", "core/none", "core/rate_limited", "core/rate_limited"]
-    assert len(dp.punted("herald")) == 2
-    assert lost(dp, name="packet_rate") == 2
-    begin_a_second()
+    rate = Rate(2)
+    reasons = [dp.send(frame(dport=9)).reason for _ in range(12)]
+    assert reasons[:2] == ["core/none", "core/none"]
+    passed = reasons.count("core/none")
+    assert rate.allows(passed)
+    assert reasons.count("core/rate_limited") == 12 - passed
+    assert len(dp.punted("herald")) == passed
+    assert lost(dp, name="packet_lost") == 12 - passed
+    time.sleep(1.05)
     assert dp.send(frame(dport=9)).verdict == "punt"
 
 
@@ -151,7 +201,7 @@ def test_packets_for_which_there_is_no_room_are_dropped(datapath):
     # The ring has a power of two of bytes, 8,192 here, of which a packet takes 2,064.
     assert verdicts == ["punt"] * 3 + ["drop"] * 3
     assert len(dp.punted("herald")) == 3
-    assert lost(dp, name="packet_rate") == 3
+    assert lost(dp, name="packet_lost") == 3
 
 
 @pytest.mark.parametrize("mode", ["fused", "tailcall"])

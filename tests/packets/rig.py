@@ -16,7 +16,7 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.testrun import skb_context
 from cubelet.composer.composition import Mode
 from cubelet.composer.core import TRACE, Trace
-from cubelet.datapath.applier import Epochs
+from cubelet.datapath.epochs import Epochs
 from cubelet.datapath.shared import SharedWords
 from cubelet.testkit import Datapath, Result
 from cubelet.testkit.network import TestNetwork
@@ -52,7 +52,7 @@ class Rig:
     def __init__(self, network: TestNetwork, mode: Mode, core: Core) -> None:
         sizes = {"flows": 4096, "pending_flows": 4096, **core}
         self.dp = Datapath(network, STACKS, (Paths,), {"core": sizes}, mode)
-        self._epochs = Epochs(self.dp.maps["cubelet_epochs"])
+        self._epochs = Epochs(self.dp.maps["cubelet_epochs"], self.dp.state)
         self._shared = [SharedWords(self.dp.maps[f"cubelet_{name}"]) for name in SHARED]
         self.reset()
 

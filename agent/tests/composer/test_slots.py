@@ -145,6 +145,9 @@ def test_a_name_of_the_composers_own_map_is_refused():
         ),
         ("packet_bytes", -1, "packet_bytes is -1, not 0 to"),
         ("packets_per_second", 1 << 32, "packets_per_second is 4294967296, not 0 to"),
+        ("every", "pace", "every is 'pace', which is no number"),
+        ("every", 0.01, "every is 0.01, not 0 or 0.1 to 86,400 seconds"),
+        ("every", float("nan"), "every is nan, not 0 or"),
     ],
 )
 def test_a_number_that_is_none_is_refused(name, value, text):
@@ -154,7 +157,7 @@ def test_a_number_that_is_none_is_refused(name, value, text):
 
 
 def test_generations_never_are_zero_and_never_meet_when_they_begin_anew():
-    slots = Slots(generation=65_534)
+    slots = Slots(generation=32_766)
     for number in range(5):
         slots = allot_slots([SMALL, cube("other0", *(U16,) * (number + 1))], slots)
         generations = [slot.generation for slot in slots.held.values()]

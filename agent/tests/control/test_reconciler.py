@@ -33,7 +33,7 @@ from cubelet.datapath.programs import Datapath
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet.testkit.network import TestNetwork, build_network, private_network
-from cubelet_hooks.objects import Change, Node, Object, Port, Service, ServicePort
+from cubelet_hooks.objects import Change, Node, Object, Pod, Port, Service, ServicePort
 from cubelet_hooks.view import View
 
 from ..helpers import tint
@@ -241,6 +241,27 @@ def test_later_passes_follow_the_changes(agent: Agent) -> None:
     assert agent.ports == {2}
     assert set(agent.attached) == {"host", "overlay", "uplink", "pod1"}
     assert agent.identity == identity
+
+
+def test_what_is_gone_is_told_once_when_a_pass_has_ended(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Pod("shop", "web", uid="1"), Pod("shop", "web", uid="2")
+    agent.run(NODE, first)
+    assert agent.reconciler.take_gone() == []
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("why not")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cubelet.datapath.applier.Applier.apply", fail)
+        agent.run(second)
+        assert agent.reconciler.take_gone() == [], "its entries may still be there"
+    agent.run()
+    assert agent.reconciler.take_gone() == [first]
+    agent.run(gone=(second,))
+    assert agent.reconciler.take_gone() == [second]
+    assert agent.reconciler.take_gone() == []
 
 
 def test_events_drive_the_composition(agent: Agent) -> None:

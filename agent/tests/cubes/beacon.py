@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from cubelet_hooks.context import Context, Packet
 from cubelet_hooks.cube import Cube, Entry, Reason, Settings, Unit
+from cubelet_hooks.ends import EndedFlow
 from cubelet_hooks.flows import Index
 from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.objects import Change, LocalNode
+from cubelet_hooks.objects import Change, LocalNode, Object, Port
 from cubelet_hooks.records import U32, U64, Addr, Be16, Record
 from cubelet_hooks.view import View
 
@@ -44,13 +45,16 @@ class Tally(Record):
 
 
 class BeaconSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many events a CPU may send a second."""
+    """How many events may be sent in a second, and how often it ticks."""
 
     rate: int = 1_000_000
+    every: float = 0.0
+    ends: int = 0
 
 
 class Beacon(Cube):
-    """Keeps what it is told in ``told`` and ``packets``, of all instances."""
+    """Keeps what it is told in ``told``, ``packets``, ``ticks``, ``left`` and
+    ``over``, of all instances."""
 
     kind = "beacon"
     inward = frozenset({"pod"})
@@ -61,6 +65,9 @@ class Beacon(Cube):
     events_per_second = "rate"
     event_bytes = 1 << 20
     punts = True
+    every = "every"
+    ended = "ends"
+    gone = frozenset({Port.kind})
     maps = (
         Map(
             "blocked",
@@ -76,6 +83,9 @@ class Beacon(Cube):
     )
     told: ClassVar[list[tuple[str, Opened]]] = []
     packets: ClassVar[list[Packet]] = []
+    left: ClassVar[list[tuple[str, int]]] = []
+    over: ClassVar[list[tuple[str, EndedFlow]]] = []
+    ticks: ClassVar[list[tuple[str, int]]] = []
 
     @classmethod
     def source(cls) -> Path:
@@ -101,3 +111,18 @@ class Beacon(Cube):
         self.packets.append(packet)
         frame = packet.frame
         context.send(frame[6:12] + frame[:6] + frame[12:], packet.ifindex)
+
+    def on_tick(self, context: Context) -> None:
+        """Keep how many are blocked."""
+        self.ticks.append((self.instance, len(context.table("blocked"))))
+
+    def on_ended(self, flow: EndedFlow, context: Context) -> None:
+        """Keep it, or fail."""
+        self.over.append((self.instance, flow))
+        if flow.sent.dport == BAD_PORT:
+            raise RuntimeError("a bad port")
+
+    def on_gone(self, gone: Object, context: Context) -> None:
+        """Keep its device."""
+        assert isinstance(gone, Port)
+        self.left.append((self.instance, gone.ifindex))

@@ -11,8 +11,9 @@ import pytest
 
 from cubelet.cubes.discovery import BadCubeError, check_cube, discover
 from cubelet_hooks.cube import Cube, Reason
+from cubelet_hooks.flows import Count, Index
 from cubelet_hooks.hookspecs import ENTRY_POINT_GROUP
-from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.maps import Earlier, Map, MapType
 from cubelet_hooks.metrics import Metric
 from cubelet_hooks.records import U32, Record
 from cubelet_hooks.resources import Resource
@@ -126,6 +127,12 @@ def test_a_class_that_breaks_the_contract_is_told_how(attributes, message):
 
 BUDGET = Resource("Budget", "example.com/v1", "budgets")
 LEFT = Metric("left_bytes", "gauge", "Bytes left.", ("pod",))
+RATES = Map("rates", MapType.HASH, Index, Count, 8)
+
+
+def following(leader, key=Index, planned=False):
+    """A map that goes with another one's entries."""
+    return Map("seen", MapType.HASH, key, Count, 8, planned=planned, follows=leader)
 
 
 @pytest.mark.parametrize(
@@ -156,10 +163,28 @@ LEFT = Metric("left_bytes", "gauge", "Bytes left.", ("pod",))
         ),
         ({"annotations": ("example.com",)}, "'example.com/' for all of a domain"),
         ({"annotations": ("",)}, "'example.com/key'"),
+        ({"maps": (following("rates"),)}, "'seen' follows 'rates', which is no planned map"),
+        (
+            {"maps": (RATES, following("rates", key=Count))},
+            "'seen' has keys of Count, and 'rates', which it follows, has keys of Index",
+        ),
+        ({"maps": (RATES, following("rates", planned=True))}, "'seen': what is planned"),
+        ({"maps": (replace(RATES, planned=False), following("rates"))}, "which is no planned map"),
+        (
+            {"maps": (replace(RATES, earlier=(Earlier(Index, Count, lambda k, v: (k, v)),)),)},
+            "map 'rates': nothing is carried over into a planned map",
+        ),
+        ({"gone": frozenset({"Budget"})}, "gone: 'Budget' is no kind of object that it sees"),
     ],
 )
 def test_what_a_cube_offers_is_checked(attributes, message):
-    sound = {"metrics": (LEFT,), "watches": (BUDGET,), "annotations": ("example.com/",)}
+    sound = {
+        "metrics": (LEFT,),
+        "watches": (BUDGET,),
+        "annotations": ("example.com/",),
+        "maps": (RATES, following("rates")),
+        "gone": frozenset({"Budget", "Port"}),
+    }
     source = classmethod(lambda cls: Path(__file__))
     check_cube(type("Odd", (Cube,), {"kind": "odd", "source": source, **sound}))
     broken = type("Odd", (Cube,), {"kind": "odd", "source": source, **attributes})

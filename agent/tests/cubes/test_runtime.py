@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from cubelet.cubes.context import Counts
@@ -21,6 +22,7 @@ from cubelet.cubes.runtime import Runtime
 from cubelet.testkit.datapath import Datapath
 from cubelet_hooks.context import Context
 from cubelet_hooks.flows import Index
+from cubelet_hooks.objects import Pod
 
 from .beacon import BAD_PORT, Beacon, Opened, Source, Tally, Until
 
@@ -32,6 +34,9 @@ Make = Callable[..., Datapath]
 def _nothing_told() -> None:
     Beacon.told.clear()
     Beacon.packets.clear()
+    Beacon.ticks.clear()
+    Beacon.left.clear()
+    Beacon.over.clear()
 
 
 @pytest.fixture
@@ -129,18 +134,113 @@ def test_a_cube_that_raises_is_counted_told_of_once_and_stops_nobody(datapath: M
         assert mine == ports
 
 
+def test_a_cube_is_called_again_and_again_with_its_tables(datapath: Make) -> None:
+    often = {"beacon": {"every": 0.1}, "beacon1": {"every": 0.0}}
+    dp = datapath(stacks={"pod": [Beacon, "beacon1"]}, settings=often)
+    dp.put("beacon", "blocked", Source(A), Until(1))
+    counts: dict[str, Counts] = {}
+
+    async def body(agent: Agent) -> None:
+        await until(lambda: len(Beacon.ticks) > 2)
+        counts.update(await agent.on_datapath(agent.runtime.counts))
+
+    running(dp, body)
+    ticks = len(Beacon.ticks)
+    assert Beacon.ticks == [("beacon0", 1)] * ticks
+    assert counts["beacon0"].ticks in (ticks, ticks - 1)
+    assert counts["beacon1"] == Counts()
+
+
+def test_what_leaves_is_called_no_more(datapath: Make) -> None:
+    often = {"beacon": {"every": 0.1}}
+    old = datapath(stacks={"pod": [Beacon]}, settings=often)
+    new = datapath(stacks={"pod": []})
+
+    async def body(agent: Agent) -> None:
+        await until(lambda: bool(Beacon.ticks))
+        await agent.serve(new)
+        Beacon.ticks.clear()
+        await asyncio.sleep(0.3)
+
+    running(old, body)
+    assert Beacon.ticks == []
+
+
+def test_a_cube_is_told_of_what_has_gone(dp: Datapath) -> None:
+    first, second = (dp.network.ports[f"default/{name}"] for name in "ab")
+    pod = Pod("default", "a")
+
+    async def body(agent: Agent) -> None:
+        await agent.on_datapath(agent.runtime.tell_gone, [first, pod, second])
+        await agent.runtime.listen()
+        await until(lambda: len(Beacon.left) == 2)
+        counts = await agent.on_datapath(agent.runtime.counts)
+        assert counts["beacon0"].gone == 2
+
+    running(dp, body)
+    assert Beacon.left == [("beacon0", first.ifindex), ("beacon0", second.ifindex)]
+
+
+def test_the_test_kit_tells_of_what_has_gone(dp: Datapath) -> None:
+    port = dp.network.ports["default/a"]
+    dp.apply(msgspec.structs.replace(port, ifindex=99))
+    dp.delete(dp.network.ports["default/b"])
+    assert [ifindex for _, ifindex in Beacon.left] == [
+        port.ifindex,
+        dp.network.ports["default/b"].ifindex,
+    ]
+
+
+def connection(dp: Datapath, dport: int) -> None:
+    """A TCP connection that is closed, and the SYN of the next one with its ports."""
+    pod, peer = (Ether(src=f"02:00:00:00:01:0{n}", dst="02:00:00:00:00:01") for n in (0, 3))
+    sent, back = pod / IP(src=str(A), dst="10.1.0.5"), peer / IP(src="10.1.0.5", dst=str(A))
+    there, again = {"sport": 7, "dport": dport}, {"sport": dport, "dport": 7}
+    for flags, seq in (("S", 0), ("", 0), ("A", 1), ("A", 1), ("FA", 1), ("-", 1), ("S", 9)):
+        if flags in ("", "-"):
+            answer = TCP(**again, flags="FA" if flags else "SA", seq=seq, ack=1)
+            dp.send(back / answer, pod="default/d")
+        else:
+            dp.send(sent / TCP(**there, flags=flags, seq=seq, ack=int("A" in flags)))
+
+
+def test_a_cube_is_told_of_flows_that_have_ended(datapath: Make) -> None:
+    chosen = {"beacon": {"ends": 100}, "beacon1": {"ends": 0}}
+    dp = datapath(stacks={"pod": [Beacon, "beacon1"]}, settings=chosen)
+    counts: dict[str, Counts] = {}
+
+    async def body(agent: Agent) -> None:
+        connection(dp, BAD_PORT)
+        connection(dp, 80)
+        await until(lambda: len(Beacon.over) == 2)
+        counts.update(await agent.on_datapath(agent.runtime.counts))
+
+    with structlog.testing.capture_logs() as logs:
+        running(dp, body)
+    assert [(name, flow.sent.dport) for name, flow in Beacon.over] == [
+        ("beacon0", BAD_PORT),
+        ("beacon0", 80),
+    ]
+    assert [flow.reply.packets for _, flow in Beacon.over] == [2, 2]
+    assert (counts["beacon0"].ended, counts["beacon0"].lost_ended) == (2, 0)
+    assert counts["beacon0"].failures > 0
+    assert "on_ended" in [line.get("where") for line in logs]
+
+
 def test_what_is_lost_is_counted(datapath: Make) -> None:
     dp = datapath(stacks={"pod": [Beacon]}, settings={"beacon": {"rate": 2}})
     counts: dict[str, Counts] = {}
 
     async def body(agent: Agent) -> None:
-        for port in range(1, 6):
+        for port in range(1, 9):
             dp.send(frame(dport=port))
-        await until(lambda: len(Beacon.told) == 2)
+        await until(lambda: len(Beacon.told) >= 2)
         counts.update(await agent.on_datapath(agent.runtime.counts))
 
     running(dp, body)
-    assert counts == {"beacon0": Counts(events=2, lost_events=3)}
+    (found,) = counts.values()
+    assert found == Counts(events=found.events, lost_events=8 - found.events)
+    assert found.events < 8
 
 
 def test_a_flood_leaves_the_thread_to_others(dp: Datapath, monkeypatch: Any) -> None:

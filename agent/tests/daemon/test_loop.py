@@ -19,7 +19,7 @@ from cubelet.datapath.thread import DatapathThread
 from cubelet.state.cluster import State
 from cubelet.testkit import view
 from cubelet_hooks.cube import Complaint
-from cubelet_hooks.objects import Change, Custom, Namespace, Port
+from cubelet_hooks.objects import Change, Custom, Namespace, Object, Port
 from cubelet_hooks.resources import Resource
 
 from ..helpers.aio import in_loop, until
@@ -59,12 +59,18 @@ class FakeReconciler:
         self.setup: Any = None
         self.stuck: Callable[[], None] = lambda: None
         self.reviews = 0
+        self.gone: list[Object] = []
+
+    def take_gone(self) -> list[Object]:
+        gone, self.gone = self.gone, []
+        return gone
 
     def run(self, changes: Sequence[Change], *, hurry: bool, complete: bool) -> None:
         self.passes.append((list(changes), hurry))
         self.stuck()
         for change in changes:
             self.state.apply(change)
+        self.gone += [change.gone for change in changes if change.gone is not None]
         self.serving = True
 
     def blocker(self, port: Port) -> str:
@@ -101,7 +107,12 @@ class Rig:
             faults={},
             fall_back=lambda kind, reason: kind in self.older,
         )
-        runtime: Any = SimpleNamespace(listen=nothing, take_over=lambda composition, maps: None)
+        self.told_gone: list[Object] = []
+        runtime: Any = SimpleNamespace(
+            listen=nothing,
+            take_over=lambda composition, maps: None,
+            tell_gone=self.told_gone.extend,
+        )
         health: Any = SimpleNamespace(ready=True, pass_began=None)
         self.thread = DatapathThread()
         reconciler: Any = self.reconciler
@@ -144,8 +155,10 @@ async def test_a_pod_is_attached_by_the_pass_that_takes_it_in() -> None:
         assert rig.state.ports == {PORT.key: PORT}
         changes, hurry = rig.reconciler.passes[-1]
         assert ([change.new for change in changes], hurry) == ([PORT], True)
+        assert rig.told_gone == []
         await rig.attaching.detach(PORT)
         assert rig.state.ports == {}
+        assert rig.told_gone == [PORT]
 
 
 @in_loop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
@@ -280,11 +281,13 @@ def test_cubes_are_shown_where_they_stand(node: Node) -> None:
 
 
 def test_of_cubes_with_events_is_shown_what_was_delivered_and_lost(node: Node) -> None:
-    told = Counts(events=5, packets=2, failures=1, lost_events=3, lost_packets=4)
+    calls = Counts(events=5, packets=2, ticks=9, gone=8, ended=6, failures=1)
+    told = replace(calls, lost_events=3, lost_packets=4, lost_ended=2)
     tables = Tables(node.composition, node.state, {}, dict, lambda: None, lambda: {"gate1": told})
     rows = {row["name"]: row for row in tables.rows("cubes")}
-    shown = {name: rows["gate1"][name] for name in ("events", "packets", "lost", "failures")}
-    assert shown == {"events": 5, "packets": 2, "lost": 7, "failures": 1}
+    names = ("events", "packets", "ticks", "gone", "ended", "lost", "failures")
+    shown = {name: rows["gate1"][name] for name in names}
+    assert list(shown.values()) == [5, 2, 9, 8, 6, 9, 1]
     assert rows["gate0"]["lost"] is None
 
 

@@ -10,12 +10,15 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
+from cubelet.bpf.layout import join_cpus, possible_cpus
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.rcu import synchronize
 from cubelet.composer.core import Core, CoreSettings
 from cubelet.composer.layout import MapSpec, map_specs
-from cubelet.datapath.applier import Applier, Delta, Epochs
+from cubelet.datapath.applier import Applier, Delta
+from cubelet.datapath.epochs import Epochs
 from cubelet.datapath.maps import close_maps, open_maps
+from cubelet.testkit.samples import view
 from cubelet_hooks.cube import Cube, Settings
 from cubelet_hooks.flows import EPOCH_BUCKETS, Index, epoch_bucket
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
@@ -46,6 +49,8 @@ class Sampler(Cube):
         Map("services", MapType.HASH, Key, Value, SIZE, concerns=lambda key, _: key.address),
         Map("slots", MapType.ARRAY, Index, Value, SIZE, concerns=lambda _key, _value: EVERYTHING),
         Map("seen", MapType.HASH, Key, Value, SIZE, planned=False),
+        Map("counts", MapType.LRU_HASH, Key, Value, 64, planned=False, follows="services"),
+        Map("each", MapType.PERCPU_ARRAY, Index, Value, SIZE, planned=False, follows="slots"),
     )
 
 
@@ -59,7 +64,7 @@ class Bench:
         )
         self.specs = [s for s in self.specs if s.owner == "sampler0" or s.name == "epochs"]
         self.maps = open_maps(self.specs, None)
-        self._epochs = Epochs(self.maps["cubelet_epochs"])
+        self._epochs = Epochs(self.maps["cubelet_epochs"], view())
         self.waited: Callable[[], None] = synchronize
         self.applier = Applier(self.specs, self.maps, self._epochs, 4, self._wait)
 
@@ -123,7 +128,7 @@ def test_where_a_cube_cannot_say_whom_an_entry_concerns_it_is_everyone(bench: Be
         if spec.name == "services":
             assert spec.declared is not None
             bench.specs[number] = replace(spec, declared=replace(spec.declared, concerns=odd))
-    with closing(Epochs(bench.maps["cubelet_epochs"])) as epochs:
+    with closing(Epochs(bench.maps["cubelet_epochs"], view())) as epochs:
         applier = Applier(bench.specs, bench.maps, epochs, 4)
         outcome = applier.apply({"sampler0_services": {key(A): value(1)}})
     assert (outcome.written, outcome.failures) == (1, {})
@@ -225,6 +230,8 @@ def test_what_refers_comes_after_and_goes_before(
         "wait",
         "delete_batch services",
         "delete_batch backends",
+        "wait",
+        "delete_batch counts",
         "epochs",
     ]
 
@@ -305,3 +312,46 @@ def test_removing_what_is_gone_is_no_error(bench: Bench) -> None:
     )
     assert outcome.failures == {}
     assert bench.numbers("services") == bench.numbers("slots") == {}
+
+
+def test_what_follows_an_entry_goes_with_it(bench: Bench) -> None:
+    bench.applier.apply(
+        {
+            "sampler0_services": {key(A): value(1), key(B): value(2)},
+            "sampler0_slots": {slot(1): value(1), slot(2): value(2)},
+        }
+    )
+    for each in (A, B):
+        bench["counts"].update(key(each), value(9))
+    counted = join_cpus((value(9),) * possible_cpus(), bench["each"].layout)
+    for number in (1, 2):
+        bench["each"].update(slot(number), counted)
+    bench.applier.apply({"sampler0_services": {key(A): value(3)}})
+    assert bench.numbers("counts") == {A: 9, B: 9}, "another value is no end"
+    gone: Delta = {"sampler0_services": {key(A): None}, "sampler0_slots": {slot(2): None}}
+    bench.applier.apply(gone)
+    assert bench.numbers("counts") == {B: 9}
+    assert bench["each"].lookup(slot(1)) == counted
+    assert bench["each"].lookup(slot(2)) == bytes(len(counted))
+
+
+def test_a_sync_finds_what_followed_entries_that_went_unseen(bench: Bench) -> None:
+    for each in (A, B, C):
+        bench["counts"].update(key(each), value(9))
+    bench["services"].update(key(B), value(2))
+    wanted = {"sampler0_services": {key(A): value(1)}}
+    bench.applier.sync(wanted, remove=False)
+    bench.applier.sync(wanted, spared=("sampler0",))
+    assert set(bench.numbers("counts")) == {A, B, C}, "its entry may only be unknown yet"
+    bench.applier.sync(wanted)
+    assert bench.numbers("counts") == {A: 9}
+
+
+def test_what_follows_an_entry_that_stays_stays(bench: Bench) -> None:
+    """The entry could not be written, so the old ones are still in force."""
+    bench.applier.apply({"sampler0_services": {key(A): value(1)}})
+    bench["counts"].update(key(A), value(9))
+    many = {key(f"10.2.0.{number}"): value(number) for number in range(SIZE + 1)}
+    outcome = bench.applier.apply({"sampler0_services": {key(A): None, **many}})
+    assert "sampler0_services" in outcome.failures
+    assert bench.numbers("counts") == {A: 9}

@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,9 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.layout import MapLayout
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram
+from cubelet.bpf.ringbuf import RingBuffer
 from cubelet.bpf.syscalls import BpfError
+from cubelet.composer.ends import Ended
 from cubelet.datapath.flows import FlowSweeper, Row
 from cubelet.datapath.shared import SharedWords
 from cubelet_hooks.flows import (
@@ -56,6 +59,8 @@ def maps() -> Iterator[dict[str, Table]]:
         "cubelet_flows": MapLayout(MapType.HASH, key, value, 300_000, MapFlags.NO_PREALLOC),
         "cubelet_pending": MapLayout(MapType.LRU_HASH, key, value, 4096),
     } | {n: MapLayout(MapType.ARRAY, 4, 4 * w, 1, MapFlags.MMAPABLE) for n, w in words.items()}
+    layouts["cubelet_ended_ring"] = MapLayout(MapType.RINGBUF, 0, 0, 1 << 16)
+    layouts["cubelet_ended_lost"] = MapLayout(MapType.ARRAY, 4, 8, 1)
     made = {name: Table.create(name, layout) for name, layout in layouts.items()}
     yield {name: each for name, each in made.items() if isinstance(each, Table)}
     for each in made.values():
@@ -70,8 +75,8 @@ def refused(*_: object) -> BpfProgram:
 def make_sweeper(maps: dict[str, Table]) -> Iterator[Callable[..., FlowSweeper]]:
     made: list[FlowSweeper] = []
 
-    def make(live: int = 1000) -> FlowSweeper:
-        made.append(FlowSweeper(maps, StandingClock(NOW, HZ), live))
+    def make(live: int = 1000, ends: int = 0) -> FlowSweeper:
+        made.append(FlowSweeper(maps, StandingClock(NOW, HZ), live, ends=ends))
         return made[-1]
 
     yield make
@@ -322,3 +327,64 @@ def test_recovery_ends_for_good(
     sweeper.recover(-1)
     sweeper.sweep()
     assert words(maps, "recovery") == {}
+
+
+def told(maps: Mapping[str, BpfMap]) -> list[Ended]:
+    with RingBuffer(maps["cubelet_ended_ring"]) as ring:
+        return [Ended.unpack(raw) for raw in ring.records()]
+
+
+def lost(maps: Mapping[str, BpfMap]) -> int:
+    return int.from_bytes(maps["cubelet_ended_lost"].lookup(bytes(4)) or b"", "little")
+
+
+def test_idle_flows_that_were_answered_are_told_as_they_were(
+    maps: dict[str, Table], make_sweeper: Callable[..., FlowSweeper]
+) -> None:
+    key, dead = ends(CLIENT, 1, SERVER, 80), ends(CLIENT, 2, SERVER, 80)
+    sweeper = make_sweeper(ends=10_000)
+    flags = FlowFlag.REPLIED
+    alive = ends(CLIENT, 3, SERVER, 80)
+    connect(maps["cubelet_flows"], key, key, pod(7), pod(8), 61, flags=flags, packets=3, bytes=300)
+    connect(maps["cubelet_flows"], alive, alive, pod(7), pod(8), 5, flags=flags)
+    connect(maps["cubelet_pending"], dead, dead, pod(7), pod(8), 61)
+    before = {Tuple.unpack(k): Flow.unpack(v) for k, v in maps["cubelet_flows"].items()}
+    time.sleep(0.01)
+    sweeper.sweep()
+    found = {each.key: each for each in told(maps)}
+    assert found.keys() == {key, turned(key)}, "nobody has answered the other one"
+    assert all(each.flow == before[each.key] and not each.paired for each in found.values())
+    assert lost(maps) == 0
+    sweeper.sweep()
+    assert told(maps) == []
+
+
+def test_a_sweep_tells_of_no_more_than_it_may(
+    maps: dict[str, Table], make_sweeper: Callable[..., FlowSweeper], monkeypatch: Any
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("cubelet.datapath.flows.time.monotonic", lambda: clock[0])
+    sweeper = make_sweeper(ends=5)
+    for port in range(40):
+        key = ends(CLIENT, 1 + port, SERVER, 80)
+        connect(maps["cubelet_flows"], key, key, pod(7), pod(8), 61, flags=FlowFlag.REPLIED)
+    clock[0] += 2
+    assert sweeper.sweep().removed == 80
+    assert len(told(maps)) == 20
+    assert lost(maps) == 60
+
+
+def test_what_finds_no_room_in_the_ring_is_removed_and_counted(
+    maps: dict[str, Table], make_sweeper: Callable[..., FlowSweeper], monkeypatch: Any
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("cubelet.datapath.flows.time.monotonic", lambda: clock[0])
+    sweeper = make_sweeper(ends=10_000)
+    for port in range(400):
+        key = ends(CLIENT, 1 + port, SERVER, 80)
+        connect(maps["cubelet_flows"], key, key, pod(7), pod(8), 61, flags=FlowFlag.REPLIED)
+    clock[0] += 2
+    assert sweeper.sweep().removed == 800
+    found = len(told(maps))
+    assert 0 < found < 400
+    assert found + lost(maps) == 800

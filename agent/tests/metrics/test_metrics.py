@@ -226,10 +226,13 @@ def test_an_instance_that_fails_costs_nobody_elses_metrics(
 
 
 def test_what_cubes_were_told_is_counted() -> None:
-    found = samples(callback_families({"guard0": Counts(5, 4, 3, 2, 1)}))
-    names = ("events", "packets", "failures", "lost_events", "lost_packets")
+    found = samples(callback_families({"guard0": Counts(9, 8, 7, 6, 5, 4, 3, 2, 1)}))
+    names = (
+        *("events", "packets", "ticks", "gone", "ended", "failures"),
+        *("lost_events", "lost_packets", "lost_ended"),
+    )
     told = [at(found, f"cubelet_cube_{name}_total", instance="guard0") for name in names]
-    assert told == [5, 4, 3, 2, 1]
+    assert told == [9, 8, 7, 6, 5, 4, 3, 2, 1]
 
 
 # Maps

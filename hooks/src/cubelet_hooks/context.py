@@ -33,6 +33,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cubelet_hooks.maps import Concerned
 from cubelet_hooks.view import View
 
 
@@ -86,11 +87,18 @@ class Context(Protocol):
 
         Every read sees what the datapath has written until then; iterating dumps the map once.
         Numbers kept per CPU are summed up. An array has the indexes that are not all zero; deleting
-        one writes zeros. Flows of the address that a write ``concerns`` are judged again.
+        one writes zeros. Flows of what a write ``concerns`` are judged again.
 
         Raises KeyError for a map that the cube does not declare and TypeError for a ring buffer.
         Writing raises TypeError for a planned map (only the plan fills it: declare another map)
         or for records of other types, and OSError for a full map.
+        """
+
+    def judge_again(self, *concerned: Concerned) -> None:
+        """Have flows judged again with their next packets, though no entry of a map has changed.
+
+        Verdicts may rest on something else: on an hour of the day, say, that :meth:`Cube.on_tick`
+        sees begin. ``concerned`` are addresses, networks, ``PodsOf`` a namespace, ``EVERYTHING``.
         """
 
     def send(self, frame: bytes, ifindex: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from cubelet_hooks.records import Address, Record
+from cubelet_hooks.records import Address, Network, Record
 
 
 class MapType(enum.Enum):
@@ -56,8 +57,35 @@ class Everything(enum.Enum):
 
 
 EVERYTHING = Everything.EVERYTHING
+
+
+@dataclass(frozen=True)
+class PodsOf:
+    """For ``Map.concerns``: the addresses that the pods of a namespace have then."""
+
+    namespace: str
+
+
 RecordType = type[Record]
-Concern = Callable[[Any, Any], "Address | Everything | None"]
+Concerned = Address | Network | PodsOf | Everything
+"""Whose cached verdicts are stale. More than 1,024 addresses at once are ``EVERYTHING``."""
+Concern = Callable[[Any, Any], Concerned | Iterable[Concerned] | None]
+_ONE = (IPv4Address, IPv6Address, IPv4Network, IPv6Network, PodsOf, Everything)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A layout that a map had in an earlier version of the cube, and how its entries go on.
+
+    ``migrate(key, value)`` gives the entry as it is today, or None to let it go. ``type`` is the
+    map's then, None if it was the same. Records of before stay declared for this alone; the C does
+    not know them. The C name of a record is part of its layout, as are its fields' names.
+    """
+
+    key: RecordType
+    value: RecordType
+    migrate: Callable[[Any, Any], tuple[Record, Record] | None]
+    type: MapType | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +96,18 @@ class Map:
     that holds it. A ``planned`` map holds exactly the entries of the cube's plan: the agent
     removes all others. The datapath and the cube's callbacks fill maps that are not planned.
 
-    ``concerns(key, value)`` names the address whose cached verdicts a changed entry makes stale:
-    a pod's, a Service's virtual address, ``EVERYTHING``, or None when no verdict depends on it.
+    ``concerns(key, value)`` names whose cached verdicts a changed entry makes stale: an address (a
+    pod's, a Service's), a network, the pods of a namespace (:class:`PodsOf`), ``EVERYTHING``,
+    several of these, or None when no verdict depends on it.
+
+    ``follows`` names a planned map of the same key record: when the plan lets go of a key there,
+    the agent removes the entry of this one, which is not ``planned`` (of an array it writes
+    zeros). So counters that the datapath keeps go with what they are about, also with what went
+    while no agent ran.
+
+    ``earlier`` are layouts of before, the latest first. A map of another layout is another map,
+    which begins empty; if there is one of an earlier layout its entries are carried over. What
+    the programs of before write between that and the switch to the new ones is not.
 
     Maps are written in the order in which a cube lists them and emptied in reverse, so an entry
     that refers to another map's comes after it in ``Cube.maps``.
@@ -82,3 +120,19 @@ class Map:
     size: int | str
     planned: bool = True
     concerns: Concern | None = None
+    follows: str | None = None
+    earlier: tuple[Earlier, ...] = ()
+
+    def concerned(self, key: Record, value: Record) -> frozenset[Concerned]:
+        """What ``concerns`` says of an entry, as a set; everything, if it cannot say."""
+        if self.concerns is None:
+            return frozenset()
+        try:
+            found = self.concerns(key, value)
+            if found is None:
+                return frozenset()
+            several = (found,) if isinstance(found, _ONE) else tuple(found)
+        except Exception:  # a cube's bug must not leave a verdict that may be wrong
+            return frozenset((EVERYTHING,))
+        named = all(isinstance(each, _ONE) for each in several)
+        return frozenset(several) if named else frozenset((EVERYTHING,))

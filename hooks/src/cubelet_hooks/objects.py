@@ -374,6 +374,16 @@ class Change(msgspec.Struct, frozen=True):
     old: Object | None = None
     new: Object | None = None
 
+    @property
+    def gone(self) -> Object | None:
+        """The object that is no more: it was removed, or another one has its name.
+
+        A pod is another one if its UID is, an attachment if its device is.
+        """
+        if self.old is None or (self.new is not None and _same(self.old, self.new)):
+            return None
+        return self.old
+
     @classmethod
     def between(cls, old: Object | None, new: Object | None) -> Change:
         """The change from ``old`` to ``new``, at least one of which must be an object."""
@@ -381,3 +391,11 @@ class Change(msgspec.Struct, frozen=True):
         if known is None:
             raise ValueError("a change needs an object before or after it")
         return cls(known.kind, known.key, old, new)
+
+
+def _same(old: Object, new: Object) -> bool:
+    if isinstance(old, Port) and isinstance(new, Port):
+        return old.ifindex == new.ifindex
+    if isinstance(old, Pod) and isinstance(new, Pod):
+        return old.uid == new.uid
+    return True

@@ -10,7 +10,8 @@ are C's own: natural alignment, explicit padding (always zero, because hash keys
         protocol: U8                   #     __u8 protocol;
                                        #     __u8 _pad7[1]; };
 
-A field has one of these types; there are no others, so no arrays of numbers and no strings:
+A field has one of these types; there are no others, so no arrays of numbers and no strings but
+bytes:
 
     type            C                       bytes  aligned to  in Python
     U8              __u8                        1           1  int
@@ -24,12 +25,14 @@ A field has one of these types; there are no others, so no arrays of numbers and
                     (of family 6)              16           4  IPv6Address
     Area            __u8[64]                   64           1  bytes of that length
     Frame           __u8[1920]              1,920           1  bytes of that length
+    Length(5), n    __u8[5]                     5           1  bytes of that length
     Tuple, Hop ...  struct cubelet_tuple   theirs      theirs  that record
 
 Numbers are in the CPU's byte order, ``Be16`` and ``Be32`` in the network's: Python has the number,
-C compares with ``bpf_htons(80)``. In the last line stand the records of ``cubelet_hooks.flows``,
-which can be fields of a cube's record; another record of the cube's own cannot. A number with names
-is ``Annotated[int, "u8", RouteKind]``, of an ``IntEnum``: it is laid out like ``U8``, and shown by
+C compares with ``bpf_htons(80)``. ``Length(5)`` is written ``Annotated[bytes, Length(5)]``. In the
+last line stand the records of ``cubelet_hooks.flows`` and ``cubelet_hooks.buckets``, which can be
+fields of a cube's record; another record of the cube's own cannot. A number with names is
+``Annotated[int, "u8", RouteKind]``, of an ``IntEnum``: it is laid out like ``U8``, and shown by
 name. A field needs a value whenever a record is made, unless it has a default.
 
 Fields stand in their order, each at the next multiple of what it is aligned to; the size is a
@@ -93,6 +96,34 @@ _ADDRESSES: dict[Family, Scalar] = {
     4: Scalar("struct cubelet_addr", 4, lambda a: a.packed, ipaddress.IPv4Address),
     6: Scalar("struct cubelet_addr", 16, lambda a: a.packed, ipaddress.IPv6Address, align=4),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How many bytes a field of the type ``bytes`` has, always: 1 to 4,096.
+
+    The value has exactly as many: fill up what is shorter, ``name.ljust(64, b"\\0")``. A key of
+    a map may have 512 bytes in all, and what the C keeps on its stack should have far fewer.
+
+        class Asked(Record):                       # struct guard_asked {
+            length: U8                             #     __u8 length;
+            name: Annotated[bytes, Length(63)]     #     __u8 name[63]; };
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a length that no field has."""
+        if not 1 <= self.size <= _LONGEST:
+            raise ValueError(f"Length({self.size}): a field has 1 to {_LONGEST} bytes")
+
+
+_LONGEST = 4096
+
+
+def _pack_bytes(value: Any) -> bytes:
+    return bytes(memoryview(value))  # of a number bytes() would make so many zeros
+
 
 U8 = Annotated[int, "u8"]
 U16 = Annotated[int, "u16"]
@@ -211,6 +242,8 @@ def _scalar(cls: type[Record], name: str, hint: Any, family: Family) -> Scalar:
     if isinstance(hint, type) and issubclass(hint, Record):
         return _nested(hint, family)
     metadata = getattr(hint, "__metadata__", ("",))
+    if isinstance(metadata[0], Length):
+        return Scalar("__u8", metadata[0].size, _pack_bytes, bytes, align=1, array=True)
     if metadata[0] == "addr":
         return _ADDRESSES[family]
     if metadata[0] not in _SCALARS:

@@ -9,7 +9,6 @@ import pytest
 
 from cubelet.state.cluster import State
 from cubelet.testkit import local_node
-from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Change, Namespace, Node, Object
 from cubelet_router.cube import Router, RouterSettings, cubelet_cubes
 from cubelet_router.records import Prefix, Route, RouteKind
@@ -166,13 +165,13 @@ def test_every_node_is_planned_again_when_this_node_becomes_another() -> None:
     assert set(router.units(Change.between(LOCAL, grown), state)) == {("local",)}
 
 
-def test_a_route_concerns_its_address_or_everything() -> None:
+def test_a_route_concerns_its_network() -> None:
     concerns = Router.maps[0].concerns
     assert concerns is not None
     address = ip_address("10.0.1.1")
-    assert concerns(Prefix(32, address), None) == address
-    assert concerns(Prefix(24, address), None) is EVERYTHING
-    assert concerns(Prefix(32, ip_address("fd00::1")), None) is EVERYTHING
+    assert concerns(Prefix(32, address), None) == ip_network("10.0.1.1/32")
+    assert concerns(Prefix(24, ip_address("10.0.1.0")), None) == ip_network("10.0.1.0/24")
+    assert concerns(Prefix(64, ip_address("fd00::")), None) == ip_network("fd00::/64")
 
 
 def test_an_unreachable_prefix_must_be_one() -> None:

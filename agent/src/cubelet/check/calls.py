@@ -14,7 +14,9 @@ from cubelet.bpf.programs import INSN_SIZE
 from cubelet.check.findings import Finding
 from cubelet.check.helpers import named
 from cubelet.check.workbench import Workbench
+from cubelet.composer.ends import TELLING
 from cubelet.composer.headers import UapiHeaders
+from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.helpers import HELPERS, instead_of
 
 _CALL = 0x85
@@ -38,12 +40,19 @@ def check(bench: Workbench) -> Iterator[Finding]:
     around = frozenset[str]().union(*(c for name, c in without.items() if name.startswith(_LINK)))
     found: dict[str, str] = {}
     for name, code in programs.items():
-        known = without.get(name, around)
+        known = without.get(name, around) | (_ends(name) if bench.cube.ended else frozenset())
         for helper in calls(code, helpers) - known - HELPERS.keys() - told:
             found.setdefault(helper, name)
     for helper, program in sorted(found.items()):
         message = f"the compiled program {program} calls {helper}, which a cube may not call"
         yield Finding(message, instead_of(helper), str(source))
+
+
+def _ends(program: str) -> Calls:
+    """What the core's slow programs tell of flows' ends by; no function of a cube is in them."""
+    entries = {f"cubelet_{each}" for each in PORT_CLASSES}
+    core = program.startswith("cubelet_") and not program.startswith(_LINK)
+    return TELLING if core and program not in entries else frozenset()
 
 
 def calls(code: bytes, helpers: Mapping[int, str]) -> Calls:

@@ -28,6 +28,7 @@ def check(bench: Workbench) -> Iterator[Finding]:
     yield from _package(bench)
     yield from _places(cube)
     yield from _tables(cube)
+    yield from _callbacks(cube)
 
 
 def _package(bench: Workbench) -> Iterator[Finding]:
@@ -99,3 +100,21 @@ def _tables(cube: type[Cube]) -> Iterator[Finding]:
         if name not in known:
             message = f"shows {noun!r} of the map {name!r}, which is not declared"
             yield at(cube, "shows", message, f"name one of {', '.join(sorted(known)) or 'none'}")
+
+
+def _callbacks(cube: type[Cube]) -> Iterator[Finding]:
+    """Those that are never called, and those that are called and not there."""
+    for name, attribute, remedy in (
+        ("on_event", "event", "say by Cube.event which record the C sends"),
+        ("on_packet", "punts", "set Cube.punts"),
+        ("on_tick", "every", "say in Cube.every after how many seconds, or by which setting"),
+        ("on_ended", "ended", "say in Cube.ended how many a second, or by which setting"),
+        ("on_gone", "gone", "name in Cube.gone the kinds of objects"),
+    ):
+        wanted = bool(getattr(cube, attribute))
+        defined = getattr(cube, name) is not getattr(Cube, name)
+        if defined and not wanted:
+            yield at(cube, name, f"{name} is never called: {attribute} is not set", remedy)
+        if wanted and not defined:
+            message = f"{attribute} is set, but there is no {name}"
+            yield at(cube, attribute, message, f"define {name}, or leave Cube.{attribute} out")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cubelet.check import (
     answers,
+    callbacks,
     calls,
     helpers,
     leftovers,
@@ -49,5 +50,6 @@ CHECKS = (
     Check("calls", calls.check, compiled=True),
     Check("packets", packets.check, compiled=True),
     Check("answers", answers.check, compiled=True),
+    Check("callbacks", callbacks.check, compiled=True),
     Check("leftovers", leftovers.check, compiled=True),
 )

@@ -11,8 +11,10 @@ import msgspec
 
 from cubelet.bpf.layout import possible_cpus
 from cubelet.composer import exposed
+from cubelet.composer.ends import Ended, Lost, Rate
 from cubelet.composer.exposed import PORT_WORDS, ExposedAddress, ExposedKey, PortBits
 from cubelet_hooks import flows
+from cubelet_hooks.buckets import TokenBucket, TokenRate
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
 from cubelet_hooks.flows import EPOCH_BUCKETS, Count, Counter, FragmentKey, FragmentPorts, Index
 from cubelet_hooks.maps import EVERYTHING, Map, MapType
@@ -22,7 +24,6 @@ from cubelet_hooks.records import (
     U8,
     U16,
     U32,
-    U64,
     Addr,
     Address,
     Be16,
@@ -41,14 +42,6 @@ class Bucket(Record):
 
     since: U32
     used: U32
-
-
-class Rate(Record):
-    """A rate limit that also counts what exceeded it: see :class:`Bucket`."""
-
-    since: U32
-    used: U32
-    lost: U64
 
 
 class ErrorOrigin(Record):
@@ -244,6 +237,10 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     flows.Index,
     Bucket,
     Rate,
+    Lost,
+    Ended,
+    TokenBucket,
+    TokenRate,
     ErrorOrigin,
     PuntedHead,
     KeptKey,
@@ -305,7 +302,7 @@ CORE_MAPS: tuple[Map, ...] = (
         MartianKey,
         Martian,
         "martians",
-        concerns=lambda key, value: key.network if key.prefixlen == 32 else EVERYTHING,
+        concerns=lambda key, value: ip_network((key.network, key.prefixlen)),
     ),
 )
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cubelet.bpf.constants import MapFlags
 from cubelet.bpf.constants import MapType as KernelType
 from cubelet.bpf.layout import MapLayout
 from cubelet.composer.core import JUMPS, SCRATCH, SCRATCH_BYTES, VALUE_MAPS, Core
+from cubelet.composer.ends import ended_maps
 from cubelet.composer.provided import provided_maps
 from cubelet_hooks.cube import Cube
-from cubelet_hooks.maps import Map, MapType
-from cubelet_hooks.records import Family
+from cubelet_hooks.maps import Earlier, Map, MapType
+from cubelet_hooks.records import Family, Record
 
 JUMP_SLOTS = 256
 _KERNEL_TYPES = {
@@ -44,6 +45,8 @@ class MapSpec:
     declared: Map | None = None
     direct: bool = False
     per_composition: bool = False
+    earlier: tuple[tuple[str, Earlier], ...] = ()
+    """Layouts of before, each behind the identity that a map of it has."""
 
     @property
     def c_name(self) -> str:
@@ -51,7 +54,7 @@ class MapSpec:
         return f"{self.owner}_{self.name}"
 
 
-def map_specs(core: Core, cubes: Iterable[Cube]) -> list[MapSpec]:
+def map_specs(core: Core, cubes: Sequence[Cube]) -> list[MapSpec]:
     """Every map that these cubes and the core use."""
     specs = list(_plain_maps())
     for cube in (core, *cubes):
@@ -59,6 +62,10 @@ def map_specs(core: Core, cubes: Iterable[Cube]) -> list[MapSpec]:
             _declared(cube.instance, declared, cube.size_of(declared), cube.family)
             for declared in (*cube.maps, *provided_maps(cube))
         ]
+    specs += [
+        _declared(core.instance, each, core.size_of(each), core.family)
+        for each in ended_maps(cubes)
+    ]
     return specs
 
 
@@ -73,7 +80,7 @@ def _plain_maps() -> Iterator[MapSpec]:
 
 
 def _declared(owner: str, declared: Map, size: int, family: Family) -> MapSpec:
-    flags = MapFlags.NO_PREALLOC if declared.type in _ON_DEMAND else MapFlags.NONE
+    flags = _flags(declared.type)
     key, value = declared.key.layout(family), declared.value.layout(family)
     ring = declared.type is MapType.RINGBUF
     layout = MapLayout(
@@ -83,8 +90,21 @@ def _declared(owner: str, declared: Map, size: int, family: Family) -> MapSpec:
         size,
         flags,
     )
-    text = "\n".join([declared.type.value, str(flags), *key.c_members(), "", *value.c_members()])
-    return MapSpec(owner, declared.name, layout, _hash(text), declared)
+    earlier = tuple(
+        (_identity(each.type or declared.type, each.key, each.value, family), each)
+        for each in declared.earlier
+    )
+    identity = _identity(declared.type, declared.key, declared.value, family)
+    return MapSpec(owner, declared.name, layout, identity, declared, earlier=earlier)
+
+
+def _flags(kind: MapType) -> MapFlags:
+    return MapFlags.NO_PREALLOC if kind in _ON_DEMAND else MapFlags.NONE
+
+
+def _identity(kind: MapType, key: type[Record], value: type[Record], family: Family) -> str:
+    fields = (*key.layout(family).c_members(), "", *value.layout(family).c_members())
+    return _hash("\n".join([kind.value, str(_flags(kind)), *fields]))
 
 
 def _hash(text: str) -> str:

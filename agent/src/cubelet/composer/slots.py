@@ -19,7 +19,9 @@ from cubelet_hooks.records import Record
 AREA = 64
 """Bytes in a flow record that cubes share (``area`` in cubelet_hooks/flows.py)."""
 GENERATION_BYTES = 2
-_LAST = (1 << 8 * GENERATION_BYTES) - 1
+_JUDGED = 0x8000
+"""Beside a generation: the fields were there when the flow was judged (``provide.h``)."""
+_LAST = _JUDGED - 1
 _ALIGNMENT = 8
 
 
@@ -68,7 +70,7 @@ def allot_slots(cubes: Iterable[Cube], known: Slots) -> Slots:
     held = {
         name: slot
         for name, slot in known.held.items()
-        if name not in wanted or slot.layout == layouts[name]
+        if slot.generation <= _LAST and (name not in wanted or slot.layout == layouts[name])
     }
     generation = known.generation
     for name in sorted(wanted.keys() - held.keys(), key=lambda each: (-sizes[each], each)):
@@ -85,7 +87,8 @@ def read_fields(cube: Cube, slot: Slot, area: bytes) -> Record:
     fields = _fields(cube)
     size = fields.layout(cube.family).size
     at = slot.offset + size + size % GENERATION_BYTES
-    written = area[at : at + GENERATION_BYTES] == slot.generation.to_bytes(2, "little")
+    stands = int.from_bytes(area[at : at + GENERATION_BYTES], "little")
+    written = stands & ~_JUDGED == slot.generation
     return fields.unpack(area[slot.offset :] if written else bytes(size), cube.family)
 
 

@@ -12,6 +12,7 @@ from cubelet.bpf.layout import possible_cpus
 from cubelet.composer.chain import chain_links, chain_programs, chain_slots
 from cubelet.composer.composition import Composition, Stage
 from cubelet.composer.core import CORE_RECORDS, Core, CoreSettings
+from cubelet.composer.ends import ends_per_second
 from cubelet.composer.layout import MapSpec, map_specs
 from cubelet.composer.provided import (
     PUNT_BYTES,
@@ -104,6 +105,8 @@ def write_source(
             _own_addresses(local, family),
             _define("CUBELET_UPLINK_EGRESS", int(composition.uplink_egress)),
             _define("CUBELET_AREA_USED", area_used(composition.cubes, composition.slots)),
+            _each_fields(composition.cubes),
+            _define("CUBELET_ENDED_PER_SECOND", ends_per_second(composition.cubes)),
             _define("CUBELET_PUNT_BYTES", PUNT_BYTES),
             *_cube_definitions(composition),
             *_map_constants(specs),
@@ -138,6 +141,12 @@ def write_source(
     programs = (*entries, *jumps)
     xdp = (EARLY,) if early else ()
     return Source(text, files, _include_folders(), specs, programs, xdp, jumps, family)
+
+
+def _each_fields(cubes: Iterable[Cube]) -> str:
+    """The instances that keep something in flows' records, as a list of EACH(instance)."""
+    names = (cube.instance for cube in cubes if cube.flow_fields is not None)
+    return _define("CUBELET_EACH_FIELDS(EACH)", " ".join(f"EACH({name})" for name in names))
 
 
 def _outward_entries(composition: Composition) -> tuple[str, ...]:

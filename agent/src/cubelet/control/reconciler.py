@@ -6,6 +6,7 @@ thread, one at a time, because compiling and netlink block.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -26,10 +27,12 @@ from cubelet.guests.registry import Guests
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.cube import Complaint
-from cubelet_hooks.objects import Change, LocalNode, Port
+from cubelet_hooks.objects import Change, LocalNode, Object, Port
 from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
+_GONE = 65_536
+"""Objects that are no more, of which is told once a pass completes: the last so many."""
 _PLAN_LIMIT = 5.0
 """Seconds that one cube's planning may take in a pass until it is told."""
 
@@ -73,6 +76,7 @@ class Reconciler:
         """What several units ask for and one alone can have, and what does not fit into maps, if no
         object can be named; trying again changes nothing."""
         self._complaints: frozenset[Complaint] = frozenset()
+        self._gone: deque[Object] = deque(maxlen=_GONE)
 
     def propose(self, setup: Setup) -> None:
         """Let the next pass put another setup in force, as a whole or not at all."""
@@ -134,6 +138,14 @@ class Reconciler:
         """
         return any(map(self.switchover.essentials, self.awaited))
 
+    def take_gone(self) -> list[Object]:
+        """The objects that are no more, whose entries the maps have lost; each is given once."""
+        if "pass" in self.problems or not self.serving:
+            return []
+        gone = list(self._gone)
+        self._gone.clear()
+        return gone
+
     def review_all(self) -> None:
         """Let the next pass compare everything, not only the known changes."""
         self._review = True
@@ -163,6 +175,7 @@ class Reconciler:
     def _run(self, changes: Sequence[Change], hurry: bool) -> None:
         everything, self._review = self._review, True
         taken = [change for change in map(self._state.apply, changes) if change is not None]
+        self._gone += [change.gone for change in taken if change.gone is not None]
         node = everything or self._host.outdated or any(map(concerns, taken))
         setup = self._proposed or self.setup
         if setup is not None and (node or self._proposed):

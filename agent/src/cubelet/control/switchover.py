@@ -16,11 +16,13 @@ from cubelet.bpf.syscalls import BpfError
 from cubelet.composer.background import Compiling
 from cubelet.composer.compiler import CompileError
 from cubelet.composer.composition import Composition, CompositionError, Facts
+from cubelet.composer.ends import ends_per_second
 from cubelet.config.setup import Setup
 from cubelet.control.lingering import Lingering
 from cubelet.control.planner import Planner
 from cubelet.control.problems import Problems
-from cubelet.datapath.applier import Applier, Delta, Epochs, Outcome, Refuse
+from cubelet.datapath.applier import Applier, Delta, Outcome, Refuse
+from cubelet.datapath.epochs import Epochs
 from cubelet.datapath.flows import FlowSweeper
 from cubelet.datapath.fragments import FragmentSweeper
 from cubelet.datapath.programs import Datapath, Prepared
@@ -238,7 +240,7 @@ class Switchover:
         core = plan.setup.core
         same = not self.in_force and self._datapath.runs_alone(prepared.compiled.identity)
         try:
-            epochs = Epochs(prepared.maps["cubelet_epochs"])
+            epochs = Epochs(prepared.maps["cubelet_epochs"], self._state)
             applier = Applier(prepared.compiled.specs, prepared.maps, epochs, core.family)
             outcome = self._fill(plan, applier)
             failed = self._datapath.switch(prepared)
@@ -248,7 +250,8 @@ class Switchover:
             raise
         self.close()
         live = core.settings.live_flows
-        sweeper = FlowSweeper(prepared.maps, self._clock, live, core.family)
+        ends = ends_per_second(composition.cubes)
+        sweeper = FlowSweeper(prepared.maps, self._clock, live, core.family, ends)
         fragments = FragmentSweeper(prepared.maps, self._clock, core.family)
         self.in_force = InForce(composition, applier, epochs, sweeper, fragments)
         if prepared.fresh:

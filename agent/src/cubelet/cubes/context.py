@@ -11,11 +11,12 @@ import structlog
 
 from cubelet.bpf.layout import split_cpus
 from cubelet.bpf.maps import BpfMap
-from cubelet.composer.core import Rate
+from cubelet.composer.ends import Lost
 from cubelet.cubes.tables import Table
-from cubelet.datapath.applier import Epochs
+from cubelet.datapath.epochs import Epochs
 from cubelet_hooks.context import Logger
 from cubelet_hooks.cube import Cube
+from cubelet_hooks.maps import Concerned
 from cubelet_hooks.view import View
 
 Send = Callable[[bytes, int], None]
@@ -24,17 +25,22 @@ Send = Callable[[bytes, int], None]
 
 @dataclass(frozen=True)
 class Counts:
-    """How many events and packets were delivered to an instance since the agent's start.
+    """How often an instance's Python was called, and what for, since the agent's start.
 
-    ``lost_events`` and ``lost_packets`` count those over the rate or without room in the ring,
-    since the maps were made. ``failures`` counts exceptions of the cube's callbacks.
+    ``lost_events``, ``lost_packets`` and ``lost_ended`` (flows' ends) count those over the rate or
+    without room in the ring, since the maps were made. ``failures`` counts exceptions of the cube's
+    callbacks.
     """
 
     events: int = 0
     packets: int = 0
+    ticks: int = 0
+    gone: int = 0
+    ended: int = 0
     failures: int = 0
     lost_events: int = 0
     lost_packets: int = 0
+    lost_ended: int = 0
 
 
 class CubeContext:
@@ -52,7 +58,7 @@ class CubeContext:
                 for name, table in maps.items()
                 if name.startswith(f"{cube.instance}_")
             }
-            self._epochs = Epochs(maps["cubelet_epochs"])
+            self._epochs = Epochs(maps["cubelet_epochs"], view)
             opened.callback(self._epochs.close)
             self._opened = opened.pop_all()
 
@@ -68,6 +74,10 @@ class CubeContext:
         known = ", ".join(each.name for each in self.cube.maps) or "none"
         raise KeyError(f"{self.cube.instance} has no map {name!r}; it declares {known}")
 
+    def judge_again(self, *concerned: Concerned) -> None:
+        """See the protocol."""
+        self._epochs.raise_for(concerned)
+
     def send(self, frame: bytes, ifindex: int) -> None:
         """See the protocol."""
         local = self.view.local
@@ -75,13 +85,13 @@ class CubeContext:
             raise ValueError("frames for the overlay need a tunnel's far end: send by another port")
         self._send(frame, ifindex)
 
-    def lost(self, rate: str) -> int:
-        """How many records the map called ``rate`` counts as lost; 0 if the cube has none."""
-        table = self._maps.get(f"{self.cube.instance}_{rate}")
+    def lost(self, name: str) -> int:
+        """How many records the map ``name`` counts as lost; 0 if the cube has none."""
+        table = self._maps.get(f"{self.cube.instance}_{name}")
         raw = table.lookup(bytes(4)) if table else None
         if table is None or raw is None:
             return 0
-        return sum(Rate.unpack(each).lost for each in split_cpus(raw, table.layout))
+        return sum(Lost.unpack(each).lost for each in split_cpus(raw, table.layout))
 
     def close(self) -> None:
         """Close the maps."""

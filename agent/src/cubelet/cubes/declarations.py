@@ -1,4 +1,4 @@
-"""Checks a cube's declared metrics, commands, kinds of objects and annotations."""
+"""Checks a cube's declared metrics, commands, maps, kinds of objects and annotations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import chain
 from typing import get_args
 
 from cubelet_hooks.cube import Cube
+from cubelet_hooks.maps import MapType
 from cubelet_hooks.metrics import Metric, MetricKind
 from cubelet_hooks.objects import BUILT_IN
 from cubelet_hooks.resources import Resource
@@ -45,7 +46,7 @@ def exposed_name(kind: str, metric: Metric) -> str:
 def problems_of(cube: type[Cube], others: Iterable[type[Cube]] = ()) -> Iterator[str]:
     """The errors in the cube's declarations; ``others`` are the cubes that were found before it."""
     checks = (_metrics(cube), _commands(cube), _watches(cube, others), _annotations(cube))
-    return chain.from_iterable(checks)
+    return chain(chain.from_iterable(checks), _following(cube), _earlier(cube), _gone(cube))
 
 
 def _metrics(cube: type[Cube]) -> Iterator[str]:
@@ -123,3 +124,32 @@ def _annotations(cube: type[Cube]) -> Iterator[str]:
     for text in cube.annotations:
         if not _ANNOTATION.fullmatch(text):
             yield f"annotations {text!r}: 'example.com/key', or 'example.com/' for all of a domain"
+
+
+def _following(cube: type[Cube]) -> Iterator[str]:
+    maps = {each.name: each for each in cube.maps}
+    for each in cube.maps:
+        if each.follows is None:
+            continue
+        leader = maps.get(each.follows)
+        if each.planned or each.type is MapType.RINGBUF:
+            yield f"map {each.name!r}: what is planned, and a ring buffer, follows no other map"
+        elif leader is None or not leader.planned:
+            yield f"map {each.name!r} follows {each.follows!r}, which is no planned map"
+        elif leader.key is not each.key:
+            yield (
+                f"map {each.name!r} has keys of {each.key.__name__}, and {leader.name!r}, which it "
+                f"follows, has keys of {leader.key.__name__}"
+            )
+
+
+def _earlier(cube: type[Cube]) -> Iterator[str]:
+    for each in cube.maps:
+        if each.earlier and (each.planned or each.type is MapType.RINGBUF):
+            yield f"map {each.name!r}: nothing is carried over into a planned map or a ring buffer"
+
+
+def _gone(cube: type[Cube]) -> Iterator[str]:
+    known = BUILT_IN | {each.kind for each in cube.watches}
+    for kind in sorted(cube.gone - known):
+        yield f"gone: {kind!r} is no kind of object that it sees; remedy: add it to Cube.watches"

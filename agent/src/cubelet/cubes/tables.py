@@ -7,14 +7,13 @@ from typing import Any
 
 from cubelet.bpf.layout import ARRAYS, PER_CPU, join_cpus, possible_cpus
 from cubelet.bpf.maps import BpfMap
-from cubelet.datapath.applier import concern_of
 from cubelet.datapath.records import Records
 from cubelet_hooks.cube import Cube
-from cubelet_hooks.maps import Everything, Map, MapType
-from cubelet_hooks.records import Address, Record
+from cubelet_hooks.maps import Concerned, Map, MapType
+from cubelet_hooks.records import Record
 
-Raise = Callable[[Iterable[Address | Everything]], None]
-"""Makes the cached verdicts stale that depend on these addresses."""
+Raise = Callable[[Iterable[Concerned]], None]
+"""Makes the cached verdicts stale that depend on these."""
 
 
 class Table(MutableMapping[Any, Any]):
@@ -90,10 +89,9 @@ class Table(MutableMapping[Any, Any]):
                 f"{self._name} has records of {wanted.__name__}, not {type(record).__name__}"
             )
 
-    def _concerns(self, key: Record, *fresh: Record) -> set[Address | Everything]:
-        """The addresses that the entry concerns, before and after the write."""
-        concerns = self._declared.concerns
-        if concerns is None:
+    def _concerns(self, key: Record, *fresh: Record) -> set[Concerned]:
+        """What the entry concerns, before and after the write."""
+        if self._declared.concerns is None:
             return set()
-        records = (each for each in (self.get(key), *fresh) if each is not None)
-        return set().union(*(concern_of(concerns, key, each) for each in records))
+        values = (each for each in (self.get(key), *fresh) if each is not None)
+        return set().union(*(self._declared.concerned(key, each) for each in values))

@@ -146,6 +146,7 @@ class Loop:
             log.error("cubes are not served", error=str(error))
             reconciler.problems["runtime"] = f"cubes' events are not read: {error}"
         else:
+            self._runtime.tell_gone(reconciler.take_gone())
             reconciler.problems.pop("runtime", None)
 
     def _settle(self) -> None:

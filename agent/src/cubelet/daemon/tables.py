@@ -161,9 +161,9 @@ def _nothing_composed() -> AgentError:
 
 
 def _cubes(composition: Composition, counts: Mapping[str, Counts]) -> Iterator[Row]:
-    """The composed instances: the port classes each sees, and its counts of events and packets.
+    """The composed instances: the port classes each sees, and its counts of callbacks.
 
-    ``lost`` counts events and packets over the rate or without room in the ring.
+    ``lost`` counts events, packets and flows' ends over the rate or without room in the ring.
     """
     per_packet = {each.cube.instance: each.classes for each in composition.packet_stages()}
     early = {each.cube.instance for each in composition.early_stages()}
@@ -191,7 +191,10 @@ def _told(counts: Counts | None) -> Row:
     return {
         "events": counts.events if counts else None,
         "packets": counts.packets if counts else None,
-        "lost": counts.lost_events + counts.lost_packets if counts else None,
+        "ticks": counts.ticks if counts else None,
+        "gone": counts.gone if counts else None,
+        "ended": counts.ended if counts else None,
+        "lost": counts.lost_events + counts.lost_packets + counts.lost_ended if counts else None,
         "failures": counts.failures if counts else None,
     }
 

@@ -10,10 +10,9 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
 from cubelet.composer.layout import MapSpec
-from cubelet.datapath.shared import SharedWords
-from cubelet_hooks.flows import epoch_bucket
-from cubelet_hooks.maps import EVERYTHING, Concern, Everything
-from cubelet_hooks.records import Address, Family, Record
+from cubelet.datapath.epochs import Epochs
+from cubelet_hooks.maps import Concerned
+from cubelet_hooks.records import Family
 
 Delta = dict[str, dict[bytes, bytes | None]]
 """Per map (C name) the keys whose wanted value changed; None: no longer wanted."""
@@ -23,42 +22,6 @@ Refuse = Callable[[Mapping[str, Collection[bytes]], str], Delta]
 
 _ROUNDS = 8
 """How often others may be wanted instead in one application: what is closed fits at the second."""
-_GLOBAL, _ADDRESSES = 0, 2
-"""Words of the agent's global epoch, and of the first address's; the programs' own is between."""
-
-
-def concern_of(concerns: Concern, key: Record, value: Record) -> set[Address | Everything]:
-    """What an entry concerns: everything, if its cube cannot say."""
-    try:
-        found = concerns(key, value)
-    except Exception:  # a cube's bug must not leave a verdict that may be wrong
-        return {EVERYTHING}
-    return set() if found is None else {found}
-
-
-class Epochs:
-    """The counters whose increase makes cached verdicts stale, written through shared memory."""
-
-    def __init__(self, table: BpfMap) -> None:
-        self._shared = SharedWords(table)
-
-    def raise_for(self, concerns: Iterable[Address | Everything]) -> None:
-        """Make every verdict stale that depends on one of these."""
-        found = set(concerns)
-        if any(isinstance(concern, Everything) for concern in found):
-            self._raise(_GLOBAL)
-            return
-        buckets = {epoch_bucket(c) for c in found if not isinstance(c, Everything)}
-        for bucket in buckets:
-            self._raise(_ADDRESSES + bucket)
-
-    def _raise(self, index: int) -> None:
-        words = self._shared.words
-        words[index] = words[index] + 1 & 0xFFFFFFFF
-
-    def close(self) -> None:
-        """Unmap."""
-        self._shared.close()
 
 
 @dataclass
@@ -86,6 +49,11 @@ class Applier:
         wait: Callable[[], None] = synchronize,
     ) -> None:
         self._specs = [spec for spec in specs if spec.declared and spec.declared.planned]
+        self._followers: dict[str, list[MapSpec]] = {}
+        for spec in specs:
+            if spec.declared and spec.declared.follows:
+                leader = f"{spec.owner}_{spec.declared.follows}"
+                self._followers.setdefault(leader, []).append(spec)
         self._owners = {spec.c_name: spec.owner for spec in self._specs}
         self._maps = maps
         self._epochs = epochs
@@ -114,8 +82,15 @@ class Applier:
             if remove and spec.owner not in spared:
                 changes |= dict.fromkeys(actual.keys() - wanted.keys())
             delta[spec.c_name] = changes
+            if remove and spec.owner not in spared:
+                delta[spec.c_name] |= dict.fromkeys(self._orphans(spec) - wanted.keys())
         self._retry = {}
         return self.apply(delta, refuse)
+
+    def _orphans(self, spec: MapSpec) -> set[bytes]:
+        """The keys of maps that follow this one: most of them are wanted there."""
+        found = (self._records(each) for each in self._followers.get(spec.c_name, ()))
+        return {key for records in found for key, _ in records}
 
     def _records(self, spec: MapSpec) -> Iterable[tuple[bytes, bytes]]:
         records = self._maps[spec.c_name].items()
@@ -142,12 +117,13 @@ class Applier:
                 self._wait()
             for spec in reversed(self._specs):
                 self._remove(spec, merged[spec.c_name], outcome)
+            self._remove_followers(merged, outcome)
         finally:
             self._epochs.raise_for(concerns)
         return outcome
 
-    def _concerns(self, delta: Delta) -> set[Address | Everything]:
-        found: set[Address | Everything] = set()
+    def _concerns(self, delta: Delta) -> set[Concerned]:
+        found: set[Concerned] = set()
         for spec in self._specs:
             declared = spec.declared
             if declared is None or declared.concerns is None:
@@ -156,14 +132,13 @@ class Applier:
                 key = declared.key.unpack(raw, self._family)
                 for each in (value, self._maps[spec.c_name].lookup(raw)):
                     if each is not None:
-                        record = declared.value.unpack(each, self._family)
-                        found |= concern_of(declared.concerns, key, record)
+                        found |= declared.concerned(key, declared.value.unpack(each, self._family))
         return found
 
     def _write_all(
         self,
         merged: dict[str, dict[bytes, bytes | None]],
-        concerns: set[Address | Everything],
+        concerns: set[Concerned],
         outcome: Outcome,
         refuse: Refuse | None,
     ) -> None:
@@ -254,6 +229,30 @@ class Applier:
         """
         return any(spec.owner == self._owners[name] for name in outcome.failures)
 
+    def _remove_followers(
+        self, merged: Mapping[str, Mapping[bytes, bytes | None]], outcome: Outcome
+    ) -> None:
+        """Remove entries that follow what is gone, when no program makes them anew."""
+        gone = {
+            name: [key for key, value in merged[name].items() if value is None]
+            for name in self._followers.keys() - outcome.failures.keys()
+        }
+        if any(gone.values()):
+            self._wait()
+        for name, keys in gone.items():
+            for spec in self._followers[name] if keys else ():
+                try:
+                    self._delete(spec, keys)
+                except BpfError as error:
+                    outcome.failures[spec.c_name] = str(error)
+
+    def _delete(self, spec: MapSpec, keys: Sequence[bytes]) -> None:
+        table = self._maps[spec.c_name]
+        if spec.layout.type in ARRAYS:
+            table.update_batch((key, bytes(spec.layout.value_stride)) for key in keys)
+        else:
+            table.delete_batch(keys)
+
     def _remove(
         self, spec: MapSpec, changes: Mapping[bytes, bytes | None], outcome: Outcome
     ) -> None:
@@ -263,12 +262,8 @@ class Applier:
         if self._held(spec, outcome):
             self._retry.setdefault(spec.c_name, {}).update(dict.fromkeys(gone))
             return
-        table = self._maps[spec.c_name]
         try:
-            if spec.layout.type in ARRAYS:
-                table.update_batch((key, bytes(spec.layout.value_size)) for key in gone)
-            else:
-                table.delete_batch(gone)
+            self._delete(spec, gone)
         except BpfError as error:
             outcome.failures[spec.c_name] = str(error)
             self._retry.setdefault(spec.c_name, {}).update(dict.fromkeys(gone))

@@ -5,6 +5,7 @@ Connections that close remove themselves in the programs; what a sweep finds was
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cubelet.bpf.layout import MapLayout
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.syscalls import BpfError
+from cubelet.composer.ends import LOST, RING
 from cubelet.datapath import sweeping
 from cubelet.datapath.names import class_name, protocol_name, state_name
 from cubelet.datapath.shared import SharedWords
@@ -74,16 +76,24 @@ class FlowSweeper:
     """Reads and tidies the flow tables ``cubelet_flows`` and ``cubelet_pending``.
 
     ``maps`` must stay open for as long as a call runs; ``live`` is how many replied connections
-    have room (``CoreSettings.live_flows``). Close it.
+    have room (``CoreSettings.live_flows``), ``ends`` how many flows' ends a second may be told
+    of. Close it.
     """
 
     def __init__(
-        self, maps: Mapping[str, BpfMap], clock: Clock, live: int, family: Family = 4
+        self,
+        maps: Mapping[str, BpfMap],
+        clock: Clock,
+        live: int,
+        family: Family = 4,
+        ends: int = 0,
     ) -> None:
         self._maps = maps
         self._clock = clock
         self._live = live
         self._family = family
+        self._ends = ends
+        self._swept = time.monotonic()
         self._held = SharedWords(maps["cubelet_shares"])
         self._ports = SharedWords(maps["cubelet_port_shares"])
         self._recovery = SharedWords(maps["cubelet_recovery"])
@@ -95,10 +105,18 @@ class FlowSweeper:
 
     def _load(self) -> Mapping[str, BpfProgram]:
         made: dict[str, BpfProgram] = {}
+        ends = None
+        if self._ends:
+            ends = sweeping.Ends(self._maps[f"cubelet_{RING}"], self._maps[f"cubelet_{LOST}"])
         try:
             for name in TABLES:
                 made[name] = sweeping.load_sweep(
-                    self._maps[name], self._table, self._clock.hz, name == OWNED, self._family
+                    self._maps[name],
+                    self._table,
+                    self._clock.hz,
+                    name == OWNED,
+                    self._family,
+                    ends,
                 )
         except BpfError as error:
             log.info("flows are swept one by one", why=str(error).partition("\n")[0])
@@ -131,6 +149,7 @@ class FlowSweeper:
         words = self._counts.words
         words[:] = memoryview(bytes(words.nbytes)).cast("I")
         pressed = self.last is not None and self.last.used >= _PRESSED
+        words[sweeping.ENDS_LEFT] = self._ends_left()
         words[sweeping.IDLE_UDP] = _UDP_SECONDS * self._clock.hz if pressed else _MASK
         held, ports = bytes(self._held.words), bytes(self._ports.words)
         tables = {name: self._sweep(name) for name in TABLES}
@@ -142,6 +161,11 @@ class FlowSweeper:
             self._recovery.words[0] = 0  # it would come again when the ticks have wrapped
         self.last = self._result(tables)
         return self.last
+
+    def _ends_left(self) -> int:
+        """How many records of ended flows may be told of now, two of a flow."""
+        before, self._swept = self._swept, time.monotonic()
+        return min(round(2 * self._ends * (self._swept - before)), _MASK)
 
     def _sweep(self, name: str) -> int:
         """Records that are left in a table."""

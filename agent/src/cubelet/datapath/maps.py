@@ -12,6 +12,7 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.resize import resize
 from cubelet.bpf.syscalls import BpfError
 from cubelet.composer.layout import MapSpec
+from cubelet.datapath.migration import carry_over
 
 log = structlog.get_logger()
 
@@ -20,8 +21,9 @@ def open_maps(specs: Iterable[MapSpec], folder: Path | None) -> dict[str, BpfMap
     """The maps by C name. Those that outlive compositions are pinned in ``folder`` (None: nowhere).
 
     A pin's name holds the hash of its records' layout, so a map of another layout is another map
-    and its old content is never misread. A map whose size changed is copied; programs that run
-    keep the old one until the new composition replaces them.
+    and its old content is never misread; a cube may say how entries of an earlier one go on. A map
+    whose size changed is copied; programs that run keep the old one until the new composition
+    replaces them.
     """
     if folder is not None:
         ensure_bpffs(folder)
@@ -51,6 +53,7 @@ def _create(spec: MapSpec) -> BpfMap:
 def _pinned(spec: MapSpec, path: Path) -> BpfMap:
     if not path.exists():
         created = _create(spec)
+        carry_over(spec, created, path.parent)
         created.pin(path)
         return created
     found = BpfMap.open(path)

@@ -7,9 +7,12 @@ It is put together by hand because BCC makes no programs with callbacks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cubelet.bpf.assembly import Assembly, R
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.programs import BpfProgram, load_assembly
+from cubelet.composer.ends import Ended
 from cubelet_hooks.flows import (
     PORT_SHARE_TOTAL,
     PORT_SHARES,
@@ -26,6 +29,7 @@ from cubelet_hooks.flows import (
 from cubelet_hooks.records import Family, Record
 
 _FOR_EACH, _DELETE, _JIFFIES = 164, 3, 118
+_RESERVE, _SUBMIT, _DISCARD = 131, 132, 133
 _UDP = 17
 
 STATES = 4
@@ -34,6 +38,8 @@ REMOVED = STATES * PROTOCOLS
 """Words of the counts: of each state and protocol, then how many were removed."""
 IDLE_UDP = REMOVED + 1
 """The word in which a sweep is told how many ticks a UDP flow may be idle, whatever it says."""
+ENDS_LEFT = IDLE_UDP + 1
+"""The word that says how many more records of ended flows a sweep may tell of."""
 SHARES_AT = IDLE_UDP + 3
 PORTS_AT = SHARES_AT + SHARES
 WORDS = PORTS_AT + PORT_SHARES
@@ -43,7 +49,17 @@ _MAP, _KEY, _RECORD, _LIMIT = R(6), R(7), R(8), R(9)
 _A, _B, _C, _D, _E = R(0), R(1), R(2), R(3), R(4)
 
 
-def load_sweep(table: BpfMap, counts: BpfMap, hz: int, owned: bool, family: Family) -> BpfProgram:
+@dataclass(frozen=True)
+class Ends:
+    """Where records of ended flows are told: the ring, and the count of those that are not."""
+
+    ring: BpfMap
+    lost: BpfMap
+
+
+def load_sweep(
+    table: BpfMap, counts: BpfMap, hz: int, owned: bool, family: Family, ends: Ends | None = None
+) -> BpfProgram:
     """The program for one table. ``owned``: its records count in their owners' shares.
 
     ``counts`` is a map of one value of ``WORDS`` words. Raises BpfError before Linux 5.13.
@@ -56,11 +72,13 @@ def load_sweep(table: BpfMap, counts: BpfMap, hz: int, owned: bool, family: Fami
     code.call(_FOR_EACH)
     code.alu(_A, "=", 0)
     code.exit()
-    _visit(code, counts.fd, hz, owned, family)
+    _visit(code, counts.fd, hz, owned, family, ends)
     return load_assembly(code, "sweep", ["visit"])
 
 
-def _visit(code: Assembly, counts: int, hz: int, owned: bool, family: Family) -> None:
+def _visit(
+    code: Assembly, counts: int, hz: int, owned: bool, family: Family, ends: Ends | None
+) -> None:
     """long visit(map, key, record, context): 0 goes on to the next record."""
     code.label("visit")
     for kept, argument in ((_MAP, R(1)), (_KEY, R(2)), (_RECORD, R(3))):
@@ -83,14 +101,69 @@ def _visit(code: Assembly, counts: int, hz: int, owned: bool, family: Family) ->
         _count_owner(code, counts, family)
     code.jump("next")
     code.label("idle")
+    if ends:
+        _copy_ended(code, counts, ends, family)
     code.alu(R(1), "=", _MAP)
     code.alu(R(2), "=", _KEY)
     code.call(_DELETE)
+    if ends:
+        _tell_ended(code)
     code.value(_B, counts, 4 * REMOVED)
     _increment(code, _B)
     code.label("next")
     code.alu(_A, "=", 0)
     code.exit()
+
+
+def _copy_ended(code: Assembly, counts: int, ends: Ends, family: Family) -> None:
+    """As cubelet_ended_begin() in ended.h; where the copy is, or 0, is then in _LIMIT."""
+    code.alu(_LIMIT, "=", 0)
+    code.load(_C, _RECORD, _at(Flow, "flags", family), 2)
+    code.jump_if(_C, "&", FlowFlag.REPLIED, "replied")
+    code.jump("copied")
+    code.label("replied")
+    code.value(_B, counts, 4 * ENDS_LEFT)
+    code.load(_C, _B, 0, 4)
+    code.jump_if(_C, "==", 0, "lost")
+    code.alu(_C, "-", 1)
+    code.store(_B, 0, _C, 4)
+    code.map(R(1), ends.ring.fd)
+    code.alu(R(2), "=", Ended.layout(family).size)
+    code.alu(R(3), "=", 0)
+    code.call(_RESERVE)
+    code.jump_if(_A, "==", 0, "lost")
+    code.alu(_LIMIT, "=", _A)
+    _copy(code, _at(Ended, "key", family), _KEY, Tuple.layout(family).size, 4)
+    _copy(code, _at(Ended, "flow", family), _RECORD, Flow.layout(family).size, 8)
+    code.alu(_C, "=", 0)
+    code.store(_LIMIT, _at(Ended, "paired", family), _C, 1)
+    code.jump("copied")
+    code.label("lost")
+    code.value(_B, ends.lost.fd)
+    code.load(_C, _B, 0, 8)
+    code.alu(_C, "+", 1)
+    code.store(_B, 0, _C, 8)
+    code.label("copied")
+
+
+def _copy(code: Assembly, to: int, source: R, size: int, step: int) -> None:
+    """Copy to _LIMIT + to; _C is lost."""
+    for offset in range(0, size, step):
+        code.load(_C, source, offset, step)
+        code.store(_LIMIT, to + offset, _C, step)
+
+
+def _tell_ended(code: Assembly) -> None:
+    """Tell it, unless a program has been faster and told."""
+    code.jump_if(_LIMIT, "==", 0, "told")
+    code.alu(R(1), "=", _LIMIT)
+    code.alu(R(2), "=", 0)
+    code.jump_if(_A, "==", 0, "tell")
+    code.call(_DISCARD)
+    code.jump("told")
+    code.label("tell")
+    code.call(_SUBMIT)
+    code.label("told")
 
 
 def _count_state(code: Assembly, counts: int, family: Family) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
 
 from cubelet.cubes.entries import Raw, checked_rank, packed_entry
 from cubelet.cubes.outside import Tally
+from cubelet_hooks import maps
 from cubelet_hooks.cube import Complaint, Cube, Entry, Part
-from cubelet_hooks.maps import EVERYTHING, Everything
-from cubelet_hooks.records import Address
+from cubelet_hooks.maps import EVERYTHING, Everything, PodsOf
 
 OK, RAISED, SHORT, TOLD = "ok", "raised", "short of memory", "told"
 """How a question ended: answered, or the cube raised an error, ran out of memory, told a mistake.
@@ -22,7 +22,9 @@ _COMPLAINTS = 100
 _LETTERS = 300
 """Of an error."""
 
-MAPPED = frozenset(("rows", "collect", "answer", "deliver"))
+CALLED = frozenset(("on_tick", "on_gone", "on_ended"))
+"""Callbacks that are asked one by one, by these names."""
+MAPPED = frozenset(("rows", "collect", "answer", "deliver")) | CALLED
 """Questions for which a guest reads or writes maps."""
 
 Row = tuple[str, bytes, bytes, tuple[int, ...]]
@@ -56,10 +58,11 @@ class Piece(msgspec.Struct, array_like=True):
 
 
 class Concerned(msgspec.Struct, array_like=True):
-    """Whom an entry concerns."""
+    """Whom an entry concerns: addresses and networks as texts, and namespaces of pods."""
 
     everything: bool = False
-    address: bytes | None = None
+    networks: list[str] = []
+    namespaces: list[str] = []
 
 
 def brief(error: BaseException) -> str:
@@ -100,11 +103,17 @@ def pieces(cube: Cube, given: Iterable[Part]) -> tuple[list[Piece], dict[str, It
     return found, later
 
 
-def concerned(found: Address | Everything | None) -> Concerned:
+def concerned(found: Iterable[maps.Concerned]) -> Concerned:
     """Whom an entry concerns."""
-    if isinstance(found, Everything):
-        return Concerned(True)
-    return Concerned(address=found.packed if found is not None else None)
+    some = Concerned(networks=[], namespaces=[])
+    for each in found:
+        if isinstance(each, Everything):
+            return Concerned(True)
+        if isinstance(each, PodsOf):
+            some.namespaces.append(each.namespace)
+        else:
+            some.networks.append(str(each))
+    return some
 
 
 def grumble(told: str | Complaint) -> str | Grumble:
@@ -158,8 +167,9 @@ def unpacked(planned: Planned) -> Iterable[Entry | Complaint]:
         yield made(name, Raw(key), Raw(value), rank)
 
 
-def meant(found: Concerned) -> Address | Everything | None:
+def meant(found: Concerned) -> Iterable[maps.Concerned]:
     """The inverse of :func:`concerned`."""
     if found.everything:
-        return EVERYTHING
-    return ip_address(found.address) if found.address is not None else None
+        return (EVERYTHING,)
+    networks = [ip_network(each) if "/" in each else ip_address(each) for each in found.networks]
+    return (*networks, *map(PodsOf, found.namespaces))

@@ -28,7 +28,7 @@ from cubelet.cubes.context import CubeContext
 from cubelet.cubes.outside import Ring, Tally, call_back
 from cubelet.datapath.records import reader_of, shown_row
 from cubelet.guests import answers
-from cubelet.guests.answers import MAPPED, OK, RAISED, SHORT, TOLD, encode
+from cubelet.guests.answers import CALLED, MAPPED, OK, RAISED, SHORT, TOLD, encode
 from cubelet.guests.wire import MOST, Channel
 from cubelet.net.frames import Frames
 from cubelet.state.cluster import State
@@ -168,6 +168,8 @@ class Host:
                 return [(s.metric, tuple(map(str, s.labels)), float(s.value)) for s in samples]
             case "answer":
                 return cube.answer(*given, context)
+            case _ if method in CALLED:
+                return getattr(cube, method)(*given, context)
             case _:
                 return _deliver(cube, context, *given)
 
@@ -185,7 +187,7 @@ class Host:
         (declared,) = (each for each in cube.maps if each.name == name)
         assert declared.concerns is not None
         records = declared.key.unpack(key, cube.family), declared.value.unpack(value, cube.family)
-        return answers.concerned(declared.concerns(*records))
+        return answers.concerned(declared.concerned(*records))
 
 
 def _deliver(cube: Cube, context: CubeContext, ring: Ring, records: list[bytes]) -> Tally:

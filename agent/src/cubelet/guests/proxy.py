@@ -14,9 +14,10 @@ from cubelet.guests.answers import Concerned, Piece, Planned
 from cubelet.guests.host import GuestError, Host
 from cubelet.guests.ledger import Asked, Ledger
 from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Row, Settings, Unit
+from cubelet_hooks.ends import EndedFlow
 from cubelet_hooks.maps import Concern, Map
 from cubelet_hooks.metrics import Sample
-from cubelet_hooks.objects import Change
+from cubelet_hooks.objects import Change, Object
 from cubelet_hooks.records import Family, Record
 
 _AT_ONCE = 200
@@ -165,6 +166,19 @@ def _answer(self: Guest, method: str, params: Mapping[str, Any], *_: object) -> 
     return self.ask(Asked(f"answer to {method}"), "answer", method, dict(params))
 
 
+def _on_tick(self: Guest, *_: object) -> None:
+    self.ask(Asked("on_tick"), "on_tick")
+
+
+def _on_gone(self: Guest, gone: Object, *_: object) -> None:
+    namespace = getattr(gone, "namespace", "")
+    self.ask(Asked(f"on_gone of {gone.kind} {gone.key}", namespace), "on_gone", gone)
+
+
+def _on_ended(self: Guest, flow: EndedFlow, *_: object) -> None:
+    self.ask(Asked("on_ended"), "on_ended", flow)
+
+
 REMOTE: Mapping[str, Callable[..., object]] = {
     "units": _units,
     "plan": _plan,
@@ -178,6 +192,9 @@ REMOTE: Mapping[str, Callable[..., object]] = {
     "rows": _rows,
     "collect": _collect,
     "answer": _answer,
+    "on_tick": _on_tick,
+    "on_gone": _on_gone,
+    "on_ended": _on_ended,
 }
 """What asks the guest in place of each method that its class has of its own."""
 

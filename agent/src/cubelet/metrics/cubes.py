@@ -91,13 +91,17 @@ def checked(metrics: Iterable[hooks.Metric], samples: Iterable[hooks.Sample]) ->
 
 
 def callback_families(counts: Mapping[str, Counts]) -> Iterable[Metric]:
-    """Events and packets that were delivered to instances' Python, and those that were lost."""
+    """What instances' Python was called for, and the events and packets that were lost."""
     texts = {
         "events": "Events that a cube's Python was told of.",
         "packets": "Packets that were handed to a cube's Python.",
-        "failures": "Events and packets at which a cube's Python failed.",
+        "ticks": "Times that a cube's Python was called because they were due.",
+        "gone": "Objects of whose end a cube's Python was told.",
+        "ended": "Flows of whose end a cube's Python was told.",
+        "failures": "Calls at which a cube's Python failed.",
         "lost_events": "Events beyond the cube's rate, or without room.",
         "lost_packets": "Packets for a cube's Python beyond its rate, or without room.",
+        "lost_ended": "Flows' ends beyond the rate, or without room.",
     }
     for name, text in texts.items():
         family = CounterMetricFamily(f"cubelet_cube_{name}", text, labels=("instance",))

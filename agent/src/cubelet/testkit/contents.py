@@ -9,14 +9,18 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.ringbuf import RingBuffer
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
+from cubelet.composer.ends import RING, Ended
 from cubelet.composer.layout import MapSpec
 from cubelet.composer.provided import EVENT_RING, PACKET_RING, split_punted
 from cubelet.composer.slots import read_fields
 from cubelet.cubes.context import CubeContext
+from cubelet.cubes.ends import ended_flow
 from cubelet.state.cluster import State
 from cubelet_hooks.context import Packet
 from cubelet_hooks.cube import PORT_CLASSES, Cube
+from cubelet_hooks.ends import EndedFlow
 from cubelet_hooks.flows import Flow, Tuple
+from cubelet_hooks.objects import Object
 from cubelet_hooks.records import Record
 
 
@@ -84,6 +88,19 @@ class Contents:
         with RingBuffer(self.maps[f"{cube.instance}_{ring}"]) as opened:
             return list(opened.records())
 
+    def ended(self, cube: str) -> list[EndedFlow]:
+        """The flows whose end the programs have told of since the last call, as the cube sees it.
+
+        A connection ends when another one closes after it, for which it makes room: with the
+        setting ``core: {flows: ...}`` small, the next one.
+        """
+        asked = self._cube(cube)
+        if not asked.number(asked.ended):
+            raise KeyError(f"{cube} is told of no flow's end: Cube.ended is 0")
+        with RingBuffer(self.maps[f"cubelet_{RING}"]) as opened:
+            found = [Ended.unpack(raw, asked.family) for raw in opened.records()]
+        return [ended_flow(asked, self.composition.slots, each, None) for each in found]
+
     def fields(self, cube: str, packets: Tuple) -> Any:
         """The cube's fields in the flow record whose key is the tuple ``packets``.
 
@@ -106,6 +123,16 @@ class Contents:
         if asked.instance not in self._contexts:
             self._contexts[asked.instance] = CubeContext(asked, self.state, self.maps, self._send)
         return self._contexts[asked.instance]
+
+    def tick(self, cube: str) -> None:
+        """Call the cube's ``on_tick``, as the agent does when it is due."""
+        self._cube(cube).on_tick(self.context(cube))
+
+    def _tell_gone(self, gone: Sequence[Object]) -> None:
+        for each in gone:
+            for cube in self.composition.cubes:
+                if each.kind in cube.gone:
+                    cube.on_gone(each, self.context(cube.instance))
 
     def _send(self, frame: bytes, ifindex: int) -> None:
         self.sent.append((frame, ifindex))

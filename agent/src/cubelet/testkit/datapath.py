@@ -19,7 +19,8 @@ from cubelet.composer.loader import load_programs
 from cubelet.composer.reasons import number_reasons
 from cubelet.composer.source import write_source
 from cubelet.control.planner import Planner
-from cubelet.datapath.applier import Applier, Epochs, Outcome
+from cubelet.datapath.applier import Applier, Outcome
+from cubelet.datapath.epochs import Epochs
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet.state.cluster import State
 from cubelet.testkit.contents import Contents
@@ -119,19 +120,19 @@ class Datapath(Contents):
         self.compiled, self.specs = compiled, compiled.specs
         self.maps = open_maps(compiled.specs, None)
         self.programs = load_programs(compiled, self.maps)
-        self._epochs = Epochs(self.maps["cubelet_epochs"])
+        self._epochs = Epochs(self.maps["cubelet_epochs"], self.state)
         self._applier = Applier(
             self.specs, self.maps, self._epochs, self.core.family, _nobody_reads
         )
         self.reasons = number_reasons(map(type, self.composition.cubes), self.composition.reasons)
 
     def apply(self, *objects: Object) -> Outcome:
-        """Add or replace objects; returns what was written."""
+        """Add or replace objects; returns what was written. Cubes are told of what is gone."""
         changes = [Change.between(self._known(o), o) for o in objects]
         return self._plan([c for c in map(self.state.apply, changes) if c])
 
     def delete(self, *objects: Object) -> Outcome:
-        """Remove objects."""
+        """Remove objects. Cubes that asked for it (``Cube.gone``) are told."""
         changes = [Change.between(o, None) for o in objects]
         return self._plan([c for c in map(self.state.apply, changes) if c])
 
@@ -154,6 +155,7 @@ class Datapath(Contents):
         outcome = self._applier.apply(self._planner.replan(units, self.state))
         if self._planner.failures or outcome.failures:
             raise AssertionError(f"plans {self._planner.failures}, maps {outcome.failures}")
+        self._tell_gone([change.gone for change in changes if change.gone is not None])
         return outcome
 
     def send(

@@ -91,8 +91,9 @@ class Planned:
     """The cube's fields in each of a flow's two records: ``struct KIND_flow_fields``.
     ``KIND_packet`` has those of the packet's direction by ``KIND_fields(flow)``. What
     ``KIND_inward`` and ``KIND_outward`` write to ``KIND_new_fields(pkt)`` stands in both records
-    when they are made; while a known flow is judged again that is a copy, which is not kept. Fields
-    nobody has written are zero. All cubes share 64 bytes, of which each instance takes two more
+    when they are made, or when a flow older than the cube is judged for the first time since; while
+    a known flow is judged again that is a copy, which is not kept. Fields nobody has written are
+    zero. All cubes share 64 bytes, of which each instance takes two more
     than its record has, rounded up to eight."""
     watches: ClassVar[tuple[Resource, ...]] = ()
     """Kinds of Kubernetes objects beyond the built-in ones that it plans from: see

@@ -11,7 +11,9 @@
 #include "cubelet/base.h" /* addresses, and access to maps */
 #include "cubelet/packet.h" /* the packet, struct cubelet_pkt and struct cubelet_headers */
 #include "cubelet/flow.h" /* the flow of KIND_packet: states and flags, such as CUBELET_FLOW_REPLY */
+#include "cubelet/bucket.h" /* token buckets that all CPUs share */
 #include "cubelet/early.h" /* the packet of KIND_early */
 #include "cubelet/epoch.h" /* what verdicts rest on */
+#include "cubelet/payload.h" /* what a packet carries */
 #include "cubelet/socket.h" /* the node's own sockets */
 #include "cubelet/verdict.h" /* what a cube says */

@@ -14,9 +14,8 @@ import msgspec
 
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Entry, Reason, Settings, Unit
 from cubelet_hooks.hookspecs import hookimpl
-from cubelet_hooks.maps import EVERYTHING, Everything, Map, MapType
+from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, LocalNode, Network, Node
-from cubelet_hooks.records import Address
 from cubelet_hooks.view import View
 from cubelet_router.records import Prefix, Route, RouteKind
 
@@ -38,10 +37,8 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
             ip_network(prefix)  # raises ValueError, naming the prefix
 
 
-def _concerns(key: Prefix, _value: Route) -> Address | Everything:
-    if key.length == key.address.max_prefixlen:
-        return key.address
-    return EVERYTHING
+def _concerns(key: Prefix, _value: Route) -> Network:
+    return ip_network((key.address, key.length), strict=False)
 
 
 class Router(Cube):

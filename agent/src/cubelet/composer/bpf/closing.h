@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "ended.h"
 #include "share.h"
 
 /*
@@ -105,8 +106,7 @@ CUBELET_INLINE void cubelet_closing_linger(const struct cubelet_tuple *key)
 	f = cubelet_lookup(cubelet_flows, oldest);
 	if (f && f->state == CUBELET_FLOW_CLOSING) {
 		cubelet_tuple_invert(&other, &f->to);
-		cubelet_delete(cubelet_flows, &other);
-		cubelet_delete(cubelet_flows, oldest);
+		cubelet_delete_flow(oldest, &other, f, 0);
 	}
 	*oldest = *key;
 }

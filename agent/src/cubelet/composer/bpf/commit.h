@@ -282,6 +282,16 @@ CUBELET_INLINE void cubelet_adopt(struct cubelet_flow *f, const struct cubelet_p
 	f->epoch_sum = pkt->epoch_sum;
 }
 
+/* Cubes that have joined since the flow was opened have judged it: their fields begin. */
+CUBELET_INLINE void cubelet_join(struct cubelet_flow *f, const struct cubelet_pkt *pkt)
+{
+#if CUBELET_AREA_USED
+#define CUBELET_JOIN(instance) instance##_join_fields(f->area, pkt->area);
+	CUBELET_EACH_FIELDS(CUBELET_JOIN)
+#undef CUBELET_JOIN
+#endif
+}
+
 /* A known flow may go on: both records take today's path and epochs. */
 CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct cubelet_scratch *s)
 {
@@ -293,11 +303,13 @@ CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct 
 		return NULL;
 	}
 	f->leaves = pkt->out;
+	cubelet_join(f, pkt);
 	cubelet_adopt(f, pkt);
 	cubelet_partner_key(s, f);
 	reply = cubelet_find(&s->key);
 	if (reply) {
 		reply->enters = pkt->out;
+		cubelet_join(reply, pkt);
 		cubelet_adopt(reply, pkt);
 	}
 	hand = pkt->reply ? reply : f;

@@ -33,10 +33,7 @@ CUBELET_INLINE void cubelet_forget(struct cubelet_scratch *s, const struct cubel
 	if (f->state == CUBELET_FLOW_ESTABLISHED)
 		cubelet_charge(key, f, -1);
 	cubelet_partner_key(s, f);
-	cubelet_delete(cubelet_flows, &s->key);
-	cubelet_delete(cubelet_pending, &s->key);
-	cubelet_delete(cubelet_flows, key);
-	cubelet_delete(cubelet_pending, key);
+	cubelet_delete_flow(key, &s->key, f, 1);
 }
 
 /* A flow's other record, made from this one: `key` finds `f`. Counters start at zero. */

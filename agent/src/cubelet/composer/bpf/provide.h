@@ -2,69 +2,72 @@
 /*
  * What the composer gives a cube beside its maps: its fields of a flow, events
  * and packets for its Python. The composer defines the structs KIND_flow_fields
- * and KIND_event and the maps KIND_event_ring, KIND_event_rate, KIND_packet_ring
- * and KIND_packet_rate, and has each instance's functions made here.
+ * and KIND_event and the maps KIND_event_ring, KIND_event_rate, KIND_event_lost and
+ * the same of KIND_packet, and has each instance's functions made here.
  */
 #pragma once
 
-#include "state.h"
-
-/* One of `limit` things that a CPU may do in a second; what it may not is counted as lost. */
-CUBELET_INLINE int cubelet_rate_take(struct cubelet_rate *rate, __u32 limit)
-{
-	__u32 now = bpf_jiffies64();
-
-	if (now - rate->since >= CUBELET_HZ) {
-		rate->since = now;
-		rate->used = 0;
-	}
-	if (rate->used >= limit) {
-		rate->lost++;
-		return 0;
-	}
-	rate->used++;
-	return 1;
-}
+#include "rate.h"
 
 /*
  * Fields behind which another generation stands are somebody else's, or of another layout: they
- * begin at zero. A new record's generation is 0, which is nobody's.
+ * begin at zero. A new record's generation is 0, which is nobody's. JUDGED beside it says that
+ * they were there when the flow was judged: those of a flow that is older than the cube are
+ * not, and get what is written when it is judged for the first time.
  */
+#define CUBELET_FIELDS_JUDGED 0x8000
 #define cubelet_provide_fields(instance, offset, current)                                          \
 	struct instance##_flow_slot {                                                              \
 		struct instance##_flow_fields fields;                                              \
 		__u16 generation;                                                                  \
 	};                                                                                         \
-	CUBELET_INLINE struct instance##_flow_fields *instance##_fields_at(void *area)             \
+	CUBELET_INLINE struct instance##_flow_slot *instance##_fields_at(void *area)               \
 	{                                                                                          \
 		struct instance##_flow_slot *slot = area + (offset);                               \
                                                                                                    \
-		if (slot->generation != (current)) {                                               \
+		if ((slot->generation & ~CUBELET_FIELDS_JUDGED) != (current)) {                    \
 			__builtin_memset(&slot->fields, 0, sizeof(slot->fields));                  \
 			slot->generation = (current);                                              \
 		}                                                                                  \
-		return &slot->fields;                                                              \
+		return slot;                                                                       \
 	}                                                                                          \
 	CUBELET_INLINE struct instance##_flow_fields *instance##_fields(struct cubelet_flow *flow) \
 	{                                                                                          \
-		return instance##_fields_at(flow->area);                                           \
+		return &instance##_fields_at(flow->area)->fields;                                  \
 	}                                                                                          \
 	CUBELET_INLINE struct instance##_flow_fields *instance##_new_fields(                       \
 		struct cubelet_pkt *pkt)                                                           \
 	{                                                                                          \
-		return instance##_fields_at(pkt->area);                                            \
+		struct instance##_flow_slot *slot = instance##_fields_at(pkt->area);               \
+                                                                                                   \
+		slot->generation |= CUBELET_FIELDS_JUDGED;                                         \
+		return &slot->fields;                                                              \
+	}                                                                                          \
+	CUBELET_INLINE void instance##_join_fields(void *area, const void *judged)                 \
+	{                                                                                          \
+		const __u16 both = (current) | CUBELET_FIELDS_JUDGED;                              \
+		const struct instance##_flow_slot *from = judged + (offset);                       \
+		struct instance##_flow_slot *slot = area + (offset);                               \
+                                                                                                   \
+		if (from->generation == both && slot->generation != both)                          \
+			*slot = *from;                                                             \
 	}
 
-#define cubelet_provide_events(instance, limit)                                                  \
-	CUBELET_INLINE void instance##_emit(const struct instance##_event *event)                \
-	{                                                                                        \
-		__u32 zero = 0;                                                                  \
-		struct cubelet_rate *rate = cubelet_lookup(instance##_event_rate, &zero);        \
-                                                                                                 \
-		if (!rate || !cubelet_rate_take(rate, (limit)))                                  \
-			return;                                                                  \
-		if (bpf_ringbuf_output(instance##_event_ring, (void *)event, sizeof(*event), 0)) \
-			rate->lost++;                                                            \
+/* 1, or 0 if the event is lost. */
+#define cubelet_provide_events(instance, limit)                                                   \
+	CUBELET_INLINE int instance##_emit(const struct instance##_event *event)                  \
+	{                                                                                         \
+		__u32 zero = 0;                                                                   \
+		struct cubelet_rate *rate = cubelet_lookup(instance##_event_rate, &zero);         \
+		struct cubelet_lost *lost;                                                        \
+                                                                                                  \
+		if (rate && cubelet_rate_take(rate, (limit)) &&                                   \
+		    !bpf_ringbuf_output(instance##_event_ring, (void *)event, sizeof(*event), 0)) \
+			return 1;                                                                 \
+		lost = cubelet_lookup(instance##_event_lost, &zero);                              \
+		if (lost)                                                                         \
+			lost->lost++;                                                             \
+		return 0;                                                                         \
 	}
 
 /* A whole frame on its way to the agent; see PuntedHead in composer/core.py. */
@@ -86,18 +89,20 @@ CUBELET_INLINE long cubelet_punt_copy(struct __sk_buff *skb, __u8 *frame, __u64 
 
 /* Hands the frame over. 0, or the reason to drop it for. */
 CUBELET_INLINE __u16 cubelet_punt_to(struct __sk_buff *skb, const struct cubelet_pkt *pkt,
-				     void *ring, struct cubelet_rate *rate, __u32 limit)
+				     void *ring, struct cubelet_rate *rate,
+				     struct cubelet_lost *lost, __u32 limit)
 {
 	struct cubelet_punted *punted;
 	__u64 length = skb->len;
 
 	if (skb->len > CUBELET_PUNT_BYTES)
 		return CUBELET_REASON_PUNT_TOO_LONG;
-	if (!rate || !cubelet_rate_take(rate, limit))
+	if (!rate || !lost)
 		return CUBELET_REASON_RATE_LIMITED;
-	punted = bpf_ringbuf_reserve(ring, sizeof(*punted), 0);
+	punted = cubelet_rate_take(rate, limit) ? bpf_ringbuf_reserve(ring, sizeof(*punted), 0)
+						: NULL;
 	if (!punted) {
-		rate->lost++;
+		lost->lost++;
 		return CUBELET_REASON_RATE_LIMITED;
 	}
 	if (cubelet_punt_copy(skb, punted->frame, length)) {
@@ -117,7 +122,8 @@ CUBELET_INLINE __u16 cubelet_punt_to(struct __sk_buff *skb, const struct cubelet
 		__u32 zero = 0;                                                                  \
 		__u16 reason =                                                                   \
 			cubelet_punt_to(skb, pkt, instance##_packet_ring,                        \
-					cubelet_lookup(instance##_packet_rate, &zero), (limit)); \
+					cubelet_lookup(instance##_packet_rate, &zero),           \
+					cubelet_lookup(instance##_packet_lost, &zero), (limit)); \
                                                                                                  \
 		return reason ? cubelet_drop(pkt, reason) : CUBELET_PUNT;                        \
 	}
