@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP, fragment
+from scapy.layers.inet import ICMP, IP, UDP, fragment
+from scapy.packet import Raw
 
+from cubelet.composer.ends import Ended
+from cubelet.cubes.ends import ended_flow
 from cubelet.testkit import Datapath
+from cubelet_flowlog.commands import in_words
 from cubelet_flowlog.cube import Flowlog
-from cubelet_flowlog.records import How, Told, What
+from cubelet_flowlog.lines import describe
+from cubelet_flowlog.names import Names
+from cubelet_flowlog.records import ASKED, How, Told, What
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Index, PortClass, Tuple
+from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Pod
 
 from .warden import NODE, SERVICE, STACKS, TCP_NUMBER, A, D, ShutValue, Warden, pair, tcp, udp
@@ -99,8 +107,10 @@ def test_what_is_denied_is_told_where_no_packet_follows(path: Make) -> None:
     dp.apply(Pod("default", "a", ips=(A,)))
     cube, context = dp.composition.cubes[0], dp.context("flowlog")
     dp.send(udp(90))
+    dp.tick("flowlog")
     assert records(dp) == [], "it may still be on its way"
     time.sleep(1.05)
+    dp.tick("flowlog")
     ((number, line),) = records(dp)
     assert (line["event"], line["source_pod"], line["destination_port"]) == (
         "denied",
@@ -177,7 +187,7 @@ def test_two_nodes_choose_the_same_flows(path: Make, mode: str) -> None:
 
 
 @both_modes
-def test_counts_are_told_by_direction_and_at_the_end(path: Make, mode: str) -> None:
+def test_counts_are_told_by_direction(path: Make, mode: str) -> None:
     dp = path(mode, interval=1)
     dp.send(tcp("S", 7))
     dp.send(tcp("SA", 4000, 7, D, A, ack=1), pod="default/d")
@@ -190,10 +200,10 @@ def test_counts_are_told_by_direction_and_at_the_end(path: Make, mode: str) -> N
     assert (counted.what, counted.how) == (What.COUNTED, 0)
     assert (counted.packets, counted.bytes) == (3, 3 * 54)
     dp.send(tcp("FA", 4000, 7, D, A, seq=1, ack=1), pod="default/d")
-    dp.send(tcp("FA", 4000, 7, D, A, seq=1, ack=1), pod="default/d")
-    (ended,) = dp.events("flowlog")
-    assert (ended.what, ended.how, ended.packets) == (What.ENDED, How.REPLY, 2)
-    assert ended.arrived == pair(4000, 7, TCP_NUMBER, D, A)
+    dp.send(tcp("FA", 7, seq=1, ack=2))
+    (counted,) = dp.events("flowlog")  # once a second; ends are told by the core
+    assert (counted.what, counted.how, counted.packets) == (What.COUNTED, How.REPLY, 2)
+    assert counted.arrived == pair(4000, 7, TCP_NUMBER, D, A)
 
 
 def test_counts_of_a_sample_are_of_the_flows_that_were_told(path: Make) -> None:
@@ -206,6 +216,22 @@ def test_counts_of_a_sample_are_of_the_flows_that_were_told(path: Make) -> None:
         dp.send(udp(53, sport=sport + 1))
     assert {event.arrived for event in dp.events("flowlog")} == opened
     assert 0 < len(opened) < 40
+
+
+@both_modes
+def test_what_flows_older_than_the_cube_carry_is_counted(path: Make, mode: str) -> None:
+    dp = path(mode, interval=1)
+    dp.send(udp(53))
+    flows = dp.flows()
+    for key, flow in flows.items():
+        dp.put("cubelet", "pending", key, dataclasses.replace(flow, area=bytes(64)))
+    dp.events("flowlog")
+    dp.context("flowlog").judge_again(EVERYTHING)
+    dp.send(udp(53))
+    time.sleep(1.05)
+    dp.send(udp(53))
+    (counted,) = dp.events("flowlog")
+    assert (counted.what, counted.arrived, counted.packets) == (What.COUNTED, pair(53), 3)
 
 
 def test_all_fragments_count_for_their_flow_and_errors_about_it_do_not(path: Make) -> None:
@@ -232,3 +258,54 @@ def test_established_packets_pay_nothing_without_counts(datapath: Make, mode: st
     )
     for name in PORT_CLASSES:
         assert with_it[f"cubelet_{name}"] == without[f"cubelet_{name}"]
+
+
+@both_modes
+def test_the_name_that_is_asked_for_is_told(path: Make, mode: str) -> None:
+    dp = path(mode, names=True)
+    question = b"\3Web\4shop\0\0\1\0\1"
+    for port in (53, 54):
+        packet = udp(port)
+        packet[UDP].payload = Raw(bytes(12) + question)
+        dp.send(packet)
+    asked, other = dp.events("flowlog")
+    assert asked.asked == question.ljust(ASKED, b"\0")
+    assert other.asked == bytes(ASKED)
+    line = describe(asked, dp.state, 0, Names())
+    assert line["asked"] == "web.shop"
+    assert ", for web.shop" in in_words(line)
+    assert "asked" not in describe(other, dp.state, 0, Names())
+
+
+@both_modes
+def test_the_end_of_a_chosen_flow_is_told_with_all_that_it_carried(path: Make, mode: str) -> None:
+    dp = path(mode)
+    for flags in ("S", "A", "A", "FA"):
+        dp.send(tcp(flags, 7, seq=int(flags != "S"), ack=int(flags != "S")))
+        if flags in ("S", "FA"):
+            answer = tcp(f"{flags[0]}A", 4000, 7, D, A, seq=int(flags != "S"), ack=1)
+            dp.send(answer, pod="default/d")
+    assert dp.ended("flowlog") == [], "what is under way may still come"
+    dp.send(tcp("S", 7, seq=9))
+    (flow,) = dp.ended("flowlog")
+    assert flow.sent == pair(7, 4000, TCP_NUMBER)
+    assert (flow.forward.packets, flow.reply.packets) == (4, 2)
+    cube, context = dp.composition.cubes[0], dp.context("flowlog")
+    cube.on_ended(flow, context)
+    ((_, line),) = records(dp)
+    assert (line["event"], line["closed"]) == ("ended", True)
+    assert (line["packets"], line["bytes"], line["reply_packets"]) == (4, 4 * 54, 2)
+    assert in_words(line).endswith(f"reply: 2 packets, {2 * 54} bytes")
+
+
+def test_the_end_of_a_flow_that_was_not_chosen_is_not_told(path: Make) -> None:
+    dp = path(sample=1_000_000)
+    dp.send(udp(53))
+    dp.send(udp(4000, sport=53, src=D, dst=A), pod="default/d")
+    (forward,) = [f for f in dp.flows().values() if f.to == pair(53)]
+    ended = Ended(pair(53), 0, forward, 0, 0, bytes(64))
+    cube = dp.composition.cubes[0]
+    flow = ended_flow(cube, dp.composition.slots, ended, None)
+    assert flow.forward.packets == 1
+    cube.on_ended(flow, dp.context("flowlog"))
+    assert records(dp) == []

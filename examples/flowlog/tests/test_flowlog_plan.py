@@ -34,6 +34,7 @@ def test_the_package_offers_the_cube() -> None:
         ({"sample": 0}, "sample must be at least 1, not 0"),
         ({"interval": -1}, "interval must be at least 0, not -1"),
         ({"interval": 86_401}, "interval must be at most 86400"),
+        ({"ends": -1}, "ends must be at least 0"),
         ({"rate": 0}, "rate must be at least 1"),
         ({"files": 1}, "files must be at least 2"),
         ({"max_bytes": 10}, "max_bytes must hold a record"),
@@ -59,6 +60,8 @@ def test_settings_are_compiled_in() -> None:
         "MARKS": 0,
         "SAMPLE": 10,
         "INTERVAL": 60,
+        "NAMES": 0,
+        "ENDS": 1,
     }
 
 
@@ -88,6 +91,9 @@ class Context:
 
     def table(self, name: str) -> dict[Any, Any]:
         return {"marks": self.marks}[name]
+
+    def judge_again(self, *concerned: object) -> None:
+        raise AssertionError("no verdict rests on it")
 
     def send(self, frame: bytes, ifindex: int) -> None:
         raise AssertionError("it sends nothing")

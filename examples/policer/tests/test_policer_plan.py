@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from cubelet.testkit import local_node, view
+from cubelet_hooks.buckets import TokenBucket, TokenRate
 from cubelet_hooks.cube import Entry
 from cubelet_hooks.metrics import Sample
 from cubelet_hooks.objects import Change, Pod, Port
 from cubelet_policer.bandwidth import ANNOTATIONS
 from cubelet_policer.cube import Policer
-from cubelet_policer.records import Bucket, Direction, LimitKey, Rate
+from cubelet_policer.records import Bucket, BucketBefore, Direction, LimitKey, Rate
 from cubelet_policer.settings import Settings
 
 INGRESS, EGRESS = ANNOTATIONS[Direction.INGRESS], ANNOTATIONS[Direction.EGRESS]
@@ -50,14 +51,17 @@ def policer(**settings) -> Policer:
     ("annotations", "rates"),
     [
         ({}, {}),
-        ({"egress": "10M"}, {Direction.EGRESS: Rate(10_000_000, HALF)}),
-        ({"ingress": "1G"}, {Direction.INGRESS: Rate(10**9, HALF)}),
-        ({"ingress": "fast", "egress": "10M"}, {Direction.EGRESS: Rate(10_000_000, HALF)}),
+        ({"egress": "10M"}, {Direction.EGRESS: Rate(TokenRate(10_000_000, HALF))}),
+        ({"ingress": "1G"}, {Direction.INGRESS: Rate(TokenRate(10**9, HALF))}),
+        (
+            {"ingress": "fast", "egress": "10M"},
+            {Direction.EGRESS: Rate(TokenRate(10_000_000, HALF))},
+        ),
         ({"ingress": "1", "egress": "2P"}, {}),
         # 128 KiB are more than a second of 1 Mbit/s.
-        ({"egress": "1M"}, {Direction.EGRESS: Rate(1_000_000, 1_048_576_000)}),
-        ({"egress": "1k"}, {Direction.EGRESS: Rate(1_000, 1_048_576_000_000)}),
-        ({"egress": "1P"}, {Direction.EGRESS: Rate(10**15, HALF)}),
+        ({"egress": "1M"}, {Direction.EGRESS: Rate(TokenRate(1_000_000, 1_048_576_000))}),
+        ({"egress": "1k"}, {Direction.EGRESS: Rate(TokenRate(1_000, 1_048_576_000_000))}),
+        ({"egress": "1P"}, {Direction.EGRESS: Rate(TokenRate(10**15, HALF))}),
     ],
 )
 def test_rates_of_a_pod(annotations, rates) -> None:
@@ -77,8 +81,8 @@ def test_rates_of_a_pod(annotations, rates) -> None:
 
 def test_the_depth_is_a_setting() -> None:
     chosen = policer(burst_seconds=0.05, min_burst_bytes=2000)
-    assert chosen.rate(10_000_000) == Rate(10_000_000, 50_000_000)
-    assert chosen.rate(100_000) == Rate(100_000, 160_000_000)
+    assert chosen.rate(10_000_000) == Rate(TokenRate(10_000_000, 50_000_000))
+    assert chosen.rate(100_000) == Rate(TokenRate(100_000, 160_000_000))
 
 
 def test_other_objects_plan_nothing() -> None:
@@ -106,10 +110,10 @@ def test_needed_while_a_pod_of_the_node_is_limited(objects, needed: bool) -> Non
 def test_what_people_and_monitoring_see() -> None:
     state = view(PORT, pod(ingress="fast", egress="10M"))
     maps: dict[str, dict[Any, Any]] = {
-        "rates": {LimitKey(7, Direction.EGRESS): Rate(10_000_000, HALF)},
+        "rates": {LimitKey(7, Direction.EGRESS): Rate(TokenRate(10_000_000, HALF))},
         "buckets": {
-            LimitKey(7, Direction.EGRESS): Bucket(1, 3, 4542),
-            LimitKey(8, Direction.EGRESS): Bucket(1, 9, 9999),  # of a pod that is gone
+            LimitKey(7, Direction.EGRESS): Bucket(TokenBucket(1), 3, 4542),
+            LimitKey(8, Direction.EGRESS): Bucket(TokenBucket(1), 9, 9999),  # of a pod that is gone
         },
     }
     bad, good = policer().rows("limits", maps.__getitem__, state)
@@ -145,3 +149,11 @@ def test_what_people_and_monitoring_see() -> None:
 def test_a_wrong_setting_is_named(settings, message: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=message):
         msgspec.convert(settings, Settings)
+
+
+def test_a_bucket_of_before_goes_on_as_full_as_it_was() -> None:
+    key = LimitKey(7, Direction.EGRESS)
+    (buckets,) = [each for each in Policer.maps if each.name == "buckets"]
+    (before,) = buckets.earlier
+    old = before.value.unpack(BucketBefore(5, 3, 4542).pack())
+    assert before.migrate(key, old) == (key, Bucket(TokenBucket(5), 3, 4542))

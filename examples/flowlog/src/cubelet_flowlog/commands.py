@@ -75,8 +75,13 @@ def in_words(line: Mapping[str, Any]) -> str:
     text = " ".join(words) + f", {line['enters']}"
     if leaves := line.get("leaves"):
         text += f" to {leaves}"
+    if "asked" in line:
+        text += f", for {line['asked']}"
     if "packets" in line:
-        text += f", {line['direction']}: {line['packets']} packets, {line['bytes']} bytes"
+        text += f", {line.get('direction', 'forward')}: {line['packets']} packets"
+        text += f", {line['bytes']} bytes"
+    if "reply_packets" in line:
+        text += f", reply: {line['reply_packets']} packets, {line['reply_bytes']} bytes"
     return text
 
 

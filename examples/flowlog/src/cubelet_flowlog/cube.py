@@ -14,17 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, ClassVar
 
-from cubelet_flowlog.lines import Line, clock_offset, describe
+from cubelet_flowlog.lines import Line, clock_offset, describe, describe_end
+from cubelet_flowlog.names import Names
 from cubelet_flowlog.records import Fields, How, Mark, Told, What
 from cubelet_flowlog.settings import Settings
 from cubelet_flowlog.writer import Writer
 from cubelet_hooks import cube
 from cubelet_hooks.context import Context
 from cubelet_hooks.cube import PORT_CLASSES, Cube, Placement, Read
+from cubelet_hooks.ends import EndedFlow
 from cubelet_hooks.flows import Index
 from cubelet_hooks.hookspecs import hookimpl
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.metrics import Metric, Sample
+from cubelet_hooks.objects import Object, Pod
 from cubelet_hooks.records import Family, Record
 from cubelet_hooks.view import View
 
@@ -35,6 +38,8 @@ MAX_CPUS = 256
 SETTLED = 1_000_000_000
 """Nanoseconds after which a packet whose mark is still there counts as denied: judging takes far
 less than this second."""
+LOOK = 0.5
+"""Seconds between two looks for such marks."""
 
 
 class Flowlog(Cube):
@@ -54,6 +59,9 @@ class Flowlog(Cube):
     flow_fields: ClassVar[type[Record] | None] = Fields
     event: ClassVar[type[Record] | None] = Told
     events_per_second: ClassVar[int | str] = "rate"
+    ended: ClassVar[int | str] = "ends"
+    every: ClassVar[float | str] = LOOK
+    gone: ClassVar[frozenset[str]] = frozenset({Pod.kind})
     commands: ClassVar[str] = "cubelet_flowlog.commands:app"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("records", "counter", "Records made, by what they tell of a flow.", ("event",)),
@@ -64,12 +72,12 @@ class Flowlog(Cube):
         super().__init__(instance, settings, family)
         told = self.settings
         self._writer = Writer(told.file, told.max_bytes, told.files) if told.file else None
+        self._names = Names()
         self._recent: deque[tuple[int, Line]] = deque(maxlen=RECENT)
         # Numbers also grow from one composition to the next, so that ``tail --follow`` misses none.
         self._numbers = count(time.monotonic_ns())
         self._made: Counter[What] = Counter()
         self._settled: dict[int, int] = {}
-        self._looked = 0
         self._complained = ""
 
     def defines(self, view: View) -> Mapping[str, int]:
@@ -83,18 +91,27 @@ class Flowlog(Cube):
             "MARKS": int(chosen.denied),
             "SAMPLE": chosen.sample,
             "INTERVAL": chosen.interval,
+            "NAMES": int(chosen.names),
+            "ENDS": int(bool(chosen.ends)),
         }
 
     def on_event(self, event: Told, context: Context) -> None:
-        """Record an event of the C, and at intervals the denied packets that no event reports."""
+        """Record an event of the C, unless it is of a denied packet that a tick came first to."""
         if event.time not in self._settled.values():
             self._record(event, context)
-        if time.monotonic_ns() - self._looked > SETTLED:
-            self._settle(context)
 
     def _record(self, told: Told, context: Context) -> None:
-        line = describe(told, context.view, clock_offset())
-        self._made[What(told.what)] += 1
+        line = describe(told, context.view, clock_offset(), self._names)
+        self._write(What(told.what), line, context)
+
+    def on_ended(self, flow: EndedFlow, context: Context) -> None:
+        """Record the end of a flow that was chosen when it was opened."""
+        if flow.fields is not None and flow.fields.counting:
+            line = describe_end(flow, context.view, time.time_ns(), self._names)
+            self._write(What.ENDED, line, context)
+
+    def _write(self, what: What, line: Line, context: Context) -> None:
+        self._made[what] += 1
         self._recent.append((next(self._numbers), line))
         if self._writer is None:
             context.log.info("flow", **{"flow_event" if k == "event" else k: line[k] for k in line})
@@ -112,9 +129,9 @@ class Flowlog(Cube):
             )
         self._complained = error
 
-    def _settle(self, context: Context) -> None:
+    def on_tick(self, context: Context) -> None:
         """Record denied packets whose marks no later packet on their CPUs has replaced."""
-        now = self._looked = time.monotonic_ns()
+        now = time.monotonic_ns()
         for index, mark in dict(context.table("marks")).items():
             known = self._settled.get(index.index) == mark.time
             if not mark.time or known or now - mark.time < SETTLED:
@@ -124,9 +141,13 @@ class Flowlog(Cube):
             denied = Told(mark.time, 0, 0, arrived, arrived, enters, enters, What.DENIED, 0)
             self._record(denied, context)
 
+    def on_gone(self, gone: Object, context: Context) -> None:
+        """Go on naming the pod: what is told of its connections may come later."""
+        if isinstance(gone, Pod):
+            self._names.gone(gone)
+
     def answer(self, method: str, params: Mapping[str, Any], context: Context) -> object:
         """``records``: those after the number ``after``, oldest first; ``status``: what it does."""
-        self._settle(context)
         if method == "records":
             after = int(params.get("after", 0))
             return [[number, dict(line)] for number, line in self._recent if number > after]
@@ -140,6 +161,8 @@ class Flowlog(Cube):
             "sample": chosen.sample,
             "denied": chosen.denied,
             "interval": chosen.interval,
+            "names": chosen.names,
+            "ends": chosen.ends,
             **{f"records {what.name.lower()}": self._made[what] for what in What},
             "file": chosen.file,
         }

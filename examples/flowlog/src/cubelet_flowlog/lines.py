@@ -7,8 +7,11 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from cubelet_flowlog.names import Names
+from cubelet_flowlog.questions import name_of
 from cubelet_flowlog.records import How, Told, What
-from cubelet_hooks.flows import PortClass, Tuple
+from cubelet_hooks.ends import EndedFlow
+from cubelet_hooks.flows import FlowState, PortClass, Tuple
 from cubelet_hooks.objects import Address
 from cubelet_hooks.view import View
 
@@ -28,32 +31,60 @@ def clock_offset() -> int:
     return time.time_ns() - time.monotonic_ns()
 
 
-def describe(told: Told, view: View, offset: int) -> Line:
-    """The record of an event, always in the flow's forward direction.
-
-    ``source`` and ``destination`` are the first packet's, ``to_source`` and ``to_destination``
-    those after translation, given only if it changed them. A pod is named if this node knows one
-    with the address, but not pods on the host network, which share the node's.
-    """
-    reply, denied = How.REPLY & told.how, told.what == What.DENIED
+def describe(told: Told, view: View, offset: int, names: Names) -> Line:
+    """The record of an event, always in the flow's forward direction."""
+    reply = How.REPLY & told.how
     sent, became = (_inverted(told.left), _inverted(told.arrived)) if reply else _forward(told)
     enters, leaves = (told.leaves, told.enters) if reply else (told.enters, told.leaves)
-    line: dict[str, object] = {
-        "time": _time_of_day(told.time + offset),
-        "node": view.local.name if view.local else "",
-        "event": What(told.what).name.lower(),
-        "protocol": PROTOCOLS.get(sent.protocol, str(sent.protocol)),
-        **_end("source", sent.src, sent.sport, sent.src, view),
-        **_end("destination", sent.dst, sent.dport, became.dst, view),
-        **_translated(sent, became, unknown=bool(How.PORT_UNKNOWN & told.how)),
-        "enters": PortClass(enters).name.lower(),
-    }
-    if not denied:
+    line = _begin(told.time + offset, What(told.what), sent, became, view, names)
+    line |= _translated(sent, became, unknown=bool(How.PORT_UNKNOWN & told.how))
+    line["enters"] = PortClass(enters).name.lower()
+    if told.what != What.DENIED:
         line["leaves"] = PortClass(leaves).name.lower()
-    if told.what in (What.COUNTED, What.ENDED):
+    if name := name_of(told.asked):
+        line["asked"] = name
+    if told.what == What.COUNTED:
         line["direction"] = "reply" if reply else "forward"
         line |= {"packets": told.packets, "bytes": told.bytes}
     return line
+
+
+def describe_end(flow: EndedFlow, view: View, now: int, names: Names) -> Line:
+    """The record of a flow that has ended, with what both directions have carried.
+
+    ``now`` is in ns since 1970; the last packet came before: see the README.
+    """
+    sent, became = flow.sent, flow.became
+    line = _begin(now, What.ENDED, sent, became, view, names)
+    line |= _translated(sent, became, unknown=False)
+    return line | {
+        "enters": PortClass(flow.enters.port_class).name.lower(),
+        "leaves": PortClass(flow.leaves.port_class).name.lower(),
+        "closed": flow.state == FlowState.CLOSING,
+        "packets": flow.forward.packets,
+        "bytes": flow.forward.bytes,
+        "reply_packets": flow.reply.packets,
+        "reply_bytes": flow.reply.bytes,
+    }
+
+
+def _begin(
+    moment: int, what: What, sent: Tuple, became: Tuple, view: View, names: Names
+) -> dict[str, object]:
+    """What every record begins with.
+
+    ``source`` and ``destination`` are the first packet's, ``to_source`` and ``to_destination``
+    those after translation, given only if it changed them. A pod is named if this node knows one
+    with the address, or knew one lately, but not pods on the host network, which share the node's.
+    """
+    return {
+        "time": _time_of_day(moment),
+        "node": view.local.name if view.local else "",
+        "event": what.name.lower(),
+        "protocol": PROTOCOLS.get(sent.protocol, str(sent.protocol)),
+        **_end("source", sent.src, sent.sport, sent.src, view, names),
+        **_end("destination", sent.dst, sent.dport, became.dst, view, names),
+    }
 
 
 def _forward(told: Told) -> tuple[Tuple, Tuple]:
@@ -70,10 +101,10 @@ def _time_of_day(nanoseconds: int) -> str:
 
 
 def _end(
-    name: str, address: Address, port: int, whose: Address, view: View
+    name: str, address: Address, port: int, whose: Address, view: View, names: Names
 ) -> Mapping[str, object]:
     end: dict[str, object] = {name: str(address), f"{name}_port": port}
-    if pod := pod_of(whose, view):
+    if pod := names.pod_of(whose, view):
         end[f"{name}_pod"] = pod
     return end
 
@@ -87,11 +118,3 @@ def _translated(sent: Tuple, became: Tuple, unknown: bool) -> Mapping[str, objec
     if (sent.dst, sent.dport) != (became.dst, became.dport):
         found |= {"to_destination": str(became.dst), "to_destination_port": became.dport}
     return found
-
-
-def pod_of(address: Address, view: View) -> str:
-    """``namespace/name`` of the one pod that has the address as its own; empty if there is none."""
-    for pod in view.pods_by_ip(address):
-        if not (pod.host_network or pod.finished):
-            return pod.key
-    return ""

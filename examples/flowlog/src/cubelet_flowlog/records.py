@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 from cubelet_hooks.flows import Tuple
-from cubelet_hooks.records import U8, U32, U64, Record
+from cubelet_hooks.records import U8, U32, U64, Length, Record
+
+ASKED = 64
+"""Bytes of a DNS question that are told: most names are shorter."""
+Question = Annotated[bytes, Length(ASKED)]
+NOTHING = bytes(ASKED)
 
 
 class What(enum.IntEnum):
@@ -31,6 +37,7 @@ class Told(Record):
 
     ``arrived`` is the tuple on the wire, ``left`` that after translation; the port classes are
     those that these packets enter and leave by. A denied one has not left: both are the same.
+    ``asked`` is the begin of the question in a first packet to a DNS server, else zeros.
     """
 
     time: U64
@@ -42,6 +49,7 @@ class Told(Record):
     leaves: U8
     what: U8
     how: U8
+    asked: Question = NOTHING
 
 
 class Mark(Record):
@@ -57,7 +65,7 @@ class Mark(Record):
 
 
 class Fields(Record):
-    """Fields of a flow record: the time of the last event in jiffies; whether more will come."""
+    """Fields of a flow record: the time of the last event in jiffies; whether it was chosen."""
 
     told: U32
     counting: U8

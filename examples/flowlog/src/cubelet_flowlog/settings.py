@@ -16,10 +16,14 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
     denied: bool = True
     """Whether to record denied packets."""
     interval: int = 0
-    """Seconds after which a flow's packets and bytes are recorded again, and at its end. 0: never;
-    then the cube does not see established packets."""
+    """Seconds after which a flow's packets and bytes are recorded again. 0: never; then the cube
+    does not see established packets."""
+    ends: int = 200
+    """How many flows' ends are recorded in a second, with all that they have carried; 0: none."""
+    names: bool = False
+    """Whether to record the name that a flow's first packet asks a DNS server for."""
     rate: int = 200
-    """Events that each CPU may send per second; the others are lost, and counted. A thousand events
+    """Events that the node may send per second; the others are lost, and counted. A thousand events
     keep the agent's one thread busy for about 40 ms."""
     file: str = ""
     """An absolute path to write JSON lines to; empty: the agent's log."""
@@ -30,7 +34,7 @@ class Settings(cube.Settings, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def __post_init__(self) -> None:
         """Check constraints beyond the types."""
-        for name, least in (("sample", 1), ("interval", 0), ("rate", 1), ("files", 2)):
+        for name, least in (("sample", 1), ("interval", 0), ("ends", 0), ("rate", 1), ("files", 2)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
         if self.interval > LONGEST_INTERVAL:

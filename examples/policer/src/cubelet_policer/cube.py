@@ -10,19 +10,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from cubelet_hooks import cube
-from cubelet_hooks.context import Context
+from cubelet_hooks.buckets import SECOND, TokenBucket, token_rate
 from cubelet_hooks.cube import Cube, Entry, Placement, Read, Reason, Unit
 from cubelet_hooks.hookspecs import hookimpl
-from cubelet_hooks.maps import Map, MapType
+from cubelet_hooks.maps import Earlier, Map, MapType
 from cubelet_hooks.metrics import Metric, Sample
 from cubelet_hooks.objects import Change, LocalNode, Pod, Port
 from cubelet_hooks.view import View
 from cubelet_policer.bandwidth import limits_anything, limits_of
-from cubelet_policer.records import Bucket, Direction, LimitKey, Rate
+from cubelet_policer.records import Bucket, BucketBefore, Direction, LimitKey, Rate
 from cubelet_policer.settings import Settings
 
-NANOSECONDS = 1_000_000_000
-EMPTY = Bucket(0, 0, 0)
+EMPTY = Bucket(TokenBucket(0), 0, 0)
+
+
+def migrated(key: LimitKey, old: BucketBefore) -> tuple[LimitKey, Bucket]:
+    """A bucket as it is today."""
+    return key, Bucket(TokenBucket(old.used_ns), old.dropped_packets, old.dropped_bytes)
 
 
 class Policer(Cube):
@@ -41,11 +45,18 @@ class Policer(Cube):
     )
     # They concern no cached verdict, since the cube sees every packet.
     maps: ClassVar[tuple[Map, ...]] = (
-        Map("buckets", MapType.HASH, LimitKey, Bucket, "max_limits", planned=False),
+        Map(
+            "buckets",
+            MapType.HASH,
+            LimitKey,
+            Bucket,
+            "max_limits",
+            planned=False,
+            follows="rates",  # a pod that goes takes its buckets along
+            earlier=(Earlier(LimitKey, BucketBefore, migrated),),
+        ),
         Map("rates", MapType.HASH, LimitKey, Rate, "max_limits"),
     )
-    event: ClassVar[type[LimitKey] | None] = LimitKey
-    events_per_second: ClassVar[int | str] = 10
     shows: ClassVar[Mapping[str, str]] = {"limits": "rates"}
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("dropped_packets", "counter", "Packets over a pod's rate.", ("pod", "direction")),
@@ -79,19 +90,9 @@ class Policer(Cube):
                 yield Entry("rates", key, self.rate(limit.bits_per_second))
 
     def rate(self, bits_per_second: int) -> Rate:
-        """A rate with its bucket's depth in ns: the time in which the rate fills the bucket."""
-        least = self.settings.min_burst_bytes * 8 * NANOSECONDS // bits_per_second
-        return Rate(bits_per_second, max(int(self.settings.burst_seconds * NANOSECONDS), least))
-
-    def on_event(self, event: LimitKey, context: Context) -> None:
-        """Remove the buckets of deleted pods; the C sends an event when it makes a bucket or fails.
-
-        The datapath makes buckets but does not see pods go, and a plan cannot remove entries that
-        it did not plan. So a deleted pod's bucket stays at most until the next one is made.
-        """
-        rates, buckets = context.table("rates"), context.table("buckets")
-        for key in [each for each in buckets if each not in rates]:
-            buckets.pop(key, None)
+        """A rate with its bucket."""
+        saved = self.settings.burst_seconds * bits_per_second
+        return Rate(token_rate(bits_per_second, max(saved, self.settings.min_burst_bytes * 8)))
 
     def rows(self, noun: str, read: Read, view: View) -> Iterable[Mapping[str, object]]:
         """Every limit that a pod of this node asks for, with its drops, or the error in it."""
@@ -105,7 +106,7 @@ class Policer(Cube):
                     "pod": key,
                     "direction": limit.direction,
                     "limit": limit.text,
-                    "bits_per_second": rate.bits_per_second if rate else 0,
+                    "bits_per_second": rate.bits.per_second if rate else 0,
                     "burst_bytes": burst_bytes(rate) if rate else 0,
                     "dropped_packets": bucket.dropped_packets,
                     "dropped_bytes": bucket.dropped_bytes,
@@ -124,7 +125,7 @@ class Policer(Cube):
 
 def burst_bytes(rate: Rate) -> int:
     """Bytes in a full bucket."""
-    return rate.bits_per_second * rate.depth_ns // (8 * NANOSECONDS)
+    return rate.bits.per_second * rate.bits.depth_ns // (8 * SECOND)
 
 
 @hookimpl

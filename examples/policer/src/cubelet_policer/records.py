@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from cubelet_hooks.buckets import TokenBucket, TokenRate
 from cubelet_hooks.records import U8, U32, U64, Record
 
 
@@ -22,20 +23,26 @@ class LimitKey(Record):
 
 
 class Rate(Record):
-    """A planned limit: bits per second, and the bucket's depth as ns of that rate."""
+    """A planned limit in bits: so many a second, and a bucket of so much."""
 
-    bits_per_second: U64
-    depth_ns: U64
+    bits: TokenRate
+
+
+class BucketBefore(Record):
+    """A :class:`Bucket` as it was laid out before: what is saved up outlives an upgrade."""
+
+    used_ns: U64
+    dropped_packets: U64
+    dropped_bytes: U64
 
 
 class Bucket(Record):
     """A token bucket of the datapath, and the packets and bytes it has dropped.
 
-    ``used_ns`` is a time on the kernel's monotonic clock: the time since then, up to the rate's
-    depth, is available. So all zeros are a full bucket, and a bucket is as full after a change of
-    its rate as before. Packets and bytes are those on the wire, Ethernet headers included.
+    A bucket is as full after a change of its rate as before. Packets and bytes are those on the
+    wire, Ethernet headers included.
     """
 
-    used_ns: U64
+    bits: TokenBucket
     dropped_packets: U64
     dropped_bytes: U64

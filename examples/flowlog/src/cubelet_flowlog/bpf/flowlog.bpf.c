@@ -87,7 +87,17 @@ static __always_inline int flowlog_inward(struct __sk_buff *skb, struct cubelet_
 	return cubelet_next(pkt);
 }
 
-CUBELET_INLINE void flowlog_tell_opened(const struct cubelet_pkt *pkt, __u64 time)
+/* A question begins behind the 12 bytes of the header (RFC 1035 4.1.1). */
+CUBELET_INLINE void flowlog_read_question(struct __sk_buff *skb, const struct cubelet_pkt *pkt,
+					  struct flowlog_event *event)
+{
+	if (FLOWLOG_NAMES && pkt->hdr.tuple.protocol == IPPROTO_UDP &&
+	    pkt->hdr.tuple.dport == bpf_htons(53))
+		cubelet_payload(skb, &pkt->hdr, 12, event->asked, sizeof(event->asked));
+}
+
+CUBELET_INLINE void flowlog_tell_opened(struct __sk_buff *skb, const struct cubelet_pkt *pkt,
+					__u64 time)
 {
 	struct flowlog_event event = {};
 
@@ -99,6 +109,7 @@ CUBELET_INLINE void flowlog_tell_opened(const struct cubelet_pkt *pkt, __u64 tim
 	event.what = FLOWLOG_OPENED;
 	if (pkt->flags & CUBELET_SRC_RANGE)
 		event.how = FLOWLOG_PORT_UNKNOWN;
+	flowlog_read_question(skb, pkt, &event);
 	flowlog_emit(&event);
 }
 
@@ -112,20 +123,23 @@ static __always_inline int flowlog_outward(struct __sk_buff *skb, struct cubelet
 		mark->time = 0;
 	}
 	/* what is sent on is what the next node receives: both hash the same */
-	if (cubelet_rejudging(pkt) || !flowlog_chosen(&pkt->cur))
+	if (!flowlog_chosen(&pkt->cur))
 		return cubelet_next(pkt);
-	if (FLOWLOG_INTERVAL) {
+	if (FLOWLOG_INTERVAL ||
+	    FLOWLOG_ENDS) { /* kept of a flow that is new, or older than this cube */
 		struct flowlog_flow_fields *fields = flowlog_new_fields(pkt);
 
 		fields->told = bpf_jiffies64();
 		fields->counting = 1;
 	}
-	flowlog_tell_opened(pkt, time);
+	if (cubelet_rejudging(pkt))
+		return cubelet_next(pkt);
+	flowlog_tell_opened(skb, pkt, time);
 	return cubelet_next(pkt);
 }
 
 CUBELET_INLINE void flowlog_tell_counts(const struct cubelet_headers *h,
-					const struct cubelet_flow *flow, __u8 what)
+					const struct cubelet_flow *flow)
 {
 	struct flowlog_event event = {};
 
@@ -136,7 +150,7 @@ CUBELET_INLINE void flowlog_tell_counts(const struct cubelet_headers *h,
 	event.left = flow->to;
 	event.enters = flow->enters.port_class;
 	event.leaves = flow->leaves.port_class;
-	event.what = what;
+	event.what = FLOWLOG_COUNTED;
 	event.how = flow->flags & CUBELET_FLOW_REPLY ? FLOWLOG_REPLY : 0;
 	flowlog_emit(&event);
 }
@@ -144,7 +158,6 @@ CUBELET_INLINE void flowlog_tell_counts(const struct cubelet_headers *h,
 static __always_inline __u16 flowlog_packet(struct __sk_buff *skb, const struct cubelet_headers *h,
 					    struct cubelet_flow *flow)
 {
-	int ends = h->tcp_flags & (CUBELET_TCP_FIN | CUBELET_TCP_RST);
 	struct flowlog_flow_fields *fields;
 	__u32 now;
 
@@ -152,10 +165,9 @@ static __always_inline __u16 flowlog_packet(struct __sk_buff *skb, const struct 
 		return 0;
 	now = bpf_jiffies64();
 	fields = flowlog_fields(flow);
-	if (!fields->counting || (!ends && now - fields->told < FLOWLOG_INTERVAL * CUBELET_HZ))
+	if (!fields->counting || now - fields->told < FLOWLOG_INTERVAL * CUBELET_HZ)
 		return 0;
 	fields->told = now;
-	fields->counting = !ends;
-	flowlog_tell_counts(h, flow, ends ? FLOWLOG_ENDED : FLOWLOG_COUNTED);
+	flowlog_tell_counts(h, flow);
 	return 0;
 }

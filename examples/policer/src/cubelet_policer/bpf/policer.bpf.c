@@ -2,22 +2,13 @@
 /*
  * policer: a token bucket for each limited direction of a pod's traffic.
  *
- * policer_rates has the limits: {interface 7, egress} -> 10 Mbit/s, 500 ms deep.
- * A bucket is one moment on the clock, up to which the allowance is used up:
- *
- *        used_ns      now           what is free: at most the depth
- *   --------|----------|------>     10 ms before now, 12,500 bytes may pass;
- *           |<- free ->|            a packet of 1,250 moves used_ns on by 1 ms
- *
- * So time fills it, and one word holds it all (ITU-T I.371 calls this the virtual
- * scheduling algorithm). That word moves by compare-and-swap: CPUs that take at
- * once never take the same time twice.
+ * policer_rates has the limits in bits: {interface 7, egress} -> 10 Mbit/s, 500 ms deep.
+ * policer_buckets has how much of them is used up, see cubelet/bucket.h. All CPUs share a
+ * bucket, and never take the same twice.
  */
 #include "cubelet.h"
 
-#define POLICER_TRIES 4
-#define POLICER_SECOND 1000000000ULL
-#define POLICER_LARGEST 524288ULL /* bytes of a packet, with BIG TCP */
+#define POLICER_LARGEST (524288ULL * 8) /* bits of a packet, with BIG TCP */
 
 /* How much of the wire a packet takes. */
 struct policer_load {
@@ -42,62 +33,14 @@ CUBELET_INLINE void policer_measure(struct __sk_buff *skb, const struct cubelet_
 	load->bytes += (__u64)(load->packets - 1) * headers;
 }
 
-/* How long so many bytes take at a rate, in ns. */
-CUBELET_INLINE __u64 policer_time(__u64 bytes, const struct policer_rate *rate)
-{
-	return bytes * 8 * POLICER_SECOND / rate->bits_per_second;
-}
-
-/* A debt that no packet makes at today's rate is one of a slower rate of before: cut it. */
-CUBELET_INLINE void policer_cut_debt(struct policer_bucket *bucket, const struct policer_rate *rate,
-				     __u64 used, __u64 now)
-{
-	__u64 most = now + policer_time(POLICER_LARGEST, rate);
-
-	if (used > most)
-		__sync_val_compare_and_swap(&bucket->used_ns, used, most);
-}
-
-/* Is there room for the packet? Then it is taken. */
-CUBELET_INLINE int policer_take(struct policer_bucket *bucket, const struct policer_rate *rate,
-				__u64 bytes)
-{
-	__u64 cost = policer_time(bytes, rate);
-	__u64 depth = rate->depth_ns, need = cost, now = bpf_ktime_get_ns();
-
-	/* what is larger than the bucket passes when that is full, and is paid for after */
-	if (need > depth)
-		need = depth;
-#pragma unroll
-	for (int i = 0; i < POLICER_TRIES; i++) {
-		__u64 used = *(volatile __u64 *)&bucket->used_ns, from = used;
-
-		if (from + depth < now)
-			from = now - depth;
-		if (from + need > now) {
-			policer_cut_debt(bucket, rate, used, now);
-			return 0;
-		}
-		if (__sync_val_compare_and_swap(&bucket->used_ns, used, from + cost) == used)
-			return 1;
-	}
-	/* others took each time: pass in debt, by a packet for each CPU at the most */
-	__sync_fetch_and_add(&bucket->used_ns, cost);
-	return 1;
-}
-
-/* A pod's first packet finds none: a new bucket is full. The agent is told, to remove old ones. */
+/* A pod's first packet finds none: a new bucket is full. The agent removes it with the rate. */
 CUBELET_INLINE struct policer_bucket *policer_bucket_of(const struct policer_limit_key *key)
 {
 	struct policer_bucket *bucket = cubelet_lookup(policer_buckets, key), full = {};
-	struct policer_event event = {};
 
 	if (bucket)
 		return bucket;
 	cubelet_update(policer_buckets, key, &full, BPF_NOEXIST);
-	event.ifindex = key->ifindex;
-	event.direction = key->direction;
-	policer_emit(&event);
 	return cubelet_lookup(policer_buckets, key);
 }
 
@@ -117,7 +60,8 @@ CUBELET_INLINE int policer_allows(struct __sk_buff *skb, const struct cubelet_he
 		return 1;
 	policer_measure(skb, h, &load);
 	bucket = policer_bucket_of(&key);
-	if (!bucket || policer_take(bucket, rate, load.bytes))
+	if (!bucket ||
+	    cubelet_tokens_take(&bucket->bits, &rate->bits, load.bytes * 8, POLICER_LARGEST))
 		return 1;
 	__sync_fetch_and_add(&bucket->dropped_packets, load.packets);
 	__sync_fetch_and_add(&bucket->dropped_bytes, load.bytes);
