@@ -14,7 +14,7 @@ from cubelet_hooks.flows import Flow, PortInfo, PortKey, epoch_bucket
 
 from .cubes import Way
 from .rig import NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, kept
-from .shapes import Ends, Peer, Talk, direct, hopped, tcp, through, udp
+from .shapes import Ends, Peer, Shape, Talk, direct, hopped, tcp, through, udp
 
 CLIENT, SERVER, OTHER = Peer("a", A, 1000), Peer("b", B, 8080), Peer("c", C, 8080)
 SERVICE, AWAY = Peer("", VIP, 80), Peer("uplink", OUTSIDE, 443)
@@ -267,3 +267,29 @@ def test_no_pods_packet_ever_passes_to_the_stack_unseen(rig: Rig) -> None:
     rig.age(A)
     kept(rig.send(tcp(Ends(A, 80, OUTSIDE, 4000, back=True))), "core/no_path")
     kept(rig.send(tcp(Ends(A, 80, OUTSIDE, 4000, back=True))), "core/no_path")
+
+
+@pytest.mark.parametrize("shape", [tcp, udp])
+def test_what_nobody_answered_begins_anew_where_another_translation_is_due(
+    rig: Rig, shape: Shape
+) -> None:
+    """It began when no route led out, and so without a translation."""
+    rig.masquerade(A, "uplink", NODE)
+    rig.path(OUTSIDE, "host")
+    first = shape(CLIENT.to(AWAY, "S"))
+    assert rig.send(first, "a").leaves == "host"
+    rig.path(OUTSIDE, "uplink")
+    rig.age()
+    result = rig.send(first, "a")
+    assert (result.leaves, result.packet[IP].src) == ("uplink", NODE)
+
+
+def test_what_was_answered_keeps_its_translation_wherever_it_is_led(rig: Rig) -> None:
+    rig.masquerade(A, "uplink", NODE)
+    rig.path(OUTSIDE, "host")
+    assert rig.send(udp(CLIENT.to(AWAY)), "a").leaves == "host"
+    rig.send(udp(AWAY.to(CLIENT, back=True)), "host")
+    rig.path(OUTSIDE, "uplink")
+    rig.age()
+    result = rig.send(udp(CLIENT.to(AWAY)), "a")
+    assert (result.leaves, result.packet[IP].src) == ("uplink", A)

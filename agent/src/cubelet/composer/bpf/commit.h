@@ -302,6 +302,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct 
 		pkt->reason = CUBELET_REASON_FLOW_TABLE;
 		return NULL;
 	}
+	f->enters = pkt->in;
 	f->leaves = pkt->out;
 	cubelet_join(f, pkt);
 	cubelet_adopt(f, pkt);
@@ -309,6 +310,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct 
 	reply = cubelet_find(&s->key);
 	if (reply) {
 		reply->enters = pkt->out;
+		reply->leaves = pkt->in;
 		cubelet_join(reply, pkt);
 		cubelet_adopt(reply, pkt);
 	}
@@ -540,13 +542,28 @@ CUBELET_INLINE int cubelet_untranslated(const struct cubelet_pkt *pkt)
 	       !cubelet_connected(pkt);
 }
 
+/*
+ * Is a flow that nobody has answered led elsewhere than by what it began with? Another
+ * translation may be due there, such as where no route was when it began.
+ */
+CUBELET_INLINE int cubelet_diverted(const struct cubelet_pkt *pkt)
+{
+	const struct cubelet_flow *f;
+
+	if (pkt->mode != CUBELET_REJUDGE || pkt->verdict != CUBELET_FORWARD)
+		return 0;
+	f = cubelet_lookup(cubelet_pending, &pkt->orig);
+	return f && !(f->flags & CUBELET_FLOW_REPLIED) &&
+	       f->leaves.port_class != pkt->out.port_class;
+}
+
 /* After the cubes: the end of every packet that was judged. */
 CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch *s,
 				  struct cubelet_flow **flow)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
 
-	if (cubelet_untranslated(pkt))
+	if (cubelet_untranslated(pkt) || cubelet_diverted(pkt))
 		pkt->verdict = cubelet_restart(pkt, CUBELET_REASON_UNTRANSLATED);
 	if (pkt->verdict == CUBELET_FORWARD && cubelet_as_tunnel(pkt))
 		pkt->verdict = cubelet_drop(pkt, CUBELET_REASON_TUNNEL_PORT);
