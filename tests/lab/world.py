@@ -22,6 +22,7 @@ from cubelet.lab import agents, netns, processes, traffic
 from cubelet.lab.kinds import Key, Manifest
 from cubelet.lab.layout import LabNode, LabSpec, Layout
 from cubelet.lab.objects import Objects
+from cubelet.net import sysctl
 from cubelet.net.netns import enter, opened
 
 T = TypeVar("T")
@@ -56,6 +57,10 @@ class World:
         """A function's result, run in a namespace."""
         return netns.run(place, function, *args, timeout=timeout)
 
+    def set(self, place: str, key: str, value: str) -> None:
+        """Write a kernel setting below ``net`` of a namespace."""
+        self.run(place, sysctl.write, key, value)
+
     def node(self, name: str) -> LabNode:
         """One of the lab's nodes."""
         return next(node for node in self.spec.nodes if node.name == name)
@@ -79,10 +84,14 @@ class World:
         """Return once the agents have taken in what the folder holds."""
         agents.sync(self.layout, self.spec)
 
+    def pid(self, node: str) -> int:
+        """The process of a node's agent."""
+        record = self.layout.processes / f"{agents.process(self.node(node))}.json"
+        return msgspec.json.decode(record.read_bytes(), type=processes.Record).pid
+
     def signal(self, node: str, number: signal.Signals) -> int:
         """Send a node's agent a signal; returns its process id."""
-        record = self.layout.processes / f"{agents.process(self.node(node))}.json"
-        pid = msgspec.json.decode(record.read_bytes(), type=processes.Record).pid
+        pid = self.pid(node)
         os.kill(pid, number)
         return pid
 

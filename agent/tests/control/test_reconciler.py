@@ -30,6 +30,8 @@ from cubelet.config.setup import Setup
 from cubelet.control.reconciler import Reconciler
 from cubelet.control.switchover import Switchover
 from cubelet.datapath.programs import Datapath
+from cubelet.net import sysctl
+from cubelet.net.changes import Affected
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet.testkit.network import TestNetwork, build_network, private_network
@@ -721,3 +723,37 @@ def test_a_device_that_is_lost_is_made_anew(agent: Agent) -> None:
     assert agent.run() == {}
     assert agent.attached["host"] != before["host"]
     assert "10.1.0.0/24" in routes()
+
+
+@pytest.mark.parametrize("device", ["cubelet0", "cubelet0-dp", "cubelet-vxlan"])
+def test_devices_that_others_remove_are_made_again(agent: Agent, device: str) -> None:
+    """Attached again, and without another composition, which would take seconds."""
+    agent.run(NODE, pod(agent, "a"))
+    before = (agent.identity, agent.attached, routes())
+    with IPRoute() as ip:
+        ip.link("del", ifname=device)
+    agent.reconciler.run([], Affected.NODE)
+    assert agent.reconciler.problems == {}
+    assert (agent.identity, agent.attached, routes()) == before
+
+
+def test_open_flows_are_judged_again_when_paths_change(agent: Agent) -> None:
+    agent.run(NODE)
+    before = epoch(agent)
+    agent.reconciler.run([], Affected.NODE)
+    assert epoch(agent) == before
+    agent.reconciler.run([], Affected.PATHS)
+    assert epoch(agent) == before + 1
+    agent.reconciler.run([], Affected.PATHS | Affected.NODE)  # at once, and when all is right
+    assert epoch(agent) == before + 3
+
+
+def test_settings_that_others_change_are_noticed_and_put_right(agent: Agent) -> None:
+    agent.run(NODE)
+    assert not agent.reconciler.astray()
+    key = "ipv4/conf/lo/route_localnet"
+    sysctl.write(key, "0")
+    assert agent.reconciler.astray()
+    agent.reconciler.run([], Affected.NODE)
+    assert sysctl.read(key) == "1"
+    assert not agent.reconciler.astray()

@@ -16,6 +16,7 @@ from cubelet.daemon.attaching import Attaching
 from cubelet.daemon.inbox import Inbox
 from cubelet.daemon.loop import Loop
 from cubelet.datapath.thread import DatapathThread
+from cubelet.net.changes import Affected
 from cubelet.state.cluster import State
 from cubelet.testkit import view
 from cubelet_hooks.cube import Complaint
@@ -59,13 +60,17 @@ class FakeReconciler:
         self.setup: Any = None
         self.stuck: Callable[[], None] = lambda: None
         self.reviews = 0
+        self.affected = Affected.NOTHING
         self.gone: list[Object] = []
 
     def take_gone(self) -> list[Object]:
         gone, self.gone = self.gone, []
         return gone
 
-    def run(self, changes: Sequence[Change], *, hurry: bool, complete: bool) -> None:
+    def run(
+        self, changes: Sequence[Change], affected: Affected, *, hurry: bool, complete: bool
+    ) -> None:
+        self.affected |= affected
         self.passes.append((list(changes), hurry))
         self.stuck()
         for change in changes:
@@ -334,3 +339,16 @@ async def test_what_fails_gives_way_to_what_was_in_force_and_is_not_quarantined(
         rig.reconciler.switchover.suspects["gate"] = "nor can this"
         await rig.inbox.submit()
         assert rig.gone_on == [{}], "an essential cube is never taken out"
+
+
+@in_loop
+async def test_a_pass_looks_at_what_others_have_changed() -> None:
+    rig = Rig()
+    async with rig.running():
+        await rig.inbox.submit()
+        assert rig.reconciler.affected is Affected.NOTHING
+        rig.inbox.note(Affected.PATHS)
+        rig.inbox.note(Affected.NODE)
+        await rig.inbox.submit()
+        assert rig.reconciler.affected == Affected.PATHS | Affected.NODE
+        assert rig.inbox.take().affected is Affected.NOTHING

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from cubelet.net import NetError, node, rtnl, sysctl
-from cubelet.net.node import ensure, gateway_of, mac_of, teardown
+from cubelet.net.node import ensure, gateway_of, mac_of, remember, teardown
 from cubelet.net.routes import sync_routes
 
 from .shown import (
@@ -393,3 +393,32 @@ def test_netlink_library_is_imported_late() -> None:
     modules = ", ".join(module.__name__ for module in (node, rtnl))
     check = f"import sys, {modules}; sys.exit('pyroute2' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+@pytest.mark.usefixtures("bare_node")
+class TestRemovedByOthers:
+    def test_devices_come_back_with_their_ifindexes(self) -> None:
+        local = ensure(SETTINGS)
+        before = remember(SETTINGS, local)
+        ip("link", "del", "cubelet0")
+        ip("link", "del", "cubelet-vxlan")
+        assert ensure(SETTINGS, before) == local
+
+    def test_or_with_others_if_theirs_are_taken(self) -> None:
+        local = ensure(SETTINGS)
+        before = remember(SETTINGS, local)
+        ip("link", "del", "cubelet0")
+        taken = str(local.gateway_ifindex)
+        ip("link", "add", "other", "index", taken, "type", "veth", "peer", "other-far")
+        assert ensure(SETTINGS, before).gateway_ifindex != local.gateway_ifindex
+        assert devices() >= OWN_DEVICES
+
+    def test_what_was_noted_on_them_is_not_forgotten(self) -> None:
+        setting("ip_forward", "0")
+        setting("ip_local_reserved_ports", "8080")
+        before = remember(SETTINGS, ensure(SETTINGS))
+        ip("link", "del", "cubelet0")
+        ensure(SETTINGS, before)
+        assert setting("ip_local_reserved_ports") == "8080,20000-20999"
+        teardown()
+        assert (setting("ip_forward"), setting("ip_local_reserved_ports")) == ("0", "8080")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MAC_A, MAC_B = "02:00:00:00:01:00", "02:00:00:00:01:01"
 IP_A, IP_B, GATEWAY, NODE_IP = "10.1.0.2", "10.1.0.3", "10.1.0.1", "172.18.0.2"
-NEXT_HOP = "172.18.0.254"
+NEXT_HOP, SILENT = "172.18.0.254", "172.18.0.253"
+"""Routers, of the second of which the kernel does not know the MAC address."""
 UNKNOWN_MAC = "00:00:00:00:00:00"
 """The kernel fills it in when it transmits."""
 OTHER = Node(
@@ -58,8 +59,8 @@ def kernel_routes(cubelet_network: TestNetwork) -> Iterator[None]:
         # the lock is a mask of metrics, here RTAX_MTU: only then the kernel forwards by it
         narrow = {"mtu": 1300, "lock": 1 << 2}
         ip.route("add", dst="203.0.113.0/28", gateway=NEXT_HOP, metrics=narrow)
+        ip.route("add", dst="203.0.113.16/28", gateway=SILENT, metrics=narrow)
         ip.route("add", dst="10.1.0.0/16", oif=local.gateway_ifindex, scope="link")
-        # with its MAC address known, the lookup also says the route's MTU
         ip.neigh(
             "add",
             dst=NEXT_HOP,
@@ -118,6 +119,7 @@ def hop(network: TestNetwork, leaves: PortClass, address: str = "0.0.0.0", mtu: 
         pytest.param("172.18.0.3", PortClass.UPLINK, "172.18.0.3", 1500, id="another node"),
         pytest.param("192.0.2.1", PortClass.UPLINK, NEXT_HOP, 1500, id="outside"),
         pytest.param("203.0.113.1", PortClass.UPLINK, NEXT_HOP, 1300, id="smaller MTU"),
+        pytest.param("203.0.113.17", PortClass.UPLINK, SILENT, 1300, id="by an unknown neighbour"),
         pytest.param("172.17.0.9", PortClass.HOST, "0.0.0.0", 1500, id="other local network"),
         pytest.param("172.17.0.1", PortClass.HOST, "0.0.0.0", 1500, id="node's address there"),
     ],

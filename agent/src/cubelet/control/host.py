@@ -14,8 +14,8 @@ from cubelet.composer.core import CoreSettings
 from cubelet.config.node import Settings
 from cubelet.config.setup import Setup
 from cubelet.control.problems import Problems
-from cubelet.net import NetError
-from cubelet.net.node import NodeSettings, ensure
+from cubelet.net import NetError, sysctl
+from cubelet.net.node import NodeSettings, Remembered, ensure, remember
 from cubelet.net.routes import free, sync_routes
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
@@ -65,6 +65,7 @@ class HostNetwork:
         self._memory = memory
         self._problems = problems
         self._api_servers: ApiServers = ()
+        self._left: Remembered | None = None
         self.complaints: frozenset[Complaint] = frozenset()
         """What the host is not to reach through the datapath though Services ask for it."""
 
@@ -72,6 +73,14 @@ class HostNetwork:
     def outdated(self) -> bool:
         """Whether the API server is somewhere else than the devices were last set up for."""
         return self._api_servers != self._memory.known.api_servers
+
+    def astray(self) -> bool:
+        """Whether kernel settings have changed since the devices were last set up.
+
+        Of most of them the kernel tells nobody. May be called at any time, on any thread.
+        """
+        left = self._left
+        return left is not None and sysctl.values(left.settings) != left.settings
 
     def ensure_devices(self, setup: Setup | None, complete: bool) -> list[Change]:
         """Set up the node's devices; the change of LocalNode that follows, if any.
@@ -87,18 +96,18 @@ class HostNetwork:
             self._problems.note("node", f"Node {settings.name} is unknown or has no podCIDR yet")
             return []
         try:
-            local = ensure(
-                NodeSettings(
-                    node_name=node.name,
-                    pod_cidr=node.pod_cidrs[0],
-                    snat_ports=(core.snat_first_port, core.snat_last_port),
-                    addresses=node.addresses,
-                    gateway=settings.gateway,
-                    overlay=settings.overlay,
-                    uplink=settings.uplink,
-                    vxlan_port=settings.vxlan_port,
-                )
+            wanted = NodeSettings(
+                node_name=node.name,
+                pod_cidr=node.pod_cidrs[0],
+                snat_ports=(core.snat_first_port, core.snat_last_port),
+                addresses=node.addresses,
+                gateway=settings.gateway,
+                overlay=settings.overlay,
+                uplink=settings.uplink,
+                vxlan_port=settings.vxlan_port,
             )
+            local = ensure(wanted, self._left)
+            self._left = remember(wanted, local)
             self._memory.remember_node(node)
         except NetError as error:
             self._problems.note("node", str(error))

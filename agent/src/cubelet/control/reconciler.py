@@ -24,6 +24,7 @@ from cubelet.control.switchover import PLACE, Plan, Switchover
 from cubelet.datapath.programs import Datapath
 from cubelet.guests.proxy import Guest
 from cubelet.guests.registry import Guests
+from cubelet.net.changes import Affected
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.cube import Complaint
@@ -108,6 +109,10 @@ class Reconciler:
         """What is wrong with objects, as the cubes' plans and the host's routes have it."""
         return self._complaints | self._host.complaints
 
+    def astray(self) -> bool:
+        """Whether others have changed the kernel settings that the node was left with."""
+        return self._host.astray()
+
     @property
     def lingers(self) -> float | None:
         """Seconds until a pass has to remove a cube that is no longer needed; None if none is."""
@@ -156,30 +161,43 @@ class Reconciler:
         self.switchover.close()
         self.datapath.close()
 
-    def run(self, changes: Sequence[Change], *, hurry: bool = False, complete: bool = True) -> None:
+    def run(
+        self,
+        changes: Sequence[Change],
+        affected: Affected = Affected.NOTHING,
+        *,
+        hurry: bool = False,
+        complete: bool = True,
+    ) -> None:
         """Make one pass. It raises nothing: errors are in ``problems``, by place.
 
-        ``hurry`` says that pods wait for it, ``complete`` that the source could read everything: if
-        not, nothing old is removed at a start. After a pass that failed, and after
-        :meth:`review_all`, the next pass compares everything.
+        ``affected`` is what others may have changed on the node, ``hurry`` says that pods wait for
+        it, ``complete`` that the source could read everything: if not, nothing old is removed at a
+        start. After a pass that failed, and after :meth:`review_all`, the next pass compares
+        everything.
         """
         self.switchover.complete = complete
         try:
-            self._run(changes, hurry)
+            self._run(changes, affected, hurry)
         except Exception as error:  # a bug here must not end the agent
             log.error("a pass failed", error=repr(error), exc_info=not isinstance(error, OSError))
             self.problems["pass"] = repr(error)
         else:
             self.problems.pop("pass", None)
 
-    def _run(self, changes: Sequence[Change], hurry: bool) -> None:
+    def _run(self, changes: Sequence[Change], affected: Affected, hurry: bool) -> None:
         everything, self._review = self._review, True
+        if everything:
+            affected = Affected.ALL
         taken = [change for change in map(self._state.apply, changes) if change is not None]
         self._gone += [change.gone for change in taken if change.gone is not None]
-        node = everything or self._host.outdated or any(map(concerns, taken))
+        around = bool(affected & (Affected.NODE | Affected.TABLES))
+        node = around or self._host.outdated or any(map(concerns, taken))
         setup = self._proposed or self.setup
         if setup is not None and (node or self._proposed):
             taken += self._host.ensure_devices(setup, self.switchover.complete)
+        if affected & Affected.PATHS:  # before what may take long, and again when it is done
+            self.switchover.judge_again()
         local = self._state.local
         before, switched = self._plan, False
         ordered = self._ordered is not None and self._compiling()
@@ -194,9 +212,11 @@ class Reconciler:
         if self._trying and self.switchover.in_force:
             self._trying, self.refused = False, ""
         if self._plan is not None and self.switchover.in_force and local is not None:
-            self._serve(local, everything, switched, hurry)
+            self._serve(local, everything, switched or around, hurry)
             if node or switched:
                 self._host.route(self._plan.setup, local, not self.switchover.kept_unknown)
+            if affected & Affected.PATHS and node:
+                self.switchover.judge_again()
             if everything or not self.serving:
                 self._host.announce()
             self.serving = True
@@ -248,13 +268,16 @@ class Reconciler:
             self.switchover.apply(plan, delta)
         return False
 
-    def _serve(self, local: LocalNode, everything: bool, switched: bool, hurry: bool) -> None:
-        """Attach the programs in force to every port, and retire all others."""
-        if switched:
+    def _serve(self, local: LocalNode, everything: bool, anew: bool, hurry: bool) -> None:
+        """Attach the programs in force to every port, and retire all others.
+
+        ``anew``: to the node's own, too, for programs or devices may be others.
+        """
+        if anew:
             self.ports.drop(self.switchover.failed)
         if everything:
             self.ports.attach_all_anew()
-        if everything or switched:
+        if everything or anew:
             self._serve_node(local)
         self.ports.follow(dict(self._state.ports), local, hurry)
         self.switchover.settle_verdicts(final=not self.ports.failing)

@@ -275,8 +275,13 @@ class Switchover:
         """
         if self._verdicts_due and self.in_force is not None:
             synchronize()
-            self.in_force.epochs.raise_for([EVERYTHING])
+            self.judge_again()
             self._verdicts_due = not final
+
+    def judge_again(self) -> None:
+        """Have all flows judged again: where they lead, or whether they may, is to be seen anew."""
+        if self.in_force is not None:
+            self.in_force.epochs.raise_for([EVERYTHING])
 
     def sync(self, plan: Plan) -> None:
         """Compare the maps' actual contents with the wanted ones and correct them."""

@@ -37,6 +37,7 @@ from cubelet.daemon.loop import Loop
 from cubelet.daemon.reloading import Reloader
 from cubelet.daemon.requests import Requests
 from cubelet.daemon.service_health import ServiceHealth
+from cubelet.daemon.surroundings import Surroundings
 from cubelet.daemon.sweeps import Sweeps
 from cubelet.datapath.thread import DatapathThread
 from cubelet.guests.registry import Guests
@@ -135,6 +136,7 @@ class Agent:
         self.sweeps = Sweeps(
             settings.sweep_seconds, self.thread, self.reconciler, self.requests.monitor
         )
+        self.surroundings = Surroundings(self.inbox.note, self.reconciler.astray)
         self.attaching = Attaching(self.state, self.reconciler, self.inbox)
         ipam = Ipam(settings.state_dir / "ipam.json")
         self.cni = CniService(settings, ipam, pods, self.attaching, self.feed.find_pod)
@@ -159,6 +161,7 @@ class Agent:
         self.health.also += [lambda: self.service_health.problems, self.reloader.problems]
         self.loop.on_pass += [
             self.meters.passed,
+            self.surroundings.passed,
             self._observed,
             lambda _: self.service_health.look(),
         ]
@@ -184,6 +187,7 @@ class Agent:
             works = (
                 self.feed.run(),
                 self.loop.run(),
+                self.surroundings.run(),
                 self.sweeps.run(),
                 self.cni.run(),
                 self.service_health.run(),

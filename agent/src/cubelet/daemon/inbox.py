@@ -8,15 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cubelet.cni.errors import TRY_AGAIN_LATER, CniError
+from cubelet.net.changes import Affected
 from cubelet_hooks.objects import Change
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The changes of one pass, and the ``waiters`` that its end wakes."""
+    """The changes of one pass, and the ``waiters`` that its end wakes.
+
+    ``affected`` is what others may have changed on the node.
+    """
 
     changes: list[Change]
     waiters: Sequence[asyncio.Future[None]]
+    affected: Affected = Affected.NOTHING
 
     @property
     def hurry(self) -> bool:
@@ -42,6 +47,7 @@ class Inbox:
     def __init__(self) -> None:
         self._changes: list[Change] = []
         self._waiters: list[asyncio.Future[None]] = []
+        self._affected = Affected.NOTHING
         self._wake = asyncio.Event()
         self._closed = False
 
@@ -58,6 +64,11 @@ class Inbox:
     def emit(self, change: Change) -> None:
         """Enqueue a change."""
         self._changes.append(change)
+        self._wake.set()
+
+    def note(self, affected: Affected) -> None:
+        """Have a pass made that looks at this part of the node."""
+        self._affected |= affected
         self._wake.set()
 
     def wake(self) -> None:
@@ -91,8 +102,8 @@ class Inbox:
     def take(self) -> Batch:
         """Take all queued changes and waiters."""
         self._wake.clear()
-        batch = Batch(self._changes, self._waiters)
-        self._changes, self._waiters = [], []
+        batch = Batch(self._changes, self._waiters, self._affected)
+        self._changes, self._waiters, self._affected = [], [], Affected.NOTHING
         return batch
 
     def take_changes(self) -> list[Change]:

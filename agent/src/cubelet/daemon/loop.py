@@ -105,7 +105,7 @@ class Loop:
         changes = await self._taken_in(batch.changes)
         before = self._reconciler.datapath.identity
         began = self._health.pass_began = time.monotonic()
-        await self._thread.run(self._bring_up, changes, batch.hurry, self._feed.complete)
+        await self._thread.run(self._bring_up, changes, batch, self._feed.complete)
         await self._runtime.listen()
         self._health.pass_began = None
         for passed in self.on_pass:
@@ -135,10 +135,10 @@ class Loop:
             if not changes:
                 return taken
 
-    def _bring_up(self, changes: list[Change], hurry: bool, complete: bool) -> None:
+    def _bring_up(self, changes: list[Change], batch: Batch, complete: bool) -> None:
         """Make the pass; runs on the datapath thread."""
         reconciler = self._reconciler
-        reconciler.run(changes, hurry=hurry, complete=complete)
+        reconciler.run(changes, batch.affected, hurry=batch.hurry, complete=complete)
         try:
             maps = reconciler.datapath.maps
             self._runtime.take_over(reconciler.switchover.composition, maps)

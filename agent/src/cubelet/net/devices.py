@@ -9,13 +9,14 @@ end's alias has the settings that `cubelet.net.former` puts back.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from cubelet.net import NetError, rtnl, sysctl
+from cubelet.net import NetError, rtnl, sysctl, veth
+from cubelet.net.netlink import Connection
 from cubelet.net.rtnl import Link
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """A device as it should be; `mtu` in bytes above the Ethernet header."""
+    """A device as it should be; `mtu` in bytes above the Ethernet header.
+
+    One that has to be made gets the ifindex `index`, if that is free; of a pair both or neither.
+    """
 
     name: str
     mac: str
     mtu: int
+    index: int = 0
 
 
 def owned(found: Mapping[str, Link]) -> dict[str, Link]:
@@ -57,19 +62,13 @@ def ensure_pair(ipr: IPRoute, gateway: Wanted, datapath: Wanted) -> tuple[Link, 
     Other devices with these names are replaced. Raises NetError.
     """
     found = rtnl.links(ipr)
-    ends = [found.get(end.name) for end in (gateway, datapath)]
-    if not _is_pair(*ends):
+    if not _is_pair(*(found.get(end.name) for end in (gateway, datapath))):
         for end in (gateway.name, datapath.name):
             _clear(ipr, rtnl.links(ipr).get(end))
-        with rtnl.attempt(f"create the gateway's veth pair {gateway.name}"):
-            ipr.link(
-                "add",
-                kind="veth",
-                ifname=gateway.name,
-                address=gateway.mac,
-                mtu=gateway.mtu,
-                peer={"ifname": datapath.name, "address": datapath.mac, "mtu": datapath.mtu},
-            )
+        free = _free_indices(ipr, gateway, datapath)
+        ends = (_end(gateway, free), _end(datapath, free))
+        with rtnl.attempt(f"create the gateway's veth pair {gateway.name}"), Connection() as kernel:
+            veth.create(kernel, *ends)
     return _converge(ipr, gateway, GATEWAY), _converge(ipr, datapath, DATAPATH)
 
 
@@ -88,10 +87,24 @@ def ensure_overlay(ipr: IPRoute, overlay: Wanted, port: int) -> Link:
     link = rtnl.links(ipr).get(overlay.name)
     if link is None or not wanted.items() <= link.vxlan.items():
         _clear(ipr, link)
+        index = {"index": overlay.index} if _free_indices(ipr, overlay) else {}
         remedy = {errno.EEXIST: _port_taken(port)}
         with rtnl.attempt(f"create the VXLAN device {overlay.name}", remedy=remedy):
-            ipr.link("add", kind="vxlan", ifname=overlay.name, address=overlay.mac, **wanted)
+            ipr.link(
+                "add", kind="vxlan", ifname=overlay.name, address=overlay.mac, **index, **wanted
+            )
     return _converge(ipr, overlay, OVERLAY)
+
+
+def _free_indices(ipr: IPRoute, *wanted: Wanted) -> frozenset[int]:
+    """Those of the wished indices that no device has."""
+    taken = {link.index for link in rtnl.links(ipr).values()}
+    return frozenset(each.index for each in wanted if each.index) - taken
+
+
+def _end(wanted: Wanted, free: Collection[int]) -> bytes:
+    index = wanted.index if wanted.index in free else 0
+    return veth.end(wanted.name, wanted.mac, wanted.mtu, index)
 
 
 def _clear(ipr: IPRoute, link: Link | None) -> None:

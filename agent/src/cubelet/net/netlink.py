@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Self
 
 _REQUEST, _ACK = 0x1, 0x4
@@ -22,6 +23,9 @@ _ERROR = 0x2  # NLMSG_ERROR: an acknowledgement (errno 0) or an error
 _WHY = 1  # NLMSGERR_ATTR_MSG
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _BUFFER = 1 << 16
+_DUMP, _INTERRUPTED, _DONE = 0x300, 0x10, 3
+_DUMPED = 1 << 17  # the kernel fills what it is given, up to 32 kB
+_DUMPS = 3
 
 
 class Refused(Exception):
@@ -63,16 +67,59 @@ class Connection:
         if code:
             raise Refused(code, _reason(answer))
 
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The bodies of all objects that a request lists, once more if they changed meanwhile.
+
+        Raises Refused, or OSError.
+        """
+        found: list[bytes] = []
+        for _ in range(_DUMPS):
+            found, consistent = self._dump(kind, body)
+            if consistent:
+                break
+        return found
+
+    def _dump(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
+        self._sequence += 1
+        length = _HEADER.size + len(body)
+        header = _HEADER.pack(length, kind, _REQUEST | _DUMP, self._sequence, 0)
+        self._socket.send(header + body)
+        found: list[bytes] = []
+        consistent = True
+        while True:
+            for answered, flags, one in messages(self._socket.recv(_DUMPED)):
+                consistent &= not flags & _INTERRUPTED
+                if answered == _DONE:
+                    return found, consistent
+                if answered == _ERROR:
+                    code = -struct.unpack_from("=i", one)[0]
+                    raise Refused(code, "")
+                found.append(one)
+
+
+def messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Type, flags and body of each message of a datagram; what is cut short is passed over."""
+    place = 0
+    while place + _HEADER.size <= len(datagram):
+        length, kind, flags, _, _ = _HEADER.unpack_from(datagram, place)
+        yield kind, flags, datagram[place + _HEADER.size : place + length]
+        place += max(_HEADER.size, length + 3 & ~3)
+
+
+def attributes(body: bytes, place: int) -> Iterator[tuple[int, bytes]]:
+    """Type and value of each attribute of a message's body, from a place on."""
+    end = len(body)
+    while place + _ATTRIBUTE.size <= end:
+        length, kind = _ATTRIBUTE.unpack_from(body, place)
+        yield kind & 0x3FFF, body[place + _ATTRIBUTE.size : place + length]
+        place += max(_ATTRIBUTE.size, length + 3 & ~3)
+
 
 def _reason(answer: bytes) -> str:
     """The kernel's message about a refusal; '' if there is none."""
-    place = 2 * _HEADER.size + 4  # past the errno and the request's header
-    while place + _ATTRIBUTE.size <= len(answer):
-        length, kind = _ATTRIBUTE.unpack_from(answer, place)
-        if kind & 0x3FFF == _WHY:
-            return answer[place + _ATTRIBUTE.size : place + length].rstrip(b"\0").decode()
-        place += max(_ATTRIBUTE.size, length + 3 & ~3)
-    return ""
+    # past the errno and the request's header
+    why = dict(attributes(answer, 2 * _HEADER.size + 4)).get(_WHY, b"")
+    return why.rstrip(b"\0").decode()
 
 
 def attribute(kind: int, *values: bytes) -> bytes:

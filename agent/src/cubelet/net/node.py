@@ -96,9 +96,40 @@ def mac_of(node_name: str, role: str) -> str:
     return octets.hex(":")
 
 
-def ensure(settings: NodeSettings) -> LocalNode:
+@dataclass(frozen=True)
+class Remembered:
+    """The node as an agent has left it: its devices, and what is noted on them.
+
+    For when others remove a device: programs know ifindexes, and only notes tell what was before.
+    """
+
+    local: LocalNode
+    reserved: frozenset[int]
+    former: former.Values
+    settings: Mapping[str, str]
+
+    @property
+    def indices(self) -> tuple[int, int, int]:
+        """The ifindexes of gateway, datapath end and overlay."""
+        local = self.local
+        return local.gateway_ifindex, local.datapath_ifindex, local.overlay_ifindex
+
+
+def remember(settings: NodeSettings, local: LocalNode) -> Remembered:
+    """What there is to remember after :func:`ensure`. Raises NetError."""
+    with rtnl.session() as ipr:
+        found = rtnl.links(ipr)
+    ours = devices.owned(found)
+    uplink = next((x.name for x in found.values() if x.index == local.uplink_ifindex), "")
+    keys = (*_sysctls(*settings.device_names, uplink), sysctl.RESERVED)
+    return Remembered(local, devices.noted_ports(ours), former.noted(ours), sysctl.values(keys))
+
+
+def ensure(settings: NodeSettings, before: Remembered | None = None) -> LocalNode:
     """Bring the namespace to what the settings say and describe it.
 
+    With what is remembered from `before`, a device that others have removed gets its former ifindex
+    if that is free: what is attached and compiled for it stays right.
     A changed podCIDR removes the routes with the old source address: call `sync_routes` after it.
     A replaced device has a new ifindex: attach programs again. Blocks. Raises NetError, after which
     another call continues where this one stopped.
@@ -110,11 +141,11 @@ def ensure(settings: NodeSettings) -> LocalNode:
         uplink = find_uplink(ipr, others, settings.uplink, settings.addresses)
         if uplink.name in settings.device_names:
             raise NetError(f"{uplink.name} is the uplink: choose another name for our device")
-        own = _make_devices(ipr, settings, uplink, ours)
+        own = _make_devices(ipr, settings, uplink, ours, before)
         _write_sysctls(own, uplink.name)
         _bring_up(ipr, own, settings)
         made = {own.gateway.index, own.datapath.index, own.overlay.index}
-        return _local_node(settings, uplink, own, survey(ipr, made))
+        return _local_node(settings, uplink, own, survey(made))
 
 
 def teardown() -> tuple[str, ...]:
@@ -139,47 +170,62 @@ def teardown() -> tuple[str, ...]:
 
 
 def _make_devices(
-    ipr: IPRoute, settings: NodeSettings, uplink: Uplink, ours: Mapping[str, Link]
+    ipr: IPRoute,
+    settings: NodeSettings,
+    uplink: Uplink,
+    ours: Mapping[str, Link],
+    before: Remembered | None,
 ) -> _Own:
     """Make our devices, and remove those of `ours` that have names of earlier settings.
 
     An earlier pair is removed once the new one has its notes of ports and sysctls; an earlier
     overlay before the new one is made, because it occupies the UDP port.
     """
+    indices = before.indices if before else (0, 0, 0)
 
-    def wanted(name: str, role: str, mtu: int) -> Wanted:
-        return Wanted(name, mac_of(settings.node_name, role), mtu)
+    def wanted(name: str, role: str, mtu: int, index: int) -> Wanted:
+        return Wanted(name, mac_of(settings.node_name, role), mtu, index)
 
     gateway, datapath = devices.ensure_pair(
         ipr,
-        wanted(settings.gateway, "gateway", uplink.mtu),
-        wanted(settings.datapath, "datapath", uplink.mtu),
+        wanted(settings.gateway, "gateway", uplink.mtu, indices[0]),
+        wanted(settings.datapath, "datapath", uplink.mtu, indices[1]),
     )
     first, last = settings.snat_ports
     ports = frozenset(range(first, last + 1))
-    devices.reserve_ports(ipr, gateway, devices.noted_ports(ours), ports)
-    former.note(ipr, datapath, former.noted(ours), uplink.name)
+    noted, values = devices.noted_ports(ours), former.noted(ours)
+    if before and settings.gateway not in ours:  # the notes went with the pair
+        noted, values = noted | before.reserved, {**before.former, **values}
+    devices.reserve_ports(ipr, gateway, noted, ports)
+    former.note(ipr, datapath, values, uplink.name)
     for link in ours.values():
         if link.name not in settings.device_names:
             devices.delete(ipr, link)
     overlay = devices.ensure_overlay(
-        ipr, wanted(settings.overlay, "overlay", uplink.overlay_mtu), settings.vxlan_port
+        ipr,
+        wanted(settings.overlay, "overlay", uplink.overlay_mtu, indices[2]),
+        settings.vxlan_port,
     )
     return _Own(gateway, datapath, overlay)
 
 
-def _write_sysctls(own: _Own, uplink: str) -> None:
-    gateway, datapath, overlay = own.gateway.name, own.datapath.name, own.overlay.name
+def _sysctls(gateway: str, datapath: str, overlay: str, uplink: str) -> dict[str, str]:
+    """The settings that we write, in this order."""
     # Turning this on sets every device's forwarding, so it comes before the single ones.
-    sysctl.write("ipv4/ip_forward", "1")
+    wanted = {"ipv4/ip_forward": "1"}
     # bpf_fib_lookup answers only for packets from devices that forward.
     for device in (gateway, datapath, overlay, uplink):
-        sysctl.write(f"ipv4/conf/{device}/forwarding", "1")
+        wanted[f"ipv4/conf/{device}/forwarding"] = "1"
     # Packets from the gateway have sources that are routed elsewhere: clients and the node itself.
-    sysctl.write(f"ipv4/conf/{gateway}/rp_filter", "0")
-    sysctl.write(f"ipv4/conf/{gateway}/accept_local", "1")
-    for key in former.LOOPBACK:
-        sysctl.write(key, "1")
+    wanted[f"ipv4/conf/{gateway}/rp_filter"] = "0"
+    wanted[f"ipv4/conf/{gateway}/accept_local"] = "1"
+    return wanted | dict.fromkeys(former.LOOPBACK, "1")
+
+
+def _write_sysctls(own: _Own, uplink: str) -> None:
+    gateway, datapath, overlay = own.gateway.name, own.datapath.name, own.overlay.name
+    for key, value in _sysctls(gateway, datapath, overlay, uplink).items():
+        sysctl.write(key, value)
     # The kernel applies the stricter of this one and the device's.
     if sysctl.read("ipv4/conf/all/rp_filter") == "1":
         log.warning(

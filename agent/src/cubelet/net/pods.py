@@ -14,12 +14,12 @@ import struct
 from base64 import b32encode
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
-from socket import AF_INET, AF_INET6, AF_UNSPEC
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cubelet.net import NetError, netns, rtnl, sysctl
+from cubelet.net import NetError, netns, rtnl, sysctl, veth
 from cubelet.net.netlink import CREATE, EXCL, Connection, Refused, attribute, number, text
 from cubelet_hooks.records import Address
 
@@ -32,9 +32,7 @@ _MAIN_TABLE = 254
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/veth.h
 _NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE = 16, 17, 20, 24
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18
-_IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
-_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_IFNAME, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 3, 20, 28
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTAX_MTU = 4, 5, 8, 2
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 4, 0, 1
@@ -70,6 +68,11 @@ class PodLink(msgspec.Struct, frozen=True):
 def host_ifname(container_id: str, ifname: str) -> str:
     """The name of the host side: 15 bytes, the same for the same attachment."""
     return "cbl" + b32encode(_digest("name", container_id, ifname))[:12].decode().lower()
+
+
+def is_pods(ifname: str) -> bool:
+    """Whether a device's name is one of :func:`host_ifname`'s."""
+    return _HOST_IFNAME.fullmatch(ifname) is not None
 
 
 def host_mac(container_id: str, ifname: str) -> str:
@@ -117,7 +120,7 @@ def bring_up(host_ifname: str, alias: str) -> None:
 def annotate(host_ifname: str, alias: str) -> None:
     """Give the host side another alias."""
     with Connection() as kernel, rtnl.attempt(f"set the alias of {host_ifname}"):
-        body = _ifinfo() + text(_IFLA_IFNAME, host_ifname) + text(_IFLA_IFALIAS, alias)
+        body = veth.ifinfo() + text(_IFLA_IFNAME, host_ifname) + text(_IFLA_IFALIAS, alias)
         kernel.request(_NEWLINK, body)
 
 
@@ -143,7 +146,7 @@ def list_wired() -> Mapping[str, rtnl.Link]:
         return {
             name: found
             for name, found in rtnl.links(ipr).items()
-            if found.kind == "veth" and _HOST_IFNAME.fullmatch(name)
+            if found.kind == "veth" and is_pods(name)
         }
 
 
@@ -153,27 +156,14 @@ def _digest(*parts: str) -> bytes:
 
 def _create(kernel: Connection, link: PodLink, pod: int) -> None:
     taken = f"{link.netns} has a device {link.ifname} already"
-    peer = _device(link.ifname, link.mac, link.mtu) + number(_IFLA_NET_NS_FD, pod)
-    veth = attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer))
-    kind = attribute(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), veth)
+    peer = veth.end(link.ifname, link.mac, link.mtu) + number(_IFLA_NET_NS_FD, pod)
     with rtnl.attempt(f"create {link.ifname}", remedy={errno.EEXIST: taken}):
-        body = _device(link.host_ifname, link.host_mac, link.mtu) + kind
-        kernel.request(_NEWLINK, body, CREATE | EXCL)
-
-
-def _device(name: str, mac: str, mtu: int) -> bytes:
-    address = attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
-    return _ifinfo() + text(_IFLA_IFNAME, name) + address + number(_IFLA_MTU, mtu)
-
-
-def _ifinfo(flags: int = 0) -> bytes:
-    """struct ifinfomsg of a device that an attribute names, with these flags set."""
-    return struct.pack("=BxHiII", AF_UNSPEC, 0, 0, flags, flags)
+        veth.create(kernel, veth.end(link.host_ifname, link.host_mac, link.mtu), peer)
 
 
 def _delete(kernel: Connection, name: str) -> bool:
     try:
-        kernel.request(_DELLINK, _ifinfo() + text(_IFLA_IFNAME, name))
+        kernel.request(_DELLINK, veth.ifinfo() + text(_IFLA_IFNAME, name))
     except Refused as error:
         if error.code == errno.ENODEV:
             return False
@@ -190,7 +180,7 @@ def _index(name: str) -> int:
 
 def _set_up(kernel: Connection, name: str, more: bytes = b"") -> None:
     with rtnl.attempt(f"set {name} up"):
-        kernel.request(_NEWLINK, _ifinfo(_IFF_UP) + text(_IFLA_IFNAME, name) + more)
+        kernel.request(_NEWLINK, veth.ifinfo(_IFF_UP) + text(_IFLA_IFNAME, name) + more)
 
 
 def _configure_pod(link: PodLink) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_network
-from socket import AF_INET, if_indextoname
-from typing import TYPE_CHECKING, Any
+from socket import if_indextoname
+from typing import TYPE_CHECKING
 
-from cubelet.net import NetError, rtnl
+from cubelet.net import NetError, fib, rtnl
+from cubelet.net.fib import Hop, Route
 from cubelet_hooks.objects import Address, LocalNode, Network
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 NEXT_HOP = IPv4Address("169.254.1.1")
 PROTOCOL = 203  # unassigned in rtnetlink.h and in iproute2's rt_protos
 
-_MAIN_TABLE = 254
-_RTN_UNICAST = 1
 _RTNH_F_ONLINK = 4
 _GONE = (errno.ESRCH, errno.ENODEV)
 
@@ -71,12 +70,12 @@ def clear_way(ipr: IPRoute, spared: Collection[Address]) -> tuple[Network, ...]:
     """Remove those of our routes that `spared` addresses take; their networks. Raises NetError."""
     if not spared:
         return ()
-    routes = _main_table(ipr)
-    foreign = [_network(route) for route in routes if route["proto"] != PROTOCOL]
+    routes = _main_table()
+    foreign = [route.network for route in routes if route.protocol != PROTOCOL]
     found: dict[Network, None] = {}
     for route in routes:
-        network = _network(route)
-        if route["proto"] == PROTOCOL and _taken(network, spared, foreign):
+        network = route.network
+        if route.protocol == PROTOCOL and _taken(network, spared, foreign):
             _remove(ipr, route)
             found[network] = None
     return tuple(found)
@@ -89,11 +88,11 @@ def free(addresses: Iterable[Address]) -> tuple[Network, ...]:
     """
     wanted = {ip_network(address) for address in addresses}
     with rtnl.session() as ipr:
-        found = [each for each in _main_table(ipr) if each["proto"] == PROTOCOL]
-        mistaken = [route for route in found if _network(route) in wanted]
+        found = [each for each in _main_table() if each.protocol == PROTOCOL]
+        mistaken = [route for route in found if route.network in wanted]
         for route in mistaken:
             _remove(ipr, route)
-    return tuple(map(_network, mistaken))
+    return tuple(route.network for route in mistaken)
 
 
 def _taken(network: Network, spared: Collection[Address], foreign: Collection[Network]) -> str:
@@ -108,10 +107,10 @@ def _taken(network: Network, spared: Collection[Address], foreign: Collection[Ne
 
 def remove_routes(ipr: IPRoute) -> tuple[Network, ...]:
     """Remove every route of ours; returns their networks. Raises NetError."""
-    ours = [route for route in _main_table(ipr) if route["proto"] == PROTOCOL]
+    ours = [route for route in _main_table() if route.protocol == PROTOCOL]
     for route in ours:
         _remove(ipr, route)
-    return tuple(map(_network, ours))
+    return tuple(route.network for route in ours)
 
 
 class _Sync:
@@ -125,10 +124,11 @@ class _Sync:
             "gateway": str(NEXT_HOP),
             "prefsrc": str(local.gateway),
         }
-        routes = _main_table(ipr)
-        self._ours = [route for route in routes if route["proto"] == PROTOCOL]
-        self._right = {_network(route) for route in self._ours if self._is_right(route)}
-        self._foreign = {_network(route): route for route in routes if route["proto"] != PROTOCOL}
+        self._way = (Hop(local.gateway_ifindex, NEXT_HOP, direct=False),), local.gateway
+        routes = _main_table()
+        self._ours = [route for route in routes if route.protocol == PROTOCOL]
+        self._right = {route.network for route in self._ours if self._is_right(route)}
+        self._foreign = {each.network: each for each in routes if each.protocol != PROTOCOL}
 
     def run(self, wanted: Iterable[Network], remove: bool) -> RouteReport:
         installed, refused = [], []
@@ -146,11 +146,11 @@ class _Sync:
         removed = self._prune(held) if remove else ()
         return RouteReport(tuple(installed), removed, tuple(refused))
 
-    def _is_right(self, route: Any) -> bool:
+    def _is_right(self, route: Route) -> bool:
         return (
-            route["type"] == _RTN_UNICAST
+            route.type == fib.UNICAST
             and _is_plain(route)
-            and all(route.get(name) == value for name, value in self._nexthop.items())
+            and (route.hops, route.source) == self._way
         )
 
     def _objection(self, network: Network) -> str | None:
@@ -168,7 +168,7 @@ class _Sync:
                 self._ipr.route(
                     "replace",
                     dst=str(network),
-                    table=_MAIN_TABLE,
+                    table=fib.MAIN_TABLE,
                     proto=PROTOCOL,
                     flags=_RTNH_F_ONLINK,
                     **self._nexthop,
@@ -181,7 +181,7 @@ class _Sync:
         """Remove our unwanted routes; returns the networks that have none any more."""
         removed: dict[Network, None] = {}
         for route in self._ours:
-            network = _network(route)
+            network = route.network
             if network in held and _is_plain(route):
                 continue
             _remove(self._ipr, route)
@@ -190,43 +190,39 @@ class _Sync:
         return tuple(removed)
 
 
-def _main_table(ipr: IPRoute) -> list[Any]:
+def _main_table() -> list[Route]:
     with rtnl.attempt("list the routes"):
-        return list(ipr.get_routes(family=AF_INET, table=_MAIN_TABLE))
+        return fib.routes(fib.MAIN_TABLE)
 
 
-def _network(route: Any) -> IPv4Network:
-    return IPv4Network((route.get("dst") or "0.0.0.0", route["dst_len"]))
-
-
-def _is_plain(route: Any) -> bool:
+def _is_plain(route: Route) -> bool:
     """Whether a route has neither TOS nor metric: the kernel replaces only routes that agree in
     prefix, TOS and metric."""
-    return not route["tos"] and not route.get("priority")
+    return not route.tos and not route.priority
 
 
-def _describe(route: Any) -> str:
+def _describe(route: Route) -> str:
     """The route in the words of ip-route(8)."""
-    words = [f"proto {route['proto']}"]
-    if gateway := route.get("gateway"):
-        words.append(f"via {gateway}")
-    if index := route.get("oif"):
+    words = [f"proto {route.protocol}"]
+    for hop in route.hops:
+        if hop.gateway:
+            words.append(f"via {hop.gateway}")
         # The device may have been removed meanwhile, and its routes with it.
         with suppress(OSError):
-            words.append(f"dev {if_indextoname(index)}")
-    if metric := route.get("priority"):
-        words.append(f"metric {metric}")
+            words.append(f"dev {if_indextoname(hop.device)}")
+    if route.priority:
+        words.append(f"metric {route.priority}")
     return " ".join(words)
 
 
-def _remove(ipr: IPRoute, route: Any) -> None:
-    network = _network(route)
+def _remove(ipr: IPRoute, route: Route) -> None:
+    network = route.network
     with rtnl.attempt(f"remove the route to {network}", ignore=_GONE):
         ipr.route(
             "del",
             dst=str(network),
-            table=_MAIN_TABLE,
+            table=fib.MAIN_TABLE,
             proto=PROTOCOL,
-            tos=route["tos"],
-            priority=route.get("priority") or 0,
+            tos=route.tos,
+            priority=route.priority,
         )

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cubelet.net import NetError
 
 _ROOT = Path(os.environ.get("CUBELET_SYSCTLS") or "/proc/sys/net")
-_RESERVED = "ipv4/ip_local_reserved_ports"
+RESERVED = "ipv4/ip_local_reserved_ports"
 
 
 def exists(key: str) -> bool:
@@ -44,6 +45,15 @@ def write(key: str, value: str) -> None:
         ) from error
 
 
+def values(keys: Iterable[str]) -> dict[str, str]:
+    """The values of those settings that can be read."""
+    found = {}
+    for key in keys:
+        with suppress(NetError):
+            found[key] = read(key)
+    return found
+
+
 def parse_ports(text: str) -> frozenset[int]:
     """Ports from the kernel's list form, ``8080,20000-20999``."""
     ports: set[int] = set()
@@ -66,9 +76,9 @@ def format_ports(ports: Iterable[int]) -> str:
 
 def reserved_ports() -> frozenset[int]:
     """Ports the kernel never picks by itself for a local socket. Raises NetError."""
-    return parse_ports(read(_RESERVED))
+    return parse_ports(read(RESERVED))
 
 
 def reserve_ports(ports: Iterable[int]) -> None:
     """Make exactly these ports the reserved ones. Raises NetError."""
-    write(_RESERVED, format_ports(ports))
+    write(RESERVED, format_ports(ports))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from socket import AF_INET
 from typing import TYPE_CHECKING
 
-from cubelet.net import NetError, rtnl
+from cubelet.net import NetError, fib, rtnl
 from cubelet.net.rtnl import Link
 from cubelet_hooks.objects import Address
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from cubelet.net.rtnl import Interface
 
 VXLAN_OVERHEAD = 50  # outer IPv4 20, UDP 8, VXLAN 8 and the inner Ethernet header 14
-
-_MAIN_TABLE = 254
-_RTN_UNICAST = 1
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def _detect(
     ipr: IPRoute, candidates: Mapping[str, Link], addresses: tuple[Address, ...]
 ) -> Link | None:
     by_index = {link.index: link for link in candidates.values()}
-    for index in _default_devices(ipr):
+    for index in _default_devices():
         if index in by_index:
             return by_index[index]
     for link in candidates.values():
@@ -87,13 +83,10 @@ def _detect(
     return None
 
 
-def _default_devices(ipr: IPRoute) -> Iterator[int]:
+def _default_devices() -> Iterator[int]:
     """Devices of the default routes, the most preferred first."""
-    routes = [
-        route
-        for route in ipr.get_routes(family=AF_INET, table=_MAIN_TABLE)
-        if route["dst_len"] == 0 and route["type"] == _RTN_UNICAST
-    ]
-    for route in sorted(routes, key=lambda route: route.get("priority") or 0):
-        for hop in route.get("multipath") or (route,):
-            yield hop["oif"] if "oif" in hop else hop.get("oif")
+    with rtnl.attempt("list the routes"):
+        found = fib.routes(fib.MAIN_TABLE)
+    defaults = [each for each in found if not each.length and each.type == fib.UNICAST]
+    for route in sorted(defaults, key=lambda route: route.priority):
+        yield from (hop.device for hop in route.hops)

@@ -19,19 +19,36 @@ CUBELET_INLINE __be32 cubelet_tunnel_remote(struct __sk_buff *skb)
 	return bpf_htonl(key.remote_ipv4);
 }
 
-/* The next hop towards an address that packets from the uplink came from, or 0. */
-CUBELET_INLINE __be32 cubelet_uplink_next_hop(struct __sk_buff *skb, struct cubelet_addr *to)
+#define CUBELET_MTU_MIN 68 /* RFC 791; kernels before 5.12 tell no MTU, and leave what was asked */
+
+/* By the uplink: the next hop (0 if there is none) and the MTU towards an address. */
+CUBELET_INLINE void cubelet_uplink_back(struct __sk_buff *skb, struct cubelet_hop *hop,
+					const struct cubelet_addr *to)
 {
 	struct bpf_fib_lookup fib = {};
 	long found;
 
+	hop->remote = 0;
 	fib.family = 2; /* AF_INET */
 	fib.ifindex = CUBELET_UPLINK_IFINDEX;
 	fib.ipv4_dst = to->w[0];
+	fib.tot_len = 1; /* fits everywhere, and asks for the route's MTU */
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return 0;
-	return fib.ipv4_dst;
+		return;
+	hop->remote = fib.ipv4_dst;
+	if (found == BPF_FIB_LKUP_RET_SUCCESS && fib.mtu_result >= CUBELET_MTU_MIN &&
+	    fib.mtu_result < hop->mtu)
+		hop->mtu = fib.mtu_result;
+}
+
+/* What may change of where replies go that leave by a hop, to who opened the flow there. */
+CUBELET_INLINE void cubelet_way_back(struct __sk_buff *skb, struct cubelet_hop *hop,
+				     const struct cubelet_addr *opener)
+{
+	hop->mtu = hop->port_class == CUBELET_OVERLAY ? CUBELET_OVERLAY_MTU : CUBELET_UPLINK_MTU;
+	if (hop->port_class == CUBELET_UPLINK)
+		cubelet_uplink_back(skb, hop, opener);
 }
 
 /* Where the packet in hand entered, and what a reply needs to go back there. */
@@ -44,7 +61,6 @@ CUBELET_INLINE void cubelet_track_entry(struct __sk_buff *skb, struct cubelet_pk
 	__builtin_memset(in, 0, sizeof(*in));
 	in->port_class = pkt->entered;
 	in->ifindex = pkt->ifindex;
-	in->mtu = CUBELET_UPLINK_MTU;
 	if (data + ETH_HLEN <= (void *)(long)skb->data_end) {
 		__builtin_memcpy(in->dst_mac, eth->h_source, ETH_ALEN);
 		__builtin_memcpy(in->src_mac, eth->h_dest, ETH_ALEN);
@@ -59,13 +75,10 @@ CUBELET_INLINE void cubelet_track_entry(struct __sk_buff *skb, struct cubelet_pk
 		}
 		break;
 	case CUBELET_OVERLAY:
-		in->mtu = CUBELET_OVERLAY_MTU;
 		in->remote = cubelet_tunnel_remote(skb);
 		break;
-	case CUBELET_UPLINK:
-		in->remote = cubelet_uplink_next_hop(skb, &pkt->hdr.tuple.src);
-		break;
 	}
+	cubelet_way_back(skb, in, &pkt->hdr.tuple.src);
 }
 
 /* What comes through a tunnel must come from a known node, and from that node's podCIDR. */

@@ -100,8 +100,12 @@ CUBELET_INLINE int cubelet_track_new(struct __sk_buff *skb, struct cubelet_pkt *
 	return CUBELET_TRACKED_JUDGE;
 }
 
-/* A flow's verdict is out of date: judge its permission and path in its own direction. */
-CUBELET_INLINE int cubelet_track_rejudge(struct cubelet_pkt *pkt, const struct cubelet_flow *f)
+/*
+ * A flow's verdict is out of date: judge its permission and path in its own direction, and
+ * where its replies leave.
+ */
+CUBELET_INLINE int cubelet_track_rejudge(struct __sk_buff *skb, struct cubelet_pkt *pkt,
+					 const struct cubelet_flow *f)
 {
 	struct cubelet_tuple to;
 
@@ -116,6 +120,7 @@ CUBELET_INLINE int cubelet_track_rejudge(struct cubelet_pkt *pkt, const struct c
 		to = f->to;
 		pkt->in = f->enters;
 	}
+	cubelet_way_back(skb, &pkt->in, &pkt->orig.src);
 	pkt->cur = pkt->orig;
 	pkt->cur.dst = to.dst;
 	pkt->cur.dport = to.dport;
@@ -216,7 +221,7 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 	cubelet_track_tcp(skb, h, f, partner);
 	if (!current) {
 		cubelet_area_load(pkt, f->flags & CUBELET_FLOW_REPLY && partner ? partner : f);
-		return cubelet_track_rejudge(pkt, f);
+		return cubelet_track_rejudge(skb, pkt, f);
 	}
 	if (cubelet_answered(skb, h, f, partner))
 		f = cubelet_promote(s, f, partner);

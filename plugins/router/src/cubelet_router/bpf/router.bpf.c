@@ -82,8 +82,8 @@ static __always_inline int router_to_overlay(struct cubelet_pkt *pkt, __be32 rem
 }
 
 /*
- * Fits everywhere, and asks for the route's MTU. Kernels before 5.12, and all of them for a next
- * hop that is not known yet, leave this in its place: then the uplink's counts.
+ * Fits everywhere, and asks for the route's MTU. Kernels before 5.12 leave this in its place: then
+ * the uplink's counts.
  */
 #define ROUTER_ASKED_BYTES 1
 
@@ -104,6 +104,21 @@ static __always_inline void router_fib_ask(const struct cubelet_pkt *pkt,
 	__builtin_memcpy(fib->ipv6_src, pkt->cur.src.w, sizeof(fib->ipv6_src));
 	__builtin_memcpy(fib->ipv6_dst, pkt->cur.dst.w, sizeof(fib->ipv6_dst));
 #endif
+}
+
+/*
+ * The route's MTU while its next hop's MAC address is not known: then the kernel tells it only to
+ * who asks for a packet that does not fit. 0 if it does not tell.
+ */
+static __always_inline __u16 router_fib_mtu(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
+{
+	struct bpf_fib_lookup fib = {};
+
+	router_fib_ask(pkt, &fib);
+	fib.tot_len = 0xffff;
+	if (bpf_fib_lookup(skb, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return 0;
+	return fib.mtu_result;
 }
 
 /*
@@ -138,6 +153,8 @@ static __always_inline int router_by_kernel(struct __sk_buff *skb, struct cubele
 
 	router_fib_ask(pkt, &fib);
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+		fib.mtu_result = router_fib_mtu(skb, pkt);
 	switch (found) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
