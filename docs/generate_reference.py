@@ -43,7 +43,7 @@ TESTKIT = ROOT / "agent/src/cubelet/testkit"
 TESTKIT_MODULES = ("samples", "datapath", "contents", "network", "outlet", "plugin")
 HEADERS = (
     *("base", "packet", "verdict", "flow", "epoch", "early", "bucket", "payload", "socket"),
-    *("parse", "rewrite"),
+    *("uplink", "parse", "rewrite"),
 )
 
 INTRO = """\

@@ -7,14 +7,14 @@ from ipaddress import ip_address, ip_network
 import msgspec
 import pytest
 
-from cubelet.composer.core import Core, CoreSettings, Martian, MartianKey
+from cubelet.composer.core import Core, CoreSettings, Martian, MartianKey, OwnAddress
 from cubelet.composer.exposed import ExposedAddress, ExposedKey, PortBits
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
 from cubelet.testkit import local_node
 from cubelet_hooks.cube import Entry
-from cubelet_hooks.flows import Index, NodeInfo, NodeKey
-from cubelet_hooks.objects import Change, HostPort, Node, Port, Service, ServicePort
+from cubelet_hooks.flows import Index, NodeInfo, NodeKey, PortKey, Uplink
+from cubelet_hooks.objects import Change, HostPort, Nic, Node, Port, Service, ServicePort
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,20 @@ def test_a_tunnel_carries_only_its_nodes_pods():
     key = NodeKey(address=int(ip_address("172.18.0.3")))
     info = NodeInfo(network=ip_address("10.2.0.0"), prefix=24)
     assert planned(node, table="nodes") == {Entry("nodes", key, info)}
+
+
+def test_each_uplink_has_the_address_that_packets_leave_it_under():
+    first, second = ip_address("172.18.0.2"), ip_address("198.51.100.2")
+    nic = Nic(9, "02:00:00:00:00:09", second)
+    local = local_node(addresses=(first, second), further_uplinks=(nic,), tunnel_source=first)
+    assert planned(local, table="uplinks") == {
+        Entry("uplinks", PortKey(local.uplink_ifindex), Uplink(first, local.uplink_mac)),
+        Entry("uplinks", PortKey(9), Uplink(second, nic.mac)),
+    }
+    own = (first, local.gateway, first, second)
+    assert planned(local, table="own") == {
+        Entry("own", Index(number), OwnAddress(address)) for number, address in enumerate(own)
+    }
 
 
 def test_nobody_beyond_the_uplink_has_what_is_the_clusters():

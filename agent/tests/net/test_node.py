@@ -314,7 +314,47 @@ class TestUplink:
         add_nic("eth1", "192.168.8.2/24", mtu=9000)
         ip("route", "add", "default", "via", "192.168.7.1")
         local = ensure(replace(SETTINGS, uplink="eth1"))
-        assert (local.uplink_mtu, local.overlay_mtu) == (9000, 8950)
+        assert (local.uplink_ifindex, local.uplink_mtu) == (link("eth1")["ifindex"], 9000)
+        assert local.overlay_mtu == 1450  # tunnels come to the node's address
+
+    def test_other_nics_that_are_up_and_on_a_network_are_uplinks_too(self) -> None:
+        add_nic("eth0", f"{UPLINK_ADDRESS}/24")
+        ip("route", "add", "default", "via", "192.168.7.1")
+        add_nic("eth1", "192.168.8.2/24", "192.168.8.3/24")
+        add_nic("eth2")  # no address
+        add_nic("pod1", "10.9.0.1/32")  # another network's pod: no network
+        add_nic("eth3", "192.168.9.2/24")
+        ip("link", "set", "eth3", "down")
+        ip("link", "add", "docker0", "type", "bridge")
+        ip("addr", "add", "172.17.0.1/16", "dev", "docker0")
+        ip("link", "set", "docker0", "up")
+        local = ensure(SETTINGS)
+        (nic,) = local.further_uplinks
+        assert (nic.ifindex, nic.address) == (link("eth1")["ifindex"], ip_address("192.168.8.2"))
+        shown = [str(each) for each in local.addresses]
+        assert shown == [UPLINK_ADDRESS, "192.168.8.2", "192.168.8.3"]
+        assert ip_address("192.168.8.255") in local.broadcasts
+        assert setting("conf/eth1/forwarding") == "1"
+
+    def test_packets_leave_the_main_nic_under_its_own_address(self) -> None:
+        add_nic("eth0", "192.168.9.2/24")
+        ip("route", "add", "default", "via", "192.168.9.1")
+        add_nic("eth1", f"{UPLINK_ADDRESS}/24")
+        local = ensure(SETTINGS)
+        assert local.addresses[0] == ip_address(UPLINK_ADDRESS)
+        shown = [(each.ifindex, str(each.address)) for each in local.uplinks]
+        assert shown == [
+            (link("eth0")["ifindex"], "192.168.9.2"),
+            (link("eth1")["ifindex"], UPLINK_ADDRESS),
+        ]
+
+    def test_tunnels_come_from_the_address_that_the_node_is_known_by(self) -> None:
+        add_nic("eth0", "192.168.7.9/24", f"{UPLINK_ADDRESS}/24")
+        ip("route", "add", "default", "via", "192.168.7.1")
+        local = ensure(SETTINGS)
+        assert local.addresses[0] == local.tunnel_source == ip_address(UPLINK_ADDRESS)
+        ip("addr", "del", f"{UPLINK_ADDRESS}/24", "dev", "eth0")
+        assert ensure(SETTINGS).tunnel_source is None
 
     def test_none(self) -> None:
         with pytest.raises(NetError, match="no uplink found"):

@@ -151,6 +151,13 @@ class PortInfo(Record):
     mac: Mac
 
 
+class Uplink(Record):
+    """An uplink, by ifindex: the address that packets leave it under, and its MAC."""
+
+    address: Addr
+    mac: Mac
+
+
 class NodeKey(Record):
     """A node's address, as the tunnel's far end."""
 

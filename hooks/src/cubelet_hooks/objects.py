@@ -291,15 +291,26 @@ class Port(Namespaced, frozen=True):
     host_ports: tuple[HostPort, ...] = ()
 
 
+class Nic(msgspec.Struct, frozen=True):
+    """A NIC by which packets leave the node, under ``address``."""
+
+    ifindex: int
+    mac: str
+    address: Address
+
+
 class LocalNode(Named, frozen=True):
     """The node this agent runs on, as its devices are.
 
     ``addresses`` are the node's; ``gateway`` is the first address of ``pod_cidr``, on the host
     end of the gateway pair, whose other end is the datapath's. ``vxlan_port`` is the overlay's
-    UDP port, ``broadcasts`` are the broadcast addresses of the uplink's networks. Of the kernel's
-    tables it has the addresses ``held`` by any device but ours, the networks that are ``onlink``
-    there, and the ``next_hops`` of routes. ``api_servers`` are where the agent reaches the API
-    server, address and port, ``service_cidrs`` the cluster's Service ranges.
+    UDP port, ``broadcasts`` are the broadcast addresses of the uplinks' networks. Tunnels' packets
+    come from ``tunnel_source`` (None: as the kernel chooses). ``further_uplinks`` are the NICs
+    beside the main one, which has the default route or the node's address; packets leave that one
+    under ``uplink_address`` (None: the first of ``addresses``). Of the kernel's tables
+    it has the addresses ``held`` by any device but ours, the networks that are ``onlink`` there,
+    and the ``next_hops`` of routes. ``api_servers`` are where the agent reaches the API server,
+    address and port, ``service_cidrs`` the cluster's Service ranges.
     """
 
     kind: ClassVar[str] = "LocalNode"
@@ -323,6 +334,16 @@ class LocalNode(Named, frozen=True):
     api_servers: tuple[tuple[Address, int], ...] = ()
     service_cidrs: tuple[Network, ...] = ()
     broadcasts: tuple[Address, ...] = ()
+    further_uplinks: tuple[Nic, ...] = ()
+    tunnel_source: Address | None = None
+    uplink_address: Address | None = None
+
+    @property
+    def uplinks(self) -> tuple[Nic, ...]:
+        """All NICs by which packets leave the node, the main one first."""
+        address = self.uplink_address or self.addresses[0]
+        main = Nic(self.uplink_ifindex, self.uplink_mac, address)
+        return (main, *self.further_uplinks)
 
 
 class Custom(msgspec.Struct, frozen=True):

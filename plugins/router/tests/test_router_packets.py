@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from pyroute2 import IPRoute
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption, fragment
 from scapy.layers.l2 import Ether
@@ -17,7 +18,7 @@ from cubelet.testkit import Datapath, Result
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, UPLINK_MAC
 from cubelet_bridge.cube import Bridge
 from cubelet_hooks.flows import Hop, PortClass
-from cubelet_hooks.objects import Node
+from cubelet_hooks.objects import Nic, Node
 from cubelet_router.cube import Router
 
 if TYPE_CHECKING:
@@ -299,3 +300,25 @@ def test_a_flow_moves_with_its_route(router: Datapath, cubelet_network: TestNetw
     router.delete(moved)
     for _ in range(2):
         assert router.send(udp("10.1.1.9")).reason == "router/no_route"
+
+
+def test_a_second_nic(router: Datapath, cubelet_network: TestNetwork) -> None:
+    """What the kernel sends by it is the stack's until it is an uplink, and leaves by it then."""
+    local = cubelet_network.local
+    with IPRoute() as ip:
+        docker = ip.link_lookup(ifname="docker0")[0]
+    packet = udp("172.17.0.9")
+    assert router.send(packet).leaves == "host"
+    nic = Nic(docker, "02:00:00:00:00:aa", ip_address("172.17.0.1"))
+    try:
+        router.apply(replace(local, further_uplinks=(nic,)))
+        result = router.send(packet)
+        assert result.hop == Hop(
+            docker, remote("172.17.0.9"), UNKNOWN_MAC, nic.mac, 1500, PortClass.UPLINK
+        )
+        assert router.send(udp("192.0.2.1")).hop == hop(
+            cubelet_network, PortClass.UPLINK, NEXT_HOP, 1500
+        )
+    finally:
+        router.apply(local)
+    assert router.send(packet).leaves == "host"

@@ -67,6 +67,11 @@ class Attachment:
         with TcxLink.open(self.pin_path) as link:
             link.update(program)
 
+    def leave(self) -> None:
+        """Remove the filter from a device whose pin another device's link has taken over."""
+        if self.mode is Mode.CLSACT:
+            clsact.remove(self.ifindex, self.direction)
+
     def detach(self) -> None:
         """Detach the program and remove the pin; no error if either or the device is gone."""
         if self.mode is Mode.CLSACT:

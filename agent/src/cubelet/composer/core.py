@@ -35,6 +35,10 @@ from cubelet_hooks.records import (
 from cubelet_hooks.view import View
 
 PORT_CLASS_COUNT = 4
+UPLINKS = 64
+"""NICs by which packets leave, at most."""
+OWN_ADDRESSES = 8
+"""The node's addresses that a UDP answer from another of them is tried under, at most."""
 
 
 class Bucket(Record):
@@ -118,6 +122,13 @@ class Martian(Record):
     """Says that the key exists; always 1."""
 
     present: U8
+
+
+class OwnAddress(Record):
+    """One of the node's addresses; zero for none. Number 0 is that of tunnels' outer packets: zero
+    leaves it to the kernel. The gateway's comes after it, then the others."""
+
+    address: Addr
 
 
 class Trace(Record):
@@ -230,6 +241,7 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     flows.FragmentPorts,
     flows.PortKey,
     flows.PortInfo,
+    flows.Uplink,
     flows.NodeKey,
     flows.NodeInfo,
     flows.Counter,
@@ -251,6 +263,7 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     ExposedAddress,
     MartianKey,
     Martian,
+    OwnAddress,
     PortBits,
     Trace,
     DropEvent,
@@ -283,6 +296,15 @@ CORE_MAPS: tuple[Map, ...] = (
         "nodes",
         concerns=lambda key, value: EVERYTHING,
     ),
+    Map(
+        "uplinks",
+        MapType.HASH,
+        flows.PortKey,
+        flows.Uplink,
+        UPLINKS,
+        concerns=lambda key, value: EVERYTHING,
+    ),
+    Map("own", MapType.ARRAY, Index, OwnAddress, 1 + OWN_ADDRESSES),
     Map("exposed", MapType.HASH, ExposedKey, ExposedAddress, "exposed"),
     Map("host_ports", MapType.ARRAY, Index, PortBits, PORT_WORDS),
     Map(
@@ -354,6 +376,7 @@ class Core(Cube):
             yield from self._martians(map(ip_network, self._outside_ranges(service)))
         if kind == "own" and view.local is not None:
             yield from exposed.of_node(view.local, self.family)
+            yield from self._uplinks(view.local)
             yield from self._martians(self._own_networks(view.local))
         if kind == "host_ports":
             yield from exposed.port_bits(view)
@@ -367,6 +390,18 @@ class Core(Cube):
             yield from self._martians(view.nodes[key].pod_cidrs)
             if view.local is None or view.local.name != key:
                 yield from self._tunnels(view.nodes[key])
+
+    def _uplinks(self, local: LocalNode) -> Iterable[Entry]:
+        """The NICs, and the node's addresses as tunnels and answers from any of them need them."""
+        for nic in local.uplinks[:UPLINKS]:
+            if nic.address.version == self.family:
+                uplink = flows.Uplink(address=nic.address, mac=nic.mac)
+                yield Entry("uplinks", flows.PortKey(ifindex=nic.ifindex), uplink)
+        own = dict.fromkeys((local.gateway, *local.addresses))
+        known = [each for each in own if each.version == self.family]
+        for number, address in enumerate((local.tunnel_source, *known[:OWN_ADDRESSES])):
+            if address is not None:
+                yield Entry("own", Index(number), OwnAddress(address=address))
 
     def _own_networks(self, local: LocalNode) -> Iterable[Network]:
         """What is this node's or everybody's, so that no one out there has it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from cubelet.bpf.layout import possible_cpus
 from cubelet.composer.chain import chain_links, chain_programs, chain_slots
 from cubelet.composer.composition import Composition, Stage
-from cubelet.composer.core import CORE_RECORDS, Core, CoreSettings
+from cubelet.composer.core import CORE_RECORDS, OWN_ADDRESSES, Core, CoreSettings
 from cubelet.composer.ends import ends_per_second
 from cubelet.composer.layout import MapSpec, map_specs
 from cubelet.composer.provided import (
@@ -48,8 +48,6 @@ _CORE_SETTINGS = {
     "tunnel_id": "TUNNEL_ID",
 }
 
-_OWN_ADDRESSES = 8
-"""The node's addresses that a UDP answer from another of them is tried under, at most."""
 _PROVIDED = "cubelet/provided.h"
 EARLY = "cubelet_early"
 """The XDP program for the uplink's driver, if there are early cubes."""
@@ -102,7 +100,7 @@ def write_source(
             "#pragma once",
             *_structs("cubelet", CORE_RECORDS, family),
             *_core_constants(local, core.settings, hz, trial),
-            _own_addresses(local, family),
+            _define("CUBELET_OWN_ADDRESSES", OWN_ADDRESSES),
             _define("CUBELET_UPLINK_EGRESS", int(composition.uplink_egress)),
             _define("CUBELET_AREA_USED", area_used(composition.cubes, composition.slots)),
             _each_fields(composition.cubes),
@@ -221,14 +219,6 @@ def _core_constants(local: LocalNode, settings: CoreSettings, hz: int, trial: bo
     constants |= {c: getattr(settings, name) for name, c in _CORE_SETTINGS.items()}
     constants |= {f"REASON_{r.name.upper()}": i for i, r in enumerate(CORE_REASONS)}
     return [_define(f"CUBELET_{name}", value) for name, value in constants.items()]
-
-
-def _own_addresses(local: LocalNode, family: Family) -> str:
-    """The gateway's address and the node's, as a list of ONE(initialiser)."""
-    own = dict.fromkeys((local.gateway, *local.addresses))
-    initialisers = [_address(each) for each in own if each.version == family]
-    items = " ".join(f"ONE({each})" for each in initialisers[:_OWN_ADDRESSES])
-    return _define("CUBELET_OWN_ADDRESSES(ONE)", items)
 
 
 def _mac(text: str) -> str:

@@ -189,6 +189,8 @@ class Reconciler:
         everything, self._review = self._review, True
         if everything:
             affected = Affected.ALL
+        if affected & Affected.PATHS:  # before what may take long, and again when all is right
+            self.switchover.judge_again()
         taken = [change for change in map(self._state.apply, changes) if change is not None]
         self._gone += [change.gone for change in taken if change.gone is not None]
         around = bool(affected & (Affected.NODE | Affected.TABLES))
@@ -196,8 +198,6 @@ class Reconciler:
         setup = self._proposed or self.setup
         if setup is not None and (node or self._proposed):
             taken += self._host.ensure_devices(setup, self.switchover.complete)
-        if affected & Affected.PATHS:  # before what may take long, and again when it is done
-            self.switchover.judge_again()
         local = self._state.local
         before, switched = self._plan, False
         ordered = self._ordered is not None and self._compiling()
@@ -291,7 +291,8 @@ class Reconciler:
             self.problems.note("early", f"no packet is seen early: {error}")
         else:
             self.problems.note("early", "")
-        self.datapath.attach_node(local)
+        failed = self.datapath.attach_node(local)
+        self.problems.note("uplinks", "; ".join(f"{name}: {e}" for name, e in failed.items()))
 
     def _find_faults(self, planner: Planner) -> None:
         """Blame guests that were stopped too often; tell whose plans have taken long."""

@@ -125,7 +125,7 @@ class Tables:
         if local is not None:
             names[local.datapath_ifindex] = "host"
             names[local.overlay_ifindex] = "overlay"
-            names[local.uplink_ifindex] = "uplink"
+            names |= {nic.ifindex: "uplink" for nic in local.uplinks}
         return names
 
     def _map(self, name: str) -> BpfMap:

@@ -6,8 +6,7 @@ the attachments switched. A composition that fails leaves the running one as it 
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +16,15 @@ from cubelet.bpf import clsact
 from cubelet.bpf.fs import ensure_bpffs, pins, unlink, unlink_tree
 from cubelet.bpf.links import Attachment, Mode
 from cubelet.bpf.maps import BpfMap
-from cubelet.bpf.programs import BpfProgram
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
 from cubelet.bpf.tcx import Direction, tcx_supported
-from cubelet.bpf.xdp import XdpLink
 from cubelet.composer.compiler import Compile, Compiled, compile_source, source_identity
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
 from cubelet.composer.loader import Programs, load_programs
 from cubelet.composer.source import EGRESS, LOCAL, LOOPBACK_IFINDEX, write_source
+from cubelet.datapath.early import EarlyAttachment
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet_hooks.objects import LocalNode, Port
 
@@ -52,63 +50,6 @@ class Prepared:
         """Close programs and maps, if the composition is not put in force."""
         self.programs.close()
         close_maps({k: v for k, v in self.maps.items() if v is not self.programs.jumps})
-
-
-class EarlyAttachment:
-    """The XDP link of the uplink, by which its driver runs early cubes on every frame.
-
-    The link stays when programs are replaced, and goes when there is none any more.
-    """
-
-    def __init__(self, pin: Path) -> None:
-        self._pin = pin
-        self._supported: dict[int, bool] = {}
-
-    @property
-    def there(self) -> bool:
-        """Whether a link is on some device."""
-        return self._pin.exists()
-
-    def ready(self, ifindex: int) -> bool:
-        """Make sure that the uplink has a link, which passes all frames until a program is put in.
-
-        False if the driver has no XDP, or if other software's program is attached.
-        """
-        if ifindex not in self._supported:
-            self._supported = {ifindex: self._is_there(ifindex) or self._attach(ifindex)}
-        return self._supported[ifindex]
-
-    def _is_there(self, ifindex: int) -> bool:
-        """Whether an earlier run's link is on the device."""
-        if not self._pin.exists():
-            return False
-        with XdpLink.open(self._pin) as link:
-            return link.ifindex == ifindex
-
-    def _attach(self, ifindex: int) -> bool:
-        ensure_bpffs(self._pin.parent)
-        unlink(self._pin)
-        try:
-            link = XdpLink.create(ifindex)
-        except BpfError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            log.warning("the uplink's driver runs somebody else's program", device=ifindex)
-            return False
-        if link is None:
-            return False
-        with link:
-            link.pin(self._pin)
-        return True
-
-    def run(self, program: BpfProgram | None) -> None:
-        """Put a program into the link; None removes the link."""
-        if program is None:
-            self._supported = {}
-            unlink(self._pin)
-            return
-        with XdpLink.open(self._pin) as link:
-            link.update(program)
 
 
 class Datapath:
@@ -158,7 +99,9 @@ class Datapath:
         Raises CompileError or BpfError, and what else ``compile`` raises. Nothing changes until
         :meth:`switch`; fill the prepared maps before that.
         """
-        early_xdp = self._early.ready(local.uplink_ifindex) if composition.early_stages() else False
+        # by one NIC's driver or by none: of several, every one has to see its packets early
+        early = bool(composition.early_stages()) and not local.further_uplinks
+        early_xdp = early and self._early.ready(local.uplink_ifindex)
         source = write_source(composition, core, local, self._hz, early_xdp=early_xdp)
         same = self.compiled is not None and self.compiled.specs == source.specs
         if same and source_identity(source) == self.identity:
@@ -187,11 +130,12 @@ class Datapath:
         programs = prepared.programs
         folder = programs.pin(self._bpffs / "programs")
         if EGRESS in programs.entries:
-            self._put(EGRESS, prepared.local.uplink_ifindex, EGRESS, programs)
+            for name, ifindex in _uplinks(prepared.local, EGRESS):
+                self._put(name, ifindex, EGRESS, programs)
         self._folder = folder
         failed = {}
         for name, (port_class, attachment) in sorted(
-            self._attached.items(), key=lambda each: each[0] in _OUTWARD
+            self._attached.items(), key=lambda each: each[1][0] in _OUTWARD
         ):
             try:
                 if port_class in programs.entries:
@@ -252,9 +196,13 @@ class Datapath:
         RCU grace period (some 15 ms) under the lock that all devices share. A second call without
         it replaces the filter by a tcx link.
         """
+        self._put(name, ifindex, port_class, self._running, quickly)
+
+    @property
+    def _running(self) -> Programs:
         if self.programs is None:
             raise RuntimeError("nothing is composed yet")
-        self._put(name, ifindex, port_class, self.programs, quickly)
+        return self.programs
 
     def _put(
         self, name: str, ifindex: int, port_class: str, programs: Programs, quickly: bool = False
@@ -270,6 +218,9 @@ class Datapath:
                 raise
             # a kernel without cls_bpf
             attachment = Attachment.attach(ifindex, program, pin, direction)
+        known = self._attached.get(name)
+        if known is not None and known[1].ifindex != ifindex:
+            known[1].leave()
         self._attached[name] = (port_class, attachment)
 
     def detach(self, name: str) -> None:
@@ -283,16 +234,34 @@ class Datapath:
         pin = self._links / port.host_ifname.replace(".", "_")
         return port.host_ifname in self._attached or pin.exists()
 
-    def attach_node(self, local: LocalNode) -> None:
-        """Attach the node's own devices."""
-        self.attach("host", local.datapath_ifindex, "host")
-        self.attach("overlay", local.overlay_ifindex, "overlay")
-        self.attach("uplink", local.uplink_ifindex, "uplink")
-        for name, ifindex in ((LOCAL, LOOPBACK_IFINDEX), (EGRESS, local.uplink_ifindex)):
-            if self.programs is not None and name in self.programs.entries:
-                self.attach(name, ifindex, name)
+    def attach_node(self, local: LocalNode) -> dict[str, str]:
+        """Attach the node's own devices, and detach NICs that are uplinks no more.
+
+        Raises BpfError. The result names attachments of further uplinks that failed, with reasons.
+        """
+        failed = {}
+        main = ("host", "overlay", "uplink", *_OUTWARD)
+        wanted = {
+            "host": (local.datapath_ifindex, "host"),
+            "overlay": (local.overlay_ifindex, "overlay"),
+            **{name: (ifindex, "uplink") for name, ifindex in _uplinks(local, "uplink")},
+            LOCAL: (LOOPBACK_IFINDEX, LOCAL),
+            **{name: (ifindex, EGRESS) for name, ifindex in _uplinks(local, EGRESS)},
+        }
+        for name, (ifindex, port_class) in wanted.items():
+            if port_class in self._running.entries:
+                try:
+                    self.attach(name, ifindex, port_class)
+                except BpfError as error:
+                    if name in main:
+                        raise
+                    failed[name] = str(error)
             elif not tcx_supported():  # what an earlier run left has no pin that would tell of it
                 clsact.remove(ifindex, Direction.EGRESS)
+        for name, (port_class, _) in tuple(self._attached.items()):
+            if port_class in ("uplink", EGRESS) and name not in wanted:
+                self.detach(name)
+        return failed
 
     def run_early(self) -> None:
         """Have the uplink's driver run the composition's early program, if any. Raises BpfError."""
@@ -306,7 +275,15 @@ class Datapath:
     def forget_strangers(self, keep: Mapping[str, Port]) -> None:
         """Detach devices that an earlier run attached and that are no pod's port any more."""
         names = {port.host_ifname.replace(".", "_") for port in keep.values()}
-        names |= {"early", "host", "overlay", "uplink"} | (set(_OUTWARD) & self._attached.keys())
+        names |= {"early", "host", "overlay", "uplink"}
+        names |= {name for name, (kind, _) in self._attached.items() if kind != "pod"}
         for pin in pins(self._links):
             if pin.name not in names:
                 unlink(pin)
+
+
+def _uplinks(local: LocalNode, port_class: str) -> Iterator[tuple[str, int]]:
+    """Names and ifindexes of the uplinks' attachments of a class."""
+    for nic in local.uplinks:
+        main = nic.ifindex == local.uplink_ifindex
+        yield port_class if main else f"{port_class}-{nic.ifindex}", nic.ifindex

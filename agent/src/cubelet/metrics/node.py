@@ -27,7 +27,7 @@ _PLACES = (
         "pass",
         "plans",
     ),
-    *("port", "rejected", "routes", "runtime", "source", "sweep"),
+    *("port", "rejected", "routes", "runtime", "source", "sweep", "uplinks"),
 )
 """Places of problems; each is a sample, 0 if it has none."""
 _LONGEST = 120

@@ -7,7 +7,7 @@ would find the agent's own value, not the former one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from cubelet.net import devices, sysctl
@@ -29,9 +29,9 @@ LOOPBACK = ("ipv4/conf/lo/accept_local", "ipv4/conf/lo/route_localnet")
 can send by that device; others' packets to and from 127.0.0.0/8 are dropped as before."""
 
 
-def note(ipr: IPRoute, datapath: Link, before: Values, uplink: str) -> None:
+def note(ipr: IPRoute, datapath: Link, before: Values, uplinks: Iterable[str]) -> None:
     """Add to the values noted `before` what is about to be changed. Raises NetError."""
-    values = {**_forwarding(uplink), **_loopback(), **before}
+    values = {**_forwarding(uplinks), **_loopback(), **before}
     if not values:
         return
     alias = devices.DATAPATH + _NOTE + " ".join(f"{key}={old}" for key, old in values.items())
@@ -64,8 +64,8 @@ def _loopback() -> Values:
     return {key: "0" for key in LOOPBACK if sysctl.read(key) == "0"}
 
 
-def _forwarding(uplink: str) -> Values:
+def _forwarding(uplinks: Iterable[str]) -> Values:
     if sysctl.read(_FORWARD) == "0":
         return {key: sysctl.read(key) for key in (_FORWARD, _REDIRECTS)}
-    own = f"ipv4/conf/{uplink}/forwarding"
-    return {own: "0"} if sysctl.read(own) == "0" else {}
+    own = (f"ipv4/conf/{uplink}/forwarding" for uplink in uplinks)
+    return {key: "0" for key in own if sysctl.read(key) == "0"}

@@ -7,20 +7,18 @@ only what differs. `teardown` undoes it by the marks that the devices and routes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_interface
 from socket import AF_INET, AF_UNSPEC
 from typing import TYPE_CHECKING
 
-import structlog
-
-from cubelet.net import NetError, devices, former, routes, rtnl, sysctl
+from cubelet.net import NetError, devices, fib, former, routes, rtnl, switches, sysctl
 from cubelet.net.devices import Wanted
 from cubelet.net.rtnl import Link
 from cubelet.net.surroundings import Surroundings, survey
-from cubelet.net.uplink import Uplink, find_uplink
-from cubelet_hooks.objects import Address, LocalNode, Network
+from cubelet.net.uplink import Found, Wish, find_uplinks
+from cubelet_hooks.objects import Address, LocalNode, Network, Nic
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 _DATAPATH_SUFFIX = "-dp"
 _NAME_MAX = 15  # IFNAMSIZ less its terminator
 _NUD_PERMANENT = 0x80
-_ADDR_GEN_NONE = "1"
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,8 +115,9 @@ def remember(settings: NodeSettings, local: LocalNode) -> Remembered:
     with rtnl.session() as ipr:
         found = rtnl.links(ipr)
     ours = devices.owned(found)
-    uplink = next((x.name for x in found.values() if x.index == local.uplink_ifindex), "")
-    keys = (*_sysctls(*settings.device_names, uplink), sysctl.RESERVED)
+    indices = {each.ifindex for each in local.uplinks}
+    uplinks = (each.name for each in found.values() if each.index in indices)
+    keys = (*switches.needed(*settings.device_names, *uplinks), sysctl.RESERVED)
     return Remembered(local, devices.noted_ports(ours), former.noted(ours), sysctl.values(keys))
 
 
@@ -138,14 +134,18 @@ def ensure(settings: NodeSettings, before: Remembered | None = None) -> LocalNod
         found = rtnl.links(ipr)
         ours = devices.owned(found)
         others = {name: link for name, link in found.items() if name not in ours}
-        uplink = find_uplink(ipr, others, settings.uplink, settings.addresses)
-        if uplink.name in settings.device_names:
-            raise NetError(f"{uplink.name} is the uplink: choose another name for our device")
-        own = _make_devices(ipr, settings, uplink, ours, before)
-        _write_sysctls(own, uplink.name)
+        with rtnl.attempt("list the routes"):
+            known = fib.routes()
+        wish = Wish(settings.uplink, settings.addresses, settings.device_names)
+        uplinks = find_uplinks(ipr, others, known, wish)
+        uplink = uplinks.main.name
+        if uplink in settings.device_names:
+            raise NetError(f"{uplink} is the uplink: choose another name for our device")
+        own = _make_devices(ipr, settings, uplinks, ours, before)
+        switches.write(*settings.device_names, *(each.name for each in uplinks.all))
         _bring_up(ipr, own, settings)
         made = {own.gateway.index, own.datapath.index, own.overlay.index}
-        return _local_node(settings, uplink, own, survey(made))
+        return _local_node(settings, uplinks, own, survey(known, made))
 
 
 def teardown() -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def teardown() -> tuple[str, ...]:
 def _make_devices(
     ipr: IPRoute,
     settings: NodeSettings,
-    uplink: Uplink,
+    uplinks: Found,
     ours: Mapping[str, Link],
     before: Remembered | None,
 ) -> _Own:
@@ -182,14 +182,15 @@ def _make_devices(
     overlay before the new one is made, because it occupies the UDP port.
     """
     indices = before.indices if before else (0, 0, 0)
+    size = uplinks.main.mtu
 
     def wanted(name: str, role: str, mtu: int, index: int) -> Wanted:
         return Wanted(name, mac_of(settings.node_name, role), mtu, index)
 
     gateway, datapath = devices.ensure_pair(
         ipr,
-        wanted(settings.gateway, "gateway", uplink.mtu, indices[0]),
-        wanted(settings.datapath, "datapath", uplink.mtu, indices[1]),
+        wanted(settings.gateway, "gateway", size, indices[0]),
+        wanted(settings.datapath, "datapath", size, indices[1]),
     )
     first, last = settings.snat_ports
     ports = frozenset(range(first, last + 1))
@@ -197,46 +198,16 @@ def _make_devices(
     if before and settings.gateway not in ours:  # the notes went with the pair
         noted, values = noted | before.reserved, {**before.former, **values}
     devices.reserve_ports(ipr, gateway, noted, ports)
-    former.note(ipr, datapath, values, uplink.name)
+    former.note(ipr, datapath, values, [each.name for each in uplinks.all])
     for link in ours.values():
         if link.name not in settings.device_names:
             devices.delete(ipr, link)
     overlay = devices.ensure_overlay(
         ipr,
-        wanted(settings.overlay, "overlay", uplink.overlay_mtu, indices[2]),
+        wanted(settings.overlay, "overlay", uplinks.overlay_mtu, indices[2]),
         settings.vxlan_port,
     )
     return _Own(gateway, datapath, overlay)
-
-
-def _sysctls(gateway: str, datapath: str, overlay: str, uplink: str) -> dict[str, str]:
-    """The settings that we write, in this order."""
-    # Turning this on sets every device's forwarding, so it comes before the single ones.
-    wanted = {"ipv4/ip_forward": "1"}
-    # bpf_fib_lookup answers only for packets from devices that forward.
-    for device in (gateway, datapath, overlay, uplink):
-        wanted[f"ipv4/conf/{device}/forwarding"] = "1"
-    # Packets from the gateway have sources that are routed elsewhere: clients and the node itself.
-    wanted[f"ipv4/conf/{gateway}/rp_filter"] = "0"
-    wanted[f"ipv4/conf/{gateway}/accept_local"] = "1"
-    return wanted | dict.fromkeys(former.LOOPBACK, "1")
-
-
-def _write_sysctls(own: _Own, uplink: str) -> None:
-    gateway, datapath, overlay = own.gateway.name, own.datapath.name, own.overlay.name
-    for key, value in _sysctls(gateway, datapath, overlay, uplink).items():
-        sysctl.write(key, value)
-    # The kernel applies the stricter of this one and the device's.
-    if sysctl.read("ipv4/conf/all/rp_filter") == "1":
-        log.warning(
-            "net.ipv4.conf.all.rp_filter=1 overrides the gateway's: "
-            "outside clients of hostNetwork pods may be dropped; set it to 0 or 2",
-            gateway=gateway,
-        )
-    # Keep the host's stack from sending by the datapath's own devices.
-    for device in (datapath, overlay):
-        if sysctl.exists(key := f"ipv6/conf/{device}/addr_gen_mode"):
-            sysctl.write(key, _ADDR_GEN_NONE)
 
 
 def _bring_up(ipr: IPRoute, own: _Own, settings: NodeSettings) -> None:
@@ -258,11 +229,14 @@ def _bring_up(ipr: IPRoute, own: _Own, settings: NodeSettings) -> None:
 
 
 def _local_node(
-    settings: NodeSettings, uplink: Uplink, own: _Own, around: Surroundings
+    settings: NodeSettings, uplinks: Found, own: _Own, around: Surroundings
 ) -> LocalNode:
+    uplink = uplinks.main
+    held = [each for nic in uplinks.all for each in nic.addresses]
+    addresses = tuple(dict.fromkeys((*settings.addresses, *held)))
     return LocalNode(
         name=settings.node_name,
-        addresses=tuple(dict.fromkeys((*settings.addresses, *uplink.addresses))),
+        addresses=addresses,
         pod_cidr=settings.pod_cidr,
         gateway=gateway_of(settings.pod_cidr),
         gateway_mac=mac_of(settings.node_name, "gateway"),
@@ -272,11 +246,28 @@ def _local_node(
         uplink_ifindex=uplink.index,
         uplink_mac=uplink.mac,
         uplink_mtu=uplink.mtu,
-        overlay_mtu=uplink.overlay_mtu,
+        overlay_mtu=uplinks.overlay_mtu,
         router_mac=mac_of(settings.node_name, "router"),
         vxlan_port=settings.vxlan_port,
         held=around.held,
         onlink=around.onlink,
         next_hops=around.next_hops,
-        broadcasts=uplink.broadcasts,
+        broadcasts=tuple(dict.fromkeys(b for nic in uplinks.all for b in nic.broadcasts)),
+        further_uplinks=tuple(
+            Nic(nic.index, nic.mac, _known_by(nic.addresses, settings.addresses))
+            for nic in uplinks.further
+        ),
+        uplink_address=_main_address(uplinks, settings.addresses),
+        tunnel_source=addresses[0] if addresses[0] in {*around.held, *held} else None,
     )
+
+
+def _known_by(held: Sequence[Address], told: Sequence[Address]) -> Address:
+    """The first of a NIC's addresses that the node is known by to others, else its first."""
+    return next((each for each in held if each in told), held[0])
+
+
+def _main_address(uplinks: Found, told: Sequence[Address]) -> Address | None:
+    """Its own if the node is known by another NIC's, else what the node is known by: None."""
+    elsewhere = {*told[:1]} & {each for nic in uplinks.further for each in nic.addresses}
+    return _known_by(uplinks.main.addresses, told) if elsewhere else None

@@ -8,7 +8,7 @@ their own, by which a later run recognises them.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_network
@@ -62,23 +62,19 @@ def sync_routes(
     """
     spared = tuple(spared)
     with rtnl.session() as ipr:
-        clear_way(ipr, spared)
-        return _Sync(ipr, local, spared).run(wanted, remove)
-
-
-def clear_way(ipr: IPRoute, spared: Collection[Address]) -> tuple[Network, ...]:
-    """Remove those of our routes that `spared` addresses take; their networks. Raises NetError."""
-    if not spared:
-        return ()
-    routes = _main_table()
-    foreign = [route.network for route in routes if route.protocol != PROTOCOL]
-    found: dict[Network, None] = {}
-    for route in routes:
-        network = route.network
-        if route.protocol == PROTOCOL and _taken(network, spared, foreign):
+        routes = _main_table()
+        in_the_way = _in_the_way(routes, spared) if spared else ()
+        for route in in_the_way:
             _remove(ipr, route)
-            found[network] = None
-    return tuple(found)
+        left = [each for each in routes if each not in in_the_way] if in_the_way else routes
+        return _Sync(ipr, left, local, spared).run(wanted, remove)
+
+
+def _in_the_way(routes: Sequence[Route], spared: Collection[Address]) -> tuple[Route, ...]:
+    """Those of our routes that `spared` addresses take."""
+    ours = [route for route in routes if route.protocol == PROTOCOL]
+    foreign = [route.network for route in routes if route.protocol != PROTOCOL]
+    return tuple(route for route in ours if _taken(route.network, spared, foreign))
 
 
 def free(addresses: Iterable[Address]) -> tuple[Network, ...]:
@@ -116,7 +112,13 @@ def remove_routes(ipr: IPRoute) -> tuple[Network, ...]:
 class _Sync:
     """One run: the diff of the wanted networks against the main table."""
 
-    def __init__(self, ipr: IPRoute, local: LocalNode, spared: Collection[Address]) -> None:
+    def __init__(
+        self,
+        ipr: IPRoute,
+        routes: Iterable[Route],
+        local: LocalNode,
+        spared: Collection[Address],
+    ) -> None:
         self._ipr = ipr
         self._spared = spared
         self._nexthop = {
@@ -125,7 +127,7 @@ class _Sync:
             "prefsrc": str(local.gateway),
         }
         self._way = (Hop(local.gateway_ifindex, NEXT_HOP, direct=False),), local.gateway
-        routes = _main_table()
+        routes = tuple(routes)
         self._ours = [route for route in routes if route.protocol == PROTOCOL]
         self._right = {route.network for route in self._ours if self._is_right(route)}
         self._foreign = {each.network: each for each in routes if each.protocol != PROTOCOL}

@@ -109,13 +109,21 @@ def _vxlan(message: Any) -> dict[str, int]:
     }
 
 
-def addresses(
-    ipr: IPRoute, index: int, family: int = AF_UNSPEC, global_only: bool = False
-) -> tuple[Interface, ...]:
+def addresses(ipr: IPRoute, index: int, family: int = AF_UNSPEC) -> tuple[Interface, ...]:
     """The addresses of a device with their prefix lengths, in the kernel's order."""
-    return tuple(
-        # IFA_ADDRESS is the far end's on a point-to-point device; IPv6 may have no IFA_LOCAL.
-        ip_interface((m.get("IFA_LOCAL") or m.get("IFA_ADDRESS"), m["prefixlen"]))
-        for m in ipr.get_addr(index=index, family=family)
-        if not global_only or m["scope"] == _RT_SCOPE_UNIVERSE
-    )
+    return tuple(map(_interface, ipr.get_addr(index=index, family=family)))
+
+
+def addresses_by_device(ipr: IPRoute) -> dict[int, tuple[Interface, ...]]:
+    """The addresses of global scope of all devices by ifindex, each in the kernel's order."""
+    found: dict[int, list[Interface]] = {}
+    for message in ipr.get_addr():
+        if message["scope"] == _RT_SCOPE_UNIVERSE:
+            found.setdefault(message["index"], []).append(_interface(message))
+    return {index: tuple(each) for index, each in found.items()}
+
+
+def _interface(message: Any) -> Interface:
+    # IFA_ADDRESS is the far end's on a point-to-point device; IPv6 may have no IFA_LOCAL.
+    address = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
+    return ip_interface((address, message["prefixlen"]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from cubelet.net import fib, rtnl
+from cubelet.net import fib
+from cubelet.net.fib import Route
 from cubelet_hooks.objects import Address, Network
 
 _WHOLE = 32  # the prefix length of a single address
@@ -20,17 +21,15 @@ class Surroundings:
     next_hops: tuple[Address, ...]
 
 
-def survey(ours: Collection[int]) -> Surroundings:
-    """What all tables say, without the devices ``ours``. Raises NetError.
+def survey(routes: Iterable[Route], ours: Collection[int]) -> Surroundings:
+    """What these routes say, without the devices ``ours``.
 
     A default route without a next hop (as of a tunnel) makes nothing a neighbour.
     """
-    with rtnl.attempt("list the routes"):
-        found = fib.routes()
     held: set[Address] = set()
     onlink: set[Network] = set()
     next_hops: set[Address] = set()
-    for route in found:
+    for route in routes:
         if {hop.device for hop in route.hops} <= {0, *ours}:
             continue
         if route.type == fib.LOCAL and route.length == _WHOLE:

@@ -50,10 +50,10 @@ class Placed:
     """On the uplink's stack it sees every IP packet from there before anything else does, the
     host's own traffic and tunnels' outer packets too: ``__u16 KIND_early(const struct
     cubelet_early *e)`` gives 0 to let it pass, or the reason to drop it. It runs in XDP where the
-    uplink's driver has it, else at the head of the uplink's program: there packets that the kernel
-    has put together (GRO) come as one, and none comes that is shorter than it claims. It may use
-    maps and send an :attr:`event`. For a deadline that Python sets or reads, ``bpf_ktime_get_ns()``
-    has the clock of ``time.monotonic_ns()``."""
+    only uplink's driver has it, else at the head of uplinks' programs: there packets that the
+    kernel has put together (GRO) come as one, and none comes that is shorter than it claims. It may
+    use maps and send an :attr:`event`. For a deadline that Python sets or reads,
+    ``bpf_ktime_get_ns()`` has the clock of ``time.monotonic_ns()``."""
     floods: ClassVar[bool] = False
     """A core cube that returns ``cubelet_flood``: its array ``KIND_flood_ports`` (of the record
     ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""

@@ -16,4 +16,5 @@
 #include "cubelet/epoch.h" /* what verdicts rest on */
 #include "cubelet/payload.h" /* what a packet carries */
 #include "cubelet/socket.h" /* the node's own sockets */
+#include "cubelet/uplink.h" /* the NICs that packets leave by */
 #include "cubelet/verdict.h" /* what a cube says */

@@ -45,24 +45,35 @@ CUBELET_INLINE int cubelet_anyaddr_source(struct __sk_buff *skb, struct cubelet_
 	return 0;
 }
 
-#define CUBELET_ANYADDR_TRY(...)                        \
-	if (!f) {                                       \
-		own = (struct cubelet_addr)__VA_ARGS__; \
-		f = cubelet_anyaddr_flow(s, &own);      \
+/* The flow that an answer of this tuple belongs to, under some address of the node's: *own. */
+CUBELET_INLINE struct cubelet_flow *cubelet_anyaddr_find(struct cubelet_scratch *s,
+							 struct cubelet_addr *own)
+{
+	struct cubelet_flow *f;
+
+#pragma unroll
+	for (__u32 i = 1; i <= CUBELET_OWN_ADDRESSES; i++) {
+		if (!cubelet_own_address(i, own))
+			return NULL;
+		f = cubelet_anyaddr_flow(s, own);
+		if (f)
+			return f;
 	}
+	return NULL;
+}
 
 /* No flow knows a packet of the host's: is it such an answer? Then its source has been changed. */
 CUBELET_INLINE struct cubelet_flow *cubelet_anyaddr(struct __sk_buff *skb,
 						    struct cubelet_scratch *s)
 {
 	struct cubelet_headers *h = &s->pkt.hdr;
-	struct cubelet_flow *f = NULL;
+	struct cubelet_flow *f;
 	struct cubelet_addr own;
 
 	if (s->pkt.entered != CUBELET_HOST || h->tuple.protocol != IPPROTO_UDP ||
 	    !cubelet_is_own(&h->tuple.src))
 		return NULL;
-	CUBELET_OWN_ADDRESSES(CUBELET_ANYADDR_TRY)
+	f = cubelet_anyaddr_find(s, &own);
 	if (!f || !cubelet_enters(skb, f, CUBELET_HOST) || cubelet_anyaddr_source(skb, h, &own))
 		return NULL;
 	return f;

@@ -12,6 +12,6 @@ int cubelet_early(struct xdp_md *ctx)
 	reason = cubelet_early_judge(&e, &stage);
 	if (!reason)
 		return XDP_PASS;
-	cubelet_early_dropped(&e, reason, stage);
+	cubelet_early_dropped(&e, ctx->ingress_ifindex, reason, stage);
 	return XDP_DROP;
 }

@@ -26,7 +26,8 @@ CUBELET_INLINE __u16 cubelet_early_judge(const struct cubelet_early *e, __u8 *st
 }
 
 /* As cubelet_dropped(), where there is no sk_buff. */
-CUBELET_INLINE void cubelet_early_dropped(const struct cubelet_early *e, __u16 reason, __u8 stage)
+CUBELET_INLINE void cubelet_early_dropped(const struct cubelet_early *e, __u32 ifindex,
+					  __u16 reason, __u8 stage)
 {
 	struct cubelet_drop_event event = {};
 
@@ -38,7 +39,7 @@ CUBELET_INLINE void cubelet_early_dropped(const struct cubelet_early *e, __u16 r
 	event.tuple.sport = e->sport;
 	event.tuple.dport = e->dport;
 	event.tuple.protocol = e->protocol;
-	event.ifindex = CUBELET_UPLINK_IFINDEX;
+	event.ifindex = ifindex;
 	event.length = e->length;
 	event.reason = reason;
 	event.ethertype = bpf_htons(ETH_P_IP);
@@ -69,7 +70,7 @@ CUBELET_INLINE int cubelet_early_refuses(struct __sk_buff *skb, const struct cub
 	reason = cubelet_early_judge(&e, &stage);
 	if (!reason)
 		return 0;
-	cubelet_early_dropped(&e, reason, stage);
+	cubelet_early_dropped(&e, skb->ifindex, reason, stage);
 	cubelet_trace_early(reason, stage);
 	return 1;
 #else

@@ -19,7 +19,7 @@ CUBELET_INLINE __be32 cubelet_tunnel_remote(struct __sk_buff *skb)
 	return bpf_htonl(key.remote_ipv4);
 }
 
-#define CUBELET_MTU_MIN 68 /* RFC 791; kernels before 5.12 tell no MTU, and leave what was asked */
+#define CUBELET_MTU_MIN 68 /* RFC 791; kernels before 5.12 tell none, and leave what was asked */
 
 /* By the uplink: the next hop (0 if there is none) and the MTU towards an address. */
 CUBELET_INLINE void cubelet_uplink_back(struct __sk_buff *skb, struct cubelet_hop *hop,
@@ -30,7 +30,7 @@ CUBELET_INLINE void cubelet_uplink_back(struct __sk_buff *skb, struct cubelet_ho
 
 	hop->remote = 0;
 	fib.family = 2; /* AF_INET */
-	fib.ifindex = CUBELET_UPLINK_IFINDEX;
+	fib.ifindex = hop->ifindex;
 	fib.ipv4_dst = to->w[0];
 	fib.tot_len = 1; /* fits everywhere, and asks for the route's MTU */
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT);

@@ -132,11 +132,11 @@ CUBELET_INLINE int cubelet_error_reset(struct __sk_buff *skb, struct cubelet_pkt
 /* Who speaks: the refused destination itself, or the router where the packet entered. */
 CUBELET_INLINE struct cubelet_addr cubelet_error_source(const struct cubelet_pkt *pkt)
 {
-	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS, node = CUBELET_NODE_ADDRESS;
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS;
 
 	if (pkt->error_type == ICMP_DEST_UNREACH && pkt->error_code == ICMP_PORT_UNREACH)
 		return pkt->hdr.tuple.dst;
-	return pkt->entered == CUBELET_UPLINK ? node : gateway;
+	return pkt->entered == CUBELET_UPLINK ? cubelet_uplink_address(pkt->ifindex) : gateway;
 }
 
 CUBELET_INLINE int cubelet_error_icmp(struct __sk_buff *skb, struct cubelet_scratch *s)

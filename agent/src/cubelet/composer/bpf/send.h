@@ -13,8 +13,20 @@ static long (*cubelet_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *par
 
 #define CUBELET_KERNEL_VERSION(major, minor) ((major) << 8 | (minor))
 
-/* All of the key that kernels before 6.0 know: they refuse a longer one. */
+/* Kernels before 6.0 refuse a key longer than they know: there the kernel chooses the source. */
+#if CUBELET_KERNEL < CUBELET_KERNEL_VERSION(6, 0)
 #define CUBELET_TUNNEL_KEY_BYTES __builtin_offsetof(struct bpf_tunnel_key, local_ipv4)
+#else
+#define CUBELET_TUNNEL_KEY_BYTES sizeof(struct bpf_tunnel_key)
+#endif
+
+/* The address that other nodes know this one by, if it has it; 0: the kernel chooses. */
+CUBELET_INLINE __be32 cubelet_tunnel_source(void)
+{
+	struct cubelet_addr own = {};
+
+	return cubelet_own_address(0, &own) ? own.w[0] : 0;
+}
 
 /* Sends the frame as it stands to where a flow leaves. */
 CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_hop *to)
@@ -39,6 +51,7 @@ CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_
 
 		key.tunnel_id = CUBELET_TUNNEL_ID;
 		key.remote_ipv4 = bpf_ntohl(to->remote);
+		key.local_ipv4 = bpf_ntohl(cubelet_tunnel_source());
 		key.tunnel_ttl = 64;
 		if (bpf_skb_set_tunnel_key(skb, &key, CUBELET_TUNNEL_KEY_BYTES, BPF_F_ZERO_CSUM_TX))
 			return TC_ACT_SHOT;

@@ -120,6 +120,8 @@ CUBELET_INLINE int cubelet_track_rejudge(struct __sk_buff *skb, struct cubelet_p
 		to = f->to;
 		pkt->in = f->enters;
 	}
+	if (!pkt->reply && pkt->in.port_class == CUBELET_UPLINK)
+		pkt->in.ifindex = pkt->ifindex; /* it may come by another NIC now */
 	cubelet_way_back(skb, &pkt->in, &pkt->orig.src);
 	pkt->cur = pkt->orig;
 	pkt->cur.dst = to.dst;

@@ -2,7 +2,7 @@
 /*
  * nat: gives a new flow the source address that its replies find back to.
  *
- * By the uplink leave packets of the node's address, by the overlay of the
+ * By an uplink leave packets of the node's address there, by the overlay of the
  * node's podCIDR; what is delivered on the node itself may not seem to come
  * from the receiver. nat_exempt has the networks that are shown pods' own
  * addresses: 10.0.0.0/8 -> present.
@@ -41,11 +41,14 @@ CUBELET_INLINE void nat_masquerade(struct cubelet_pkt *pkt, const struct cubelet
  * node itself, come back here of their own accord only if nothing was translated,
  * and never because an exempt network knows the way to pods. None come to 127.0.0.1.
  */
-CUBELET_INLINE int nat_keeps_src(const struct cubelet_pkt *pkt, const struct cubelet_addr *node)
+CUBELET_INLINE int nat_keeps_src(const struct cubelet_pkt *pkt, const struct cubelet_addr *own)
 {
+	const struct cubelet_addr node = CUBELET_NODE_ADDRESS;
+
 	if (cubelet_addr_loopback(&pkt->cur.src))
 		return 0;
-	if (pkt->in.port_class == CUBELET_UPLINK || cubelet_addr_equal(&pkt->cur.src, node))
+	if (pkt->in.port_class == CUBELET_UPLINK || cubelet_addr_equal(&pkt->cur.src, own) ||
+	    cubelet_addr_equal(&pkt->cur.src, &node))
 		return !cubelet_dst_translated(pkt);
 	return nat_exempted(pkt);
 }
@@ -57,13 +60,13 @@ CUBELET_INLINE int nat_keeps_src(const struct cubelet_pkt *pkt, const struct cub
  */
 CUBELET_INLINE int nat_by_uplink(struct cubelet_pkt *pkt)
 {
-	struct cubelet_addr node = CUBELET_NODE_ADDRESS;
+	struct cubelet_addr own = cubelet_uplink_address(pkt->out.ifindex);
 
-	if (nat_keeps_src(pkt, &node))
+	if (nat_keeps_src(pkt, &own))
 		return cubelet_next(pkt);
 	if (!pkt->hdr.ports)
 		return cubelet_drop(pkt, NAT_REASON_NO_PORTS);
-	nat_masquerade(pkt, &node);
+	nat_masquerade(pkt, &own);
 	return cubelet_next(pkt);
 }
 

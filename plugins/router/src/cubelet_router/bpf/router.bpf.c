@@ -122,32 +122,34 @@ static __always_inline __u16 router_fib_mtu(struct __sk_buff *skb, const struct 
 }
 
 /*
- * Out by the uplink. The next hop's MAC address is the kernel's business: the core
+ * Out by an uplink. The next hop's MAC address is the kernel's business: the core
  * transmits through its neighbour table.
  */
 static __always_inline int router_transmit(struct cubelet_pkt *pkt,
-					   const struct bpf_fib_lookup *fib)
+					   const struct bpf_fib_lookup *fib,
+					   const struct cubelet_uplink *uplink)
 {
 	__u16 mtu = CUBELET_UPLINK_MTU;
 
 	if (fib->mtu_result > ROUTER_ASKED_BYTES && fib->mtu_result < mtu)
 		mtu = fib->mtu_result;
 	__builtin_memset(pkt->out.dst_mac, 0, ETH_ALEN);
-	__builtin_memcpy(pkt->out.src_mac, (__u8[ETH_ALEN])CUBELET_UPLINK_MAC, ETH_ALEN);
+	__builtin_memcpy(pkt->out.src_mac, uplink->mac, ETH_ALEN);
 	pkt->out.mtu = mtu;
 #if CUBELET_FAMILY == 4
 	pkt->out.remote = fib->ipv4_dst;
 #endif
-	return cubelet_forward(pkt, CUBELET_UPLINK, CUBELET_UPLINK_IFINDEX);
+	return cubelet_forward(pkt, CUBELET_UPLINK, fib->ifindex);
 }
 
 /*
- * By the kernel's routing table. What that leads to another device than the uplink,
+ * By the kernel's routing table. What that leads to a device that is no uplink,
  * or keeps for the node itself, the node's stack gets; unless it was the stack that
  * sent the packet here, or would send it back, when there is no route to speak of.
  */
 static __always_inline int router_by_kernel(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
+	const struct cubelet_uplink *uplink;
 	struct bpf_fib_lookup fib = {};
 	long found;
 
@@ -160,8 +162,9 @@ static __always_inline int router_by_kernel(struct __sk_buff *skb, struct cubele
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		if (fib.ifindex == CUBELET_GATEWAY_IFINDEX)
 			return router_unreachable(pkt, ROUTER_REASON_NO_ROUTE, ICMP_NET_UNREACH);
-		if (fib.ifindex == CUBELET_UPLINK_IFINDEX && fib.family == ROUTER_FAMILY)
-			return router_transmit(pkt, &fib);
+		uplink = cubelet_uplink_at(fib.ifindex);
+		if (uplink && fib.family == ROUTER_FAMILY)
+			return router_transmit(pkt, &fib, uplink);
 		break;
 	case BPF_FIB_LKUP_RET_BLACKHOLE:
 		return cubelet_drop(pkt, ROUTER_REASON_BLACKHOLE);
