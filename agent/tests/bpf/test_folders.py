@@ -10,7 +10,7 @@ import pytest
 
 from cubelet.bpf.folders import UnsafeFolderError, private_folder, trusted_folder
 from cubelet.bpf.fs import BPFFS, ensure_bpffs, unlink_tree
-from cubelet.composer.compiler import compile_source
+from cubelet.composer.compiler import find_compiled
 from cubelet.config.node import Settings
 from cubelet.daemon.agent import Agent
 from cubelet.testkit import datapath
@@ -83,7 +83,7 @@ def test_a_cache_of_somebody_elses_is_not_read(folder: Path) -> None:
     folder.mkdir()
     os.chown(folder, STRANGER, STRANGER)
     with pytest.raises(UnsafeFolderError):
-        compile_source(None, folder, {})  # type: ignore[arg-type]
+        find_compiled(None, folder, "0")  # type: ignore[arg-type]
 
 
 def test_the_test_kits_cache_is_private() -> None:
