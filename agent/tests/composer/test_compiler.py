@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,18 @@ def test_packets_for_pods_become_the_hosts_on_kernels_that_leave_their_type(
 
 def test_a_crash_of_the_compiler_is_an_error():
     assert str(explain("", -11, {})) == "the compiler ended by signal 11"
+
+
+def test_the_oldest_bytecode_makes_room(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    compiled = [compile_source(source_of(GOOD, tmp_path, "fused"), cache, {})]
+    for age in range(1, 4):
+        old = cache / f"{age}.json"
+        old.write_bytes(bytes(1000))
+        os.utime(old, (age, age))
+    size = next(cache.glob(f"{compiled[0].identity}.json")).stat().st_size
+    monkeypatch.setattr("cubelet.composer.compiler._ROOM", 2 * size + 1500)
+    text = GOOD.replace("cubelet_next(pkt)", "cubelet_next(pkt) + 0")
+    compiled.append(compile_source(source_of(text, tmp_path, "fused"), cache, {}))
+    kept = {path.stem for path in cache.glob("*.json")}
+    assert kept == {"3", *(each.identity for each in compiled)}

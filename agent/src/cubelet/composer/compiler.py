@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from cubelet.composer.source import Source
 log = structlog.get_logger()
 TIMEOUT = 120.0
 _DAY = 86_400
-_KEPT = 64
-"""Compositions that stay in the cache; each boot adds some, since ifindexes are compiled in."""
+_ROOM = 128 << 20
+"""Bytes that the cache may take, some 600 compositions: each boot adds some, since ifindexes are
+compiled in."""
 _CLANG = re.compile(
     r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE
 )
@@ -131,12 +133,26 @@ def _store(path: Path, text: str) -> None:
     try:
         unfinished.write_text(text)
         unfinished.replace(path)
-        kept = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)
-        for old in kept[:-_KEPT]:
-            old.unlink(missing_ok=True)
+        _make_room(path.parent)
     except OSError as error:
         log.warning("cannot keep what was compiled", path=str(path), error=str(error))
         unfinished.unlink(missing_ok=True)
+
+
+def _make_room(cache: Path) -> None:
+    """Remove the oldest bytecode until the rest fits."""
+    found = [(status.st_mtime, status.st_size, path) for path, status in _bytecode(cache)]
+    size = 0
+    for _, each, path in sorted(found, reverse=True):
+        size += each
+        if size > _ROOM:
+            path.unlink(missing_ok=True)
+
+
+def _bytecode(cache: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in cache.glob("*.json"):
+        with suppress(FileNotFoundError):  # another agent, or test, removes some too
+            yield path, path.stat()
 
 
 def _job(source: Source, cache: Path) -> dict[str, Any]:
