@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from cubelet.lab import netns, traffic
 
-_LONGEST = 60.0
+_LONGEST = 240.0
 _STRAGGLERS = 0.5
 
 
