@@ -91,7 +91,7 @@ def test_an_address_that_comes_and_goes(field: Space) -> None:
         at_node1(world, f"address del {vip}/32 dev eth0")
         eventually(lambda: vip not in str(world.call("node1", "get", noun="ports")), HEALED)
     print(f"address comes: {took * 1e3:.0f} ms")
-    running.check(at_least=50)
+    running.check(at_least=10)
     assert identity(world) == before
 
 
@@ -126,7 +126,7 @@ def test_a_second_nic(field: Space) -> None:
             time.sleep(0.5)
             assert world.call("node1", "status")["problems"] == []
             running.end()
-            running.check(at_least=20)
+            running.check(at_least=10)
         eventually(lambda: AT_NAS not in str(world.call("node1", "get", noun="ports")), HEALED)
     print(f"second NIC comes: {took * 1e3:.0f} ms")
     assert identity(world) == before
