@@ -14,6 +14,7 @@ from typing import Final
 
 from cubelet.lab import netns, processes
 from cubelet.lab.layout import OUTSIDE_ADDRESS, OUTSIDE_PORT, UNDERLAY, LabSpec, Layout
+from cubelet.net.node import mac_of
 
 _BRIDGE: Final = "wire0"
 
@@ -21,13 +22,16 @@ _BRIDGE: Final = "wire0"
 def build(layout: Layout, spec: LabSpec) -> None:
     """Make the namespaces of the wire, the outside and all nodes, and join them."""
     places = {layout.node_netns(node.name): node.address for node in spec.nodes}
-    places[layout.outside_netns] = OUTSIDE_ADDRESS
+    names = dict(zip(places, (node.name for node in spec.nodes), strict=True))
+    places[layout.outside_netns], names[layout.outside_netns] = OUTSIDE_ADDRESS, "outside"
     for name in (layout.wire_netns, *places):
         netns.create(name)
     lines = [f"link add {_BRIDGE} type bridge mcast_snooping 0", f"link set {_BRIDGE} up"]
     for i, place in enumerate(places):
+        # The same in every lab: MAC addresses are compiled in, and what was compiled is kept.
+        mac = mac_of(names[place], "nic")
         lines += [
-            f"link add wire{i + 1} type veth peer name eth0 netns {place}",
+            f"link add wire{i + 1} type veth peer name eth0 address {mac} netns {place}",
             f"link set wire{i + 1} master {_BRIDGE} up",
         ]
     netns.ip_batch(lines, layout.wire_netns)
