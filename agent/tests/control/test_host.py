@@ -134,7 +134,8 @@ def test_devices_are_set_up_for_where_the_api_server_is(
     memory = Memory(tmp_path / "memory.json")
     state = view(*NODES)
     network = HostNetwork(parse({"node_name": "node1"}), state, memory, Problems())
-    monkeypatch.setattr(host, "ensure", lambda settings: LOCAL)
+    monkeypatch.setattr(host, "ensure", lambda settings, before: LOCAL)
+    monkeypatch.setattr(host, "remember", lambda settings, local: None)
     seen = [network.outdated]
     memory.remember(api_servers=(("192.0.2.6", 6443),))
     seen.append(network.outdated)
