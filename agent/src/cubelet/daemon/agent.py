@@ -233,7 +233,8 @@ class Agent:
 
     def _observed(self, _: float) -> None:
         """Guests observe a pass when whoever waited for it has been answered."""
-        asyncio.get_running_loop().call_soon(self.thread.run, self.guests.observe)
+        if self.guests.observing:
+            asyncio.get_running_loop().call_soon(self.thread.run, self.guests.observe)
 
     def _job(self) -> Job:
         """What a trial of other cubes has to know; asked between passes."""

@@ -69,6 +69,11 @@ class Guests:
     def _alive(self) -> Iterable[Host]:
         return [host for each in self._hosts if (host := each())]
 
+    @property
+    def observing(self) -> bool:
+        """Whether there are any that could observe something."""
+        return bool(self._made)
+
     def observe(self) -> None:
         """Have guests observe what was noted since the last time."""
         for made in tuple(self._made.values()):
