@@ -50,6 +50,7 @@ class Table(MutableMapping[Any, Any]):
         return self._now().values()
 
     def __setitem__(self, key: Record, value: Record) -> None:
+        self._own()
         self._check(key, self._declared.key)
         self._check(value, self._declared.value)
         concerns = self._concerns(key, value)
@@ -57,18 +58,23 @@ class Table(MutableMapping[Any, Any]):
         self._stale(concerns)
 
     def __delitem__(self, key: Record) -> None:
+        self._own()
         concerns = self._concerns(key)
         self[key]  # raises KeyError
         packed = key.pack(self._family)
         if self._table.layout.type in ARRAYS:
             self._write(packed, bytes(self._table.layout.value_size))
         else:
-            self._own()
             self._table.delete(packed)
         self._stale(concerns)
 
-    def _write(self, key: bytes, value: bytes) -> None:
+    def clear(self) -> None:
+        """Remove every entry; of an array, which keeps its keys, zeros are written to all."""
         self._own()
+        for key in list(self):
+            self.pop(key, None)
+
+    def _write(self, key: bytes, value: bytes) -> None:
         layout = self._table.layout
         if layout.type in PER_CPU:
             # Reading sums up the CPUs' values: the first gets the value, the others zero.
