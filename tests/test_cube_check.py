@@ -354,6 +354,11 @@ PLANS = [
     ('Entry("limits"', 'Entry("seen"', "an entry of seen, which is not planned"),
     ("Limit(int(text))", "Limit(300)", "an entry of limits does not fit"),
     (
+        '"max_pods"),',
+        '"max_pods", concerns=lambda key, value: "everybody"),',
+        "concerns raised TypeError: 'e' is no address, network, PodsOf or EVERYTHING",
+    ),
+    (
         '"MAX_DSCP": self.settings.max_dscp',
         '"MAX_DSCP": len(view.pods) % 64',
         "a change of kind Pod altered defines or needed_on",

@@ -73,6 +73,17 @@ Concern = Callable[[Any, Any], Concerned | Iterable[Concerned] | None]
 _ONE = (IPv4Address, IPv6Address, IPv4Network, IPv6Network, PodsOf, Everything)
 
 
+def as_concerned(answer: Concerned | Iterable[Concerned] | None) -> frozenset[Concerned]:
+    """An answer of ``Map.concerns`` as a set. Raises TypeError for what is none."""
+    if answer is None:
+        return frozenset()
+    several = (answer,) if isinstance(answer, _ONE) else tuple(answer)
+    for each in several:
+        if not isinstance(each, _ONE):
+            raise TypeError(f"{each!r} is no address, network, PodsOf or EVERYTHING")
+    return frozenset(several)
+
+
 @dataclass(frozen=True)
 class Earlier:
     """A layout that a map had in an earlier version of the cube, and how its entries go on.
@@ -128,11 +139,6 @@ class Map:
         if self.concerns is None:
             return frozenset()
         try:
-            found = self.concerns(key, value)
-            if found is None:
-                return frozenset()
-            several = (found,) if isinstance(found, _ONE) else tuple(found)
+            return as_concerned(self.concerns(key, value))
         except Exception:  # a cube's bug must not leave a verdict that may be wrong
             return frozenset((EVERYTHING,))
-        named = all(isinstance(each, _ONE) for each in several)
-        return frozenset(several) if named else frozenset((EVERYTHING,))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from cubelet.check.findings import Finding
@@ -18,13 +17,11 @@ from cubelet.control.wishes import BadPlanError, collect, no_limit
 from cubelet.cubes.entries import shown
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Complaint, Cube, Entry, Unit
-from cubelet_hooks.maps import EVERYTHING
+from cubelet_hooks.maps import as_concerned
 from cubelet_hooks.objects import Change
 
 _THROWS = "answer with nothing for what cannot be planned: a cube that raises is taken out"
 _PURE = "derive everything from the arguments and the settings, and change neither"
-
-_ADDRESSES = (IPv4Address, IPv6Address)
 
 
 class _FoundError(Exception):
@@ -107,11 +104,7 @@ class _Rehearsal:
         concerns = declared.concerns
         if concerns is None:
             return
-        about = self._twice("concerns", lambda: concerns(entry.key, entry.value))
-        if about is not None and about is not EVERYTHING and not isinstance(about, _ADDRESSES):
-            message = f"concerns of {entry.map} gives {shown(about)}"
-            remedy = "give an address, EVERYTHING or None"
-            raise _FoundError(at(self._type, "maps", message, remedy))
+        self._twice("concerns", lambda: as_concerned(concerns(entry.key, entry.value)))
 
     def _specialise(self, change: Change) -> None:
         """Check that ``defines`` and ``needed_on`` depend only on kinds in ``specialised_by``."""
