@@ -81,9 +81,9 @@ class StandInAgent:
 
     async def _cni(self, params: Mapping[str, Any]) -> dict[str, Any]:
         self.calls.append(params["command"])
-        pod = Key("Pod", params["args"]["K8S_POD_NAMESPACE"], params["args"]["K8S_POD_NAME"])
         if params["command"] == "DEL":
             return {}
+        pod = Key("Pod", params["args"]["K8S_POD_NAMESPACE"], params["args"]["K8S_POD_NAME"])
         annotations = (self._store.get(pod) or {})["metadata"].get("annotations") or {}
         if "test/refuse" in annotations:
             raise CniError(errors.TRY_AGAIN_LATER, "refused", "by test")

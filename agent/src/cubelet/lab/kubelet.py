@@ -150,7 +150,7 @@ class Kubelet:
             "phase": "Running",
             "podIP": addresses[0],
             "podIPs": [{"ip": address} for address in addresses],
-            "HostIP": host,
+            "hostIP": host,
             "hostIPs": [{"ip": host}],
             "conditions": [{"type": "Ready", "status": "True"}],
         }
