@@ -20,6 +20,7 @@ from cubelet.sources.api.errors import Unreachable
 from cubelet.sources.api.events import EventWriter, Reference
 from cubelet.sources.api.node import NodeKeeper
 from cubelet.sources.api.resources import resources
+from cubelet.sources.api.servers import Servers
 from cubelet.sources.api.session import Sent
 
 MANIFEST = Path(__file__).parent.parent / "deploy/cubelet.yaml"
@@ -45,7 +46,7 @@ class Recorder(Connection):
     """A server that has whatever it is asked for, and a node with our taint; notes requests."""
 
     def __init__(self) -> None:
-        super().__init__(KubernetesSettings())
+        super().__init__(KubernetesSettings(), Servers())
         self.asked: list[Asked] = []
 
     @contextlib.asynccontextmanager

@@ -19,18 +19,23 @@ class SettingsError(Exception):
     """The settings file is wrong; the text names the file, the key and the remedy."""
 
 
+ServerURL = Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s]+/?$")]
+"""``https://HOST:PORT`` of an API server."""
+
+
 class KubernetesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the API server is reached, with ``source: kubernetes``.
 
-    Without ``kubeconfig`` the pod's own service account is used. ``server`` is a URL that replaces
-    the one given there: the agent must reach the API server before any Service works. Lists are
+    Without ``kubeconfig`` the pod's own service account is used. ``api_servers`` are URLs that
+    replace the one given there, tried in their order and again: the agent must reach an API server
+    before any Service works. Lists are
     requested in pages of ``page_size`` objects. A watch that receives nothing for
     ``idle_seconds`` is considered dead; servers send a bookmark about once a minute.
     ``config_map`` (namespace/name) holds the cluster-wide configuration.
     """
 
     kubeconfig: Path | None = None
-    server: str | None = None
+    api_servers: tuple[ServerURL, ...] = ()
     page_size: Annotated[int, msgspec.Meta(ge=1)] = 500
     idle_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
     config_map: str = "kube-system/cubelet"

@@ -6,6 +6,7 @@ compiled in stay compiled in, and the node keeps its podCIDR.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -23,7 +24,8 @@ class Remembered(msgspec.Struct, frozen=True):
 
     ``reasons`` are the places of kinds' drop reasons, ``slots`` those of instances' flow fields;
     ``addresses`` and ``pod_cidrs`` are the node's; ``policed`` the namespaces that had
-    NetworkPolicies. ``api_servers`` is where the API server was reached, address and port.
+    NetworkPolicies. ``api_servers`` is where API servers were to be reached, address and port;
+    ``api_endpoints`` where they said that they are, ``api_names`` the addresses of their names.
     """
 
     config: str | None = None
@@ -34,6 +36,8 @@ class Remembered(msgspec.Struct, frozen=True):
     pod_cidrs: tuple[str, ...] = ()
     policed: tuple[str, ...] = ()
     api_servers: tuple[tuple[str, int], ...] = ()
+    api_endpoints: tuple[tuple[str, int], ...] = ()
+    api_names: Mapping[str, tuple[str, ...]] = {}
 
     def node(self, name: str) -> Node | None:
         """The node as it was last known; None if it never was."""
@@ -49,26 +53,29 @@ class Remembered(msgspec.Struct, frozen=True):
 class Memory:
     """One small file. If it cannot be read, it is put aside and the agent has no memory.
 
-    ``problem`` says why it cannot be written; the next change is another try.
+    The datapath thread remembers things, and so does the loop. ``problem`` says why it cannot be
+    written; the next change is another try.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
         self.known = _read(path)
         self.problem = ""
 
     def remember(self, **changed: object) -> None:
         """Replace fields, in memory and, if possible, on disk."""
-        fresh = msgspec.structs.replace(self.known, **changed)
-        if fresh == self.known and not self.problem:
-            return
-        self.known = fresh
-        try:
-            write_atomic(self._path, msgspec.json.encode(fresh))
-        except OSError as error:
-            self.problem = f"cannot write {self._path}: {error.strerror}"
-        else:
-            self.problem = ""
+        with self._lock:
+            fresh = msgspec.structs.replace(self.known, **changed)
+            if fresh == self.known and not self.problem:
+                return
+            self.known = fresh
+            try:
+                write_atomic(self._path, msgspec.json.encode(fresh))
+            except OSError as error:
+                self.problem = f"cannot write {self._path}: {error.strerror}"
+            else:
+                self.problem = ""
 
     def remember_node(self, node: Node) -> None:
         """Remember the fields of the node that :meth:`Remembered.node` returns."""
@@ -82,6 +89,8 @@ def _read(path: Path) -> Remembered:
         content = path.read_bytes()
         known = msgspec.json.decode(content, type=Remembered)
         known.node("")  # its addresses have to be some
+        for address, _ in (*known.api_servers, *known.api_endpoints):
+            ip_address(address)
         if "slots" not in msgspec.json.decode(content):  # every run writes them
             raise ValueError("an agent did not write it")
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from cubelet.lab.apiserver.resources import RESOURCES
 from cubelet.sources.api import ApiSource, Malformed
 from cubelet.sources.api.pace import Pace
 from cubelet.sources.api.resources import Resource, resources
+from cubelet.sources.api.servers import Servers
 from cubelet.sources.decode import decode_object
 from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
@@ -46,7 +47,13 @@ def kubeconfig(folder: Path, server: str, user: str) -> Path:
 class Follower:
     """Applies what a source emits to a state, and keeps what it reports."""
 
-    def __init__(self, server: ApiServer, settings: KubernetesSettings, pace: Pace) -> None:
+    def __init__(
+        self,
+        server: ApiServer,
+        settings: KubernetesSettings,
+        pace: Pace,
+        servers: Servers | None = None,
+    ) -> None:
         self.server = server
         self.state = State()
         self.changes: list[Change] = []
@@ -54,7 +61,13 @@ class Follower:
         self.reports: list[list[Problem]] = []
         self.malformed: list[Malformed] = []
         self.source = ApiSource(
-            settings, NODE, self._emit, self._report, self.malformed.append, pace=pace
+            settings,
+            NODE,
+            self._emit,
+            self._report,
+            self.malformed.append,
+            pace=pace,
+            servers=servers,
         )
 
     def _emit(self, change: Change) -> None:
@@ -127,13 +140,14 @@ async def following(
     pace: Pace = QUICK,
     url: str = "",
     user: str = "token: secret",
+    servers: Servers | None = None,
     **settings: Any,
 ) -> AsyncIterator[Follower]:
     """Serve the server, unless it is at ``url`` already, and follow it as ``user``."""
     async with contextlib.AsyncExitStack() as stack:
         url = url or await stack.enter_async_context(server.serving())
         given = {"kubeconfig": kubeconfig(folder, url, user), "idle_seconds": 5.0, **settings}
-        follower = Follower(server, KubernetesSettings(**given), pace)
+        follower = Follower(server, KubernetesSettings(**given), pace, servers)
         running = asyncio.create_task(follower.source.run())
         try:
             yield follower

@@ -53,7 +53,7 @@ def test_the_token_of_a_service_account_rotates(account: Path, tmp_path: Path) -
         server.put(pod("a"))
         async with (
             server.serving() as url,
-            following(server, tmp_path, url=url, kubeconfig=None, server=f"{url}/") as follower,
+            following(server, tmp_path, url=url, kubeconfig=None, api_servers=(url,)) as follower,
         ):
             await rotates(server, account, follower)
 
@@ -124,7 +124,7 @@ def test_another_address_than_the_kubeconfigs(tmp_path: Path) -> None:
         server.put(pod("a"))
         async with (
             server.serving() as url,
-            following(server, tmp_path, url="https://127.0.0.1:1", server=url) as follower,
+            following(server, tmp_path, url="https://127.0.0.1:1", api_servers=(url,)) as follower,
         ):
             await follower.agrees()
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
 from cubelet.sources.api.errors import Refused, Unreachable, Untrusted, status_of
+from cubelet.sources.api.servers import Servers
 from cubelet.sources.api.session import Sent, Session, load, translated
 
 if TYPE_CHECKING:
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
     from cubelet.config.node import KubernetesSettings
 
-_CONNECT = 10.0
+_CONNECT, _CONNECT_TO_ONE_OF_SEVERAL = 10.0, 4.0
 """Seconds for connecting, TLS included."""
-_FOUND, _DONE = (200,), (200, 201)
+_FOUND, _DONE, _SERVER_ERROR = (200,), (200, 201), 500
 
 
 class Answer:
@@ -38,23 +39,24 @@ class Answer:
 
 
 class Connection:
-    """One API server.
+    """The API servers, of which one is asked at a time.
 
     When it refuses the credentials, or its certificate is not trusted, the next request reads all
     credentials again and uses a new session; requests of the old session may end by themselves.
+    When it does not answer, or only by errors of its own, the next request goes to the next server.
     """
 
-    def __init__(self, settings: KubernetesSettings) -> None:
+    def __init__(self, settings: KubernetesSettings, servers: Servers) -> None:
         self._settings = settings
+        self._servers = servers
         self._session: Session | None = None
         self._loading = asyncio.Lock()
-        self._server = settings.server or ""
         self._closed = False
 
     @property
     def server(self) -> str:
-        """The server's URL; empty until it is known."""
-        return self._server
+        """The URL that requests go to; empty until it is known."""
+        return self._servers.current
 
     @contextlib.asynccontextmanager
     async def get(
@@ -71,7 +73,7 @@ class Connection:
         """
         from aiohttp import ClientTimeout
 
-        timeout = ClientTimeout(total=total, sock_connect=_CONNECT, sock_read=idle)
+        timeout = ClientTimeout(total=total, sock_connect=self._connect, sock_read=idle)
         async with self._asked(path, query, timeout) as answer:
             yield answer
 
@@ -79,7 +81,7 @@ class Connection:
         """Create or patch; returns the body. Raises Refused, Unreachable, ConfigurationError."""
         from aiohttp import ClientTimeout
 
-        timeout = ClientTimeout(total=seconds, sock_connect=_CONNECT)
+        timeout = ClientTimeout(total=seconds, sock_connect=self._connect)
         async with self._asked(path, {}, timeout, sent) as answer:
             return await answer.body()
 
@@ -88,15 +90,22 @@ class Connection:
         self, path: str, query: Mapping[str, str], timeout: ClientTimeout, sent: Sent | None = None
     ) -> AsyncGenerator[Answer]:
         session = await self._usable()
+        server, answered = self._servers.current, False
         try:
-            async with session.ask(path, query, timeout, sent) as response:
+            async with session.ask(server, path, query, timeout, sent) as response:
+                answered = True
                 if response.status in (_DONE if sent else _FOUND):
                     yield Answer(response)
                     return
                 refusal = await _refusal(response)
-        except Untrusted:
-            await self._renew(session)
+        except Unreachable as error:
+            if not answered:  # what breaks off later may be continued where it was
+                self._servers.failed(server)
+            if isinstance(error, Untrusted):
+                await self._renew(session)
             raise
+        if refusal.code >= _SERVER_ERROR and not refusal.gone:
+            self._servers.failed(server)
         if refusal.code == 401:
             await self._renew(session)
         raise refusal
@@ -108,13 +117,17 @@ class Connection:
         if session is not None:
             await session.close()
 
+    @property
+    def _connect(self) -> float:
+        return _CONNECT_TO_ONE_OF_SEVERAL if len(self._servers.urls) > 1 else _CONNECT
+
     async def _usable(self) -> Session:
         async with self._loading:
             if self._closed:
                 raise Unreachable("the connection has been closed")
             if self._session is None:
-                self._session = await load(self._settings)
-                self._server = self._session.server
+                self._session = await load(self._settings, self._servers.names)
+                self._servers.by_credentials(self._session.server)
             return self._session
 
     async def _renew(self, refused: Session) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import ip_address
+from itertools import chain
 
 import structlog
 
@@ -14,14 +15,16 @@ from cubelet.config.node import Settings
 from cubelet.sources.api import ApiError, ApiSource, Malformed
 from cubelet.sources.api.events import EventWriter, Reference
 from cubelet.sources.api.node import NodeKeeper
+from cubelet.sources.api.servers import Servers, endpoints_of, host_of
 from cubelet.sources.api.whereabouts import find, server_url
 from cubelet.sources.decode import KINDS, Kinds, with_custom
 from cubelet.sources.feed import Emit, Free
 from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
+from cubelet_hooks.addresses import API_SERVICE
 from cubelet_hooks.cube import Complaint
-from cubelet_hooks.objects import Change, ConfigMap, Node, Pod
+from cubelet_hooks.objects import Change, ConfigMap, EndpointSlice, Node, Pod
 from cubelet_hooks.resources import Resource
 
 log = structlog.get_logger()
@@ -61,6 +64,11 @@ class ApiFeed:
         self._wake = wake
         self._patience = patience
         self._free = free
+        self._servers = Servers(
+            settings.kubernetes.api_servers,
+            [(ip_address(each), port) for each, port in memory.known.api_endpoints],
+            memory.known.api_names,
+        )
         self._source = ApiSource(
             settings.kubernetes,
             settings.name,
@@ -68,6 +76,7 @@ class ApiFeed:
             self._report,
             self._tell_malformed,
             annotations=annotations,
+            servers=self._servers,
         )
         self._events = EventWriter(self._source.connection, settings.name)
         self._keeper = NodeKeeper(self._source.connection, settings.name)
@@ -117,12 +126,18 @@ class ApiFeed:
             await self._look_for_the_server()
 
     async def _look_for_the_server(self) -> None:
-        """Find out its addresses, for no route of ours to take them; let go of one that has.
+        """Find out the servers' addresses, for no route of ours to take them; let go of one that
+        has.
 
-        Where it cannot be resolved, what was known last counts.
+        Where none can be resolved, what was known last counts.
         """
-        found = await find(self._source.connection.server or self._url)
-        told = tuple((str(each), port) for each, port in found)
+        urls = self._servers.urls or (self._url,)
+        found = await asyncio.gather(*map(find, urls))
+        for url, reached in zip(urls, found, strict=True):
+            if reached and (name := host_of(url)):
+                self._servers.names[name] = tuple(str(address) for address, _ in reached)
+        told = tuple(dict.fromkeys((str(each), port) for each, port in chain(*found)))
+        self._memory.remember(api_names=dict(self._servers.names))
         if told and told != self._memory.known.api_servers:
             self._memory.remember(api_servers=told)
             self._wake()
@@ -231,10 +246,20 @@ class ApiFeed:
         own_node = change.kind == Node.kind and change.key == self._name
         if own_node:
             self._keeper.look()
+        if isinstance(change.new, EndpointSlice) and change.key == API_SERVICE:
+            self._learn_endpoints(change.new)
         if self._held is not None:
             self._held.append(change)
         if self._held is None or own_node:
             self._emit_on(change)
+
+    def _learn_endpoints(self, found: EndpointSlice) -> None:
+        """Note where the API servers are; while they say that none is ready, where they were."""
+        endpoints = endpoints_of(found)
+        if endpoints:
+            self._servers.endpoints = endpoints
+            told = tuple((str(address), port) for address, port in endpoints)
+            self._memory.remember(api_endpoints=told)
 
     def _release(self) -> None:
         """Hand on the held changes, in their order: all objects are known now."""

@@ -46,16 +46,18 @@ class Sent(NamedTuple):
 class Session:
     """A client with one set of credentials, closed when it is retired and its last user is gone."""
 
-    def __init__(self, client: Any, server: str | None) -> None:
+    def __init__(self, client: Any, names: Mapping[str, tuple[str, ...]]) -> None:
         from aiohttp import TCPConnector
 
+        from cubelet.sources.api.resolver import Resolver
+
         self._client = client
-        self._server = server
         self._users = 0
         self._retired = False
         self._connector = TCPConnector(
             limit=0,  # each watch holds a connection
             ssl=client.rest_client.ssl_context,
+            resolver=Resolver(names),
             socket_factory=_make_socket,
         )
         client.configuration.client_session_kwargs = {"connector": self._connector}
@@ -63,21 +65,26 @@ class Session:
 
     @property
     def server(self) -> str:
-        """The URL that requests go to."""
-        return str(self._server or self._client.configuration.host)
+        """The URL that the credentials name."""
+        return str(self._client.configuration.host)
 
     @contextlib.asynccontextmanager
     async def ask(
-        self, path: str, query: Mapping[str, str], timeout: ClientTimeout, sent: Sent | None = None
+        self,
+        server: str,
+        path: str,
+        query: Mapping[str, str],
+        timeout: ClientTimeout,
+        sent: Sent | None = None,
     ) -> AsyncGenerator[ClientResponse]:
-        """The response to a request, whatever its status. Without ``sent`` it is a GET.
+        """A server's response to a request, whatever its status. Without ``sent`` it is a GET.
 
         Raises Unreachable.
         """
         self._users += 1
         try:
             with translated():
-                response = await self._request(path, query, timeout, sent)
+                response = await self._request(server, path, query, timeout, sent)
             try:
                 yield response
             finally:
@@ -99,7 +106,12 @@ class Session:
         await self._connector.close()
 
     async def _request(
-        self, path: str, query: Mapping[str, str], timeout: ClientTimeout, sent: Sent | None
+        self,
+        server: str,
+        path: str,
+        query: Mapping[str, str],
+        timeout: ClientTimeout,
+        sent: Sent | None,
     ) -> ClientResponse:
         headers = {"Accept": "application/json"}
         if sent is not None:
@@ -111,7 +123,7 @@ class Session:
                 query_params=list(query.items()),
                 header_params=headers,
                 auth_settings=["BearerToken"],
-                _host=self._server,
+                _host=server,
             )
         except Exception as error:  # reading a token again can raise any error of the loader
             raise ConfigurationError(f"credentials cannot be read: {short(error)}") from error
@@ -126,10 +138,10 @@ class Session:
         return response
 
 
-async def load(settings: KubernetesSettings) -> Session:
+async def load(settings: KubernetesSettings, names: Mapping[str, tuple[str, ...]]) -> Session:
     """A session with the credentials of the kubeconfig or the service account.
 
-    Raises ConfigurationError.
+    ``names`` are addresses of servers' names, see :class:`Resolver`. Raises ConfigurationError.
     """
     await asyncio.to_thread(importlib.import_module, "kubernetes.aio.config")
     from kubernetes.aio.client import ApiClient, Configuration
@@ -155,8 +167,7 @@ async def load(settings: KubernetesSettings) -> Session:
         place = f"kubeconfig {kubeconfig}" if kubeconfig else "the pod's service account"
         remedy = "" if kubeconfig else "; outside a cluster set kubernetes.kubeconfig"
         raise ConfigurationError(f"{place} cannot be used: {why}{remedy}") from error
-    server = settings.server.rstrip("/") if settings.server else None
-    return Session(client, server)
+    return Session(client, names)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from cubelet.sources.api.informer import Informer
 from cubelet.sources.api.pace import Pace
 from cubelet.sources.api.reader import Reader
 from cubelet.sources.api.resources import Resource, custom, resources
+from cubelet.sources.api.servers import Servers
 from cubelet.sources.api.store import Malformed, Store
 from cubelet.sources.problem import Problem
 from cubelet_hooks import resources as hooks
@@ -34,7 +35,7 @@ class ApiSource:
     ``emit`` gets one change at a time and ``report`` all problems whenever they change;
     ``malformed`` gets each object that cannot be used, once for each error in it. All are called in
     the loop that ``run`` runs in. Nodes and Namespaces keep only the ``annotations`` that cubes
-    declare.
+    declare. ``servers`` are asked; without them those of the settings, or the credentials' one.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class ApiSource:
         *,
         annotations: Iterable[str] = (),
         pace: Pace | None = None,
+        servers: Servers | None = None,
     ) -> None:
         self._report = report
-        self._connection = Connection(settings)
+        self._connection = Connection(settings, servers or Servers(settings.api_servers))
         self._contact = Contact(lambda: self._connection.server, self._changed)
         self._problems: list[Problem] = []
         self._telling: asyncio.Handle | None = None

@@ -11,22 +11,18 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from cubelet_hooks.objects import Address
+from cubelet.sources.api.servers import Reached
 
 if TYPE_CHECKING:
     from cubelet.config.node import KubernetesSettings
 
-Reached = tuple[Address, int]
-"""An address and a TCP port."""
 _PORTS = {"https": 443, "http": 80}
 _PATIENCE = 5.0
 """Seconds for a name to be resolved."""
 
 
 def server_url(settings: KubernetesSettings) -> str:
-    """The URL that requests will go to, found without the client's half second; '' if unknown."""
-    if settings.server:
-        return settings.server
+    """The URL that the credentials name, found without the client's half second; '' if unknown."""
     if settings.kubeconfig is None:
         host, port = (os.environ.get(f"KUBERNETES_SERVICE_{each}", "") for each in ("HOST", "PORT"))
         return f"https://{f'[{host}]' if ':' in host else host}:{port or 443}" if host else ""
