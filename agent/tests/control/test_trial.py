@@ -133,6 +133,23 @@ async def test_a_new_version_that_fails_leaves_the_one_in_force(site: Site) -> N
     assert "cubelet-gate 0.2 cannot be used: planning all Namespace" in states(verdict)["gate"]
 
 
+HOARDS = "hoard = [bytes(1 << 20) for _ in range(2048)]"
+
+
+@pytest.mark.parametrize("where", ["import", "plan"])
+@in_loop
+async def test_memory_without_end_is_refused(site: Site, where: str) -> None:
+    """Two gigabytes, of which the node may not have that many."""
+    site.install(1, essential=False, broken=f"\n{HOARDS}" if where == "import" else "")
+    if where == "plan":
+        needed = f"    def needed_on(self, view):\n        {HOARDS}\n\n    def late"
+        spoil(site, "    def late", needed)
+    verdict = await try_out(job(site))
+    # Whether what could not be imported is essential is not known: nothing takes over then.
+    told = verdict.refused if where == "import" else verdict.faults["gate"]
+    assert "MemoryError" in told
+
+
 @in_loop
 async def test_old_faults_of_what_runs_already_are_no_reason(site: Site) -> None:
     site.install(1)

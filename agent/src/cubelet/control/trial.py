@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, MappingProxyType
 
 import msgspec
@@ -41,8 +42,9 @@ _SECONDS = 300.0
 """What a trial may take, compiler and verifier included."""
 _PLANNING = 60
 """Seconds for all plans; then whatever plans is stopped, again each second."""
-_MEMORY = 8 << 30
-"""Bytes of address space: a plan that wants memory without end gets a MemoryError."""
+_MEMORY = 1 << 30
+"""Bytes of address space for what cubes do, beyond what there is when they begin: one that wants
+memory without end gets a MemoryError, and the node keeps its own."""
 _PR_SET_PDEATHSIG = 1
 _MOST = 20
 """Cubes that may prove faulty, one after the other."""
@@ -116,9 +118,9 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody waits for the answer then
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what cubes print is no answer
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.RLIM_INFINITY))
     job: Job = pickle.load(sys.stdin.buffer)
-    discovery = Keeper(job.settings.state_dir / "cubes").discover()
+    with _lean():
+        discovery = Keeper(job.settings.state_dir / "cubes").discover()
     refused = _compose(job, discovery)
     found = tuple(map(Found.of, discovery.plugins))
     answer.write(msgspec.json.encode(Verdict(found, discovery.faults, discovery.lost, refused)))
@@ -168,7 +170,7 @@ def _runs(job: Job, discovery: Discovery, kind: str) -> bool:
 
 def _unplanned(setup: Setup, state: State) -> dict[str, str]:
     """The kinds of which some unit cannot be planned, each with the reason."""
-    with _stopped(_PLANNING):
+    with _bounded(_PLANNING):
         planner = Plan.of(setup, state, 0).planner
     return {
         planner.cubes[instance].kind: f"planning {' '.join(unit)} failed: {error}"
@@ -178,7 +180,7 @@ def _unplanned(setup: Setup, state: State) -> dict[str, str]:
 
 def _faults(job: Job, setup: Setup, state: State) -> dict[str, str]:
     """The kinds that cannot be composed, each with the reason; '' for the composition as such."""
-    with _stopped(_PLANNING):
+    with _bounded(_PLANNING):
         composition = setup.composition.specialised(setup.composition.facts_of(state))
     if job.local is None:
         return {}
@@ -195,8 +197,8 @@ def _faults(job: Job, setup: Setup, state: State) -> dict[str, str]:
 
 
 @contextmanager
-def _stopped(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in whatever runs then, and each second after that."""
+def _bounded(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in whatever runs then, and each second after that; see :func:`_lean`."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise TimeoutError(f"it was stopped: all plans together took over {seconds} s")
@@ -204,9 +206,22 @@ def _stopped(seconds: int) -> Iterator[None]:
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
-        yield
+        with _lean():
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Bound what memory the block takes in addition; what it cannot have is a MemoryError."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _MEMORY, hard))
+    try:
+        yield
+    finally:  # the compiler takes more
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 if __name__ == "__main__":
