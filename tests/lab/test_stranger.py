@@ -1,6 +1,7 @@
 """Somebody else's cube, from `cubelet new` to its removal, on nodes installed from wheels.
 
-It joins, is upgraded, breaks and goes while one agent runs, under traffic that loses nothing.
+It joins, is upgraded, breaks in all ways that there are and goes while one agent runs, which
+answers meanwhile and stays small, under traffic that loses nothing.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -131,25 +133,66 @@ def _scrape() -> str:
         return str(found.read().decode())
 
 
-def versions(environment: Environment, folder: Path) -> Iterator[Path]:
-    """The wheels of a generated cube, of its second version, and of a third one that is broken."""
-    environment.cubelet("new", "stranger", "--directory", folder)
-    package = folder / "cubelet-stranger"
-    source = package / "src" / "cubelet_stranger" / "bpf" / "stranger.bpf.c"
-    yield environment.build(package)
-    for version, old, new in (
-        ("0.2.0", "first[1] >> 2", "(first[1] & 0xfc) >> 2"),
-        ("0.3.0", "(first[1] & 0xfc)", "(none[1] & 0xfc)"),
-    ):
-        described = re.sub('version = "[^"]*"', f'version = "{version}"', _text(package), count=1)
-        (package / "pyproject.toml").write_text(described)
-        assert old in source.read_text()
-        source.write_text(source.read_text().replace(old, new))
-        yield environment.build(package)
+C, CUBE = "bpf/stranger.bpf.c", "cube.py"
+PLAN = "        pod, port = view.pods.get(unit[1]), view.ports.get(unit[1])\n"
 
 
-def _text(package: Path) -> str:
-    return (package / "pyproject.toml").read_text()
+class Break(NamedTuple):
+    """A text in a file of the cube, what takes its place, and what is told of it."""
+
+    file: str
+    old: str
+    new: str
+    told: str
+
+
+SECOND = Break(C, "first[1] >> 2", "(first[1] & 0xfc) >> 2", "0.2.0")
+"""A sound version."""
+BREAKS: Final = {
+    "import": Break(
+        CUBE, "import annotations\n", "import annotations\nimport nowhere\n", "nowhere"
+    ),
+    "ABI": Break(CUBE, "    abi: ClassVar[int] = ", "    abi: ClassVar[int] = 9", "ABI"),
+    "plan raises": Break(CUBE, PLAN, f"        raise KeyError(unit)\n{PLAN}", "KeyError"),
+    "plan never returns": Break(CUBE, PLAN, f"        while True: pass\n{PLAN}", "stopped"),
+    "plan yields for ever": Break(
+        CUBE,
+        PLAN,
+        f"        while True: yield Entry('limits', PortKey(1), Limit(1))\n{PLAN}",
+        "stopped",
+    ),
+    "verifier": Break(C, "if (counter) {", "{", "stranger.bpf.c"),
+    "C": Break(C, "first[1] >> 2;", "none[1] >> 2;", "stranger.bpf.c"),
+}
+
+
+class Stranger:
+    """The package that `cubelet new` makes, and wheels of its versions."""
+
+    def __init__(self, environment: Environment, folder: Path) -> None:
+        environment.cubelet("new", "stranger", "--directory", folder)
+        self._environment = environment
+        self._package = folder / "cubelet-stranger"
+        self._number = 1
+
+    def wheel(self) -> Path:
+        """The wheel of the package as it is."""
+        return self._environment.build(self._package)
+
+    def next(self, change: Break) -> Path:
+        """The wheel of the next version, which has this change and none of those before."""
+        self._number += 1
+        described = self._package / "pyproject.toml"
+        version = f'version = "0.{self._number}.0"'
+        described.write_text(re.sub('version = "[^"]*"', version, described.read_text(), count=1))
+        file = self._package / "src/cubelet_stranger" / change.file
+        sound = file.read_text()
+        assert sound.count(change.old) == 1, change
+        file.write_text(sound.replace(change.old, change.new))
+        try:
+            return self.wheel()
+        finally:
+            file.write_text(sound)
 
 
 @pytest.fixture
@@ -177,10 +220,49 @@ def under_load(space: Space) -> Iterator[None]:
     running.check(at_least=100)
 
 
+class Watch(threading.Thread):
+    """Asks an agent for its status again and again; ``longest`` is the longest wait in seconds."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(daemon=True)
+        self._world = world
+        self._ended = threading.Event()
+        self.longest = 0.0
+        self.times = 0
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.2):
+            began = time.monotonic()
+            self._world.call(NODE, "status")
+            self.longest = max(self.longest, time.monotonic() - began)
+            self.times += 1
+
+
+def resident(world: World) -> int:
+    """Bytes that the node's agent and its guests have in memory."""
+    pid = world.pid(NODE)
+    found = {pid, *_children(pid)}
+    return sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in found) * 4096
+
+
+def _children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(each) for each in path.read_text().split()]
+
+
 def test_a_strangers_cube_comes_is_upgraded_breaks_and_goes(
     world: World, shop: Space, environment: Environment, tmp_path: Path
 ) -> None:
-    first, second, broken = versions(environment, tmp_path)
+    stranger = Stranger(environment, tmp_path)
+    first, second = stranger.wheel(), stranger.next(SECOND)
     environment.install(first)
     assert "stranger" in environment.cubelet("plugins")
     environment.cubelet("cube", "check", "stranger")
@@ -203,17 +285,12 @@ def test_a_strangers_cube_comes_is_upgraded_breaks_and_goes(
         identity = agent.identity
         assert plugins(world)["stranger"]["version"] == "0.2.0"
 
-        environment.install(broken)
-        assert "stranger.bpf.c" in reloaded(world, environment, status=1)
-        for restart in (False, True):  # what was in force stays
-            if restart:
-                agent.restart()
-                eventually(lambda: plugins(world)["stranger"]["state"] == "kept", 30)
-            assert (agent.stack[0], agent.identity) == ("stranger", identity)
-            row = plugins(world)["stranger"]
-            assert (row["state"], row["version"]) == ("kept", "0.2.0")
-            assert "cubelet-stranger 0.3.0 cannot be used: " in str(row["reason"])
-            assert kept(agent.metrics()) == {"stranger"}
+    broken = try_all_breaks(world, shop, environment, stranger, agent)
+
+    with under_load(shop):
+        agent.restart()
+        eventually(lambda: plugins(world)["stranger"]["state"] == "kept", 30)
+        stays(world, agent, identity, broken)
 
         environment.uninstall("cubelet-stranger")
         eventually(lambda: "stranger" not in plugins(world), 60)
@@ -221,6 +298,34 @@ def test_a_strangers_cube_comes_is_upgraded_breaks_and_goes(
         assert kept(agent.metrics()) == set()
     assert agent.starts == 2
     assert world.call(NODE, "status")["problems"] == []
+
+
+def try_all_breaks(
+    world: World, shop: Space, environment: Environment, stranger: Stranger, agent: Agent
+) -> Path:
+    """Install one broken version after the other; the last one's wheel stays installed."""
+    identity, before = agent.identity, resident(world)
+    with under_load(shop), Watch(world) as watch:
+        for name, change in BREAKS.items():
+            broken = stranger.next(change)
+            environment.install(broken)
+            told = reloaded(world, environment, status=1)
+            assert change.told in told, (name, told)
+            stays(world, agent, identity, broken)
+    assert watch.times > len(BREAKS)
+    assert watch.longest < 5  # a second, of a machine that has nothing else to do
+    assert resident(world) - before < 100 << 20
+    return broken
+
+
+def stays(world: World, agent: Agent, identity: str, broken: Path) -> None:
+    """The second version is in force, and it is told why the one that is installed is not."""
+    assert (agent.stack[0], agent.identity) == ("stranger", identity)
+    row = plugins(world)["stranger"]
+    assert (row["state"], row["version"]) == ("kept", "0.2.0")
+    version = broken.name.split("-")[1]
+    assert f"cubelet-stranger {version} cannot be used: " in str(row["reason"])
+    assert kept(agent.metrics()) == {"stranger"}
 
 
 def reloaded(world: World, environment: Environment, status: int) -> str:

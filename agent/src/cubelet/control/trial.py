@@ -3,7 +3,8 @@
 Run as ``python -m cubelet.control.trial``: it reads a pickled :class:`Job` from standard input and
 writes a :class:`Verdict` as JSON to standard output. What is installed is copied, imported,
 checked, planned over the agent's present state, compiled and verified. Nothing of the agent
-changes; what a broken package does, and what it costs, stays here.
+changes; what a broken package does, and what it costs, stays here. Guests plan as they do in the
+agent, in processes of their own and within the same limits.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cubelet.config.setup import Setup, make_setup
 from cubelet.control.switchover import Plan
 from cubelet.cubes.discovery import Discovery
 from cubelet.cubes.keeping import Found, Keeper
+from cubelet.guests.registry import Guests
 from cubelet.state.cluster import State
 from cubelet_hooks.objects import Change, LocalNode, Object
 
@@ -119,19 +121,23 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what cubes print is no answer
     job: Job = pickle.load(sys.stdin.buffer)
-    with _lean():
-        discovery = Keeper(job.settings.state_dir / "cubes").discover()
-    refused = _compose(job, discovery)
+    state = State()
+    guests = Guests(state)
+    try:
+        with _lean():
+            discovery = Keeper(job.settings.state_dir / "cubes", guests.stand_in).discover()
+        for each in job.objects:
+            state.apply(Change.between(None, each))
+        refused = _compose(job, discovery, state)
+    finally:
+        guests.close()
     found = tuple(map(Found.of, discovery.plugins))
     answer.write(msgspec.json.encode(Verdict(found, discovery.faults, discovery.lost, refused)))
     answer.close()
 
 
-def _compose(job: Job, discovery: Discovery) -> str:
+def _compose(job: Job, discovery: Discovery, state: State) -> str:
     """Why nothing can be composed; new cubes that fail fall back, or are left out."""
-    state = State()
-    for each in job.objects:
-        state.apply(Change.between(None, each))
     problem = ""
     tolerated: set[str] = set()
     for _ in range(_MOST):
