@@ -16,6 +16,7 @@
 #include "send.h"
 #include "cubelet/parse.h"
 #include "cubelet/socket.h"
+#include "cubelet/uplink.h"
 #include "share.h"
 
 #define MONOLITH_AF_INET 2
@@ -205,36 +206,56 @@ static __always_inline struct bridge_neighbor *monolith_neighbor(struct cubelet_
 	return pod;
 }
 
-/* Out by the uplink, if the kernel's routes say so. */
-static __always_inline int monolith_uplink(struct __sk_buff *skb, struct cubelet_flow *f)
+/* How would the kernel forward a packet of that many bytes? */
+static __always_inline long monolith_ask(struct __sk_buff *skb, const struct cubelet_flow *f,
+					 struct bpf_fib_lookup *fib, __u16 bytes)
 {
-	struct bpf_fib_lookup fib = {};
-	long found;
+	fib->family = MONOLITH_AF_INET;
+	fib->l4_protocol = f->to.protocol;
+	fib->sport = f->to.sport;
+	fib->dport = f->to.dport;
+	fib->tot_len = bytes;
+	fib->ifindex = CUBELET_GATEWAY_IFINDEX;
+	fib->ipv4_src = f->to.src.w[0];
+	fib->ipv4_dst = f->to.dst.w[0];
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
 
-	fib.family = MONOLITH_AF_INET;
-	fib.l4_protocol = f->to.protocol;
-	fib.sport = f->to.sport;
-	fib.dport = f->to.dport;
-	fib.tot_len = 1;
-	fib.ifindex = CUBELET_GATEWAY_IFINDEX;
-	fib.ipv4_src = f->to.src.w[0];
-	fib.ipv4_dst = f->to.dst.w[0];
-	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) ||
-	    fib.ifindex != CUBELET_UPLINK_IFINDEX || fib.family != MONOLITH_AF_INET)
+/*
+ * Out by an uplink, if the kernel's routes say so; `own` becomes its address. The kernel tells
+ * the MTU of a route whose next hop it does not know only to who asks for too much.
+ */
+static __always_inline int monolith_uplink(struct __sk_buff *skb, struct cubelet_flow *f,
+					   struct cubelet_addr *own)
+{
+	struct bpf_fib_lookup fib = {}, wide = {};
+	const struct cubelet_uplink *uplink;
+	long found = monolith_ask(skb, f, &fib, 1);
+
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		fib.mtu_result = 0;
+		if (monolith_ask(skb, f, &wide, 0xffff) == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+			fib.mtu_result = wide.mtu_result;
+	} else if (found != BPF_FIB_LKUP_RET_SUCCESS) {
 		return -1;
+	}
+	uplink = cubelet_uplink_at(fib.ifindex);
+	if (!uplink || fib.family != MONOLITH_AF_INET)
+		return -1;
+	*own = uplink->address;
 	f->leaves.mtu = CUBELET_UPLINK_MTU;
-	if (found == BPF_FIB_LKUP_RET_SUCCESS && fib.mtu_result < CUBELET_UPLINK_MTU)
+	if (fib.mtu_result > 1 && fib.mtu_result < CUBELET_UPLINK_MTU)
 		f->leaves.mtu = fib.mtu_result;
 	f->leaves.remote = fib.ipv4_dst;
-	f->leaves.ifindex = CUBELET_UPLINK_IFINDEX;
+	f->leaves.ifindex = fib.ifindex;
 	f->leaves.port_class = CUBELET_UPLINK;
-	__builtin_memcpy(f->leaves.src_mac, (__u8[ETH_ALEN])CUBELET_UPLINK_MAC, ETH_ALEN);
+	__builtin_memcpy(f->leaves.src_mac, uplink->mac, ETH_ALEN);
 	return 0;
 }
 
 /* Layer 3: fills f->leaves. -1: something to be refused, answered or told. */
-static __always_inline int monolith_route(struct __sk_buff *skb, struct cubelet_flow *f)
+static __always_inline int monolith_route(struct __sk_buff *skb, struct cubelet_flow *f,
+					  struct cubelet_addr *own)
 {
 	__u32 first = bpf_ntohl(f->to.dst.w[0]);
 	struct router_prefix key = {};
@@ -268,21 +289,21 @@ static __always_inline int monolith_route(struct __sk_buff *skb, struct cubelet_
 		f->leaves.port_class = CUBELET_OVERLAY;
 		return 0;
 	case 3:
-		return monolith_uplink(skb, f);
+		return monolith_uplink(skb, f, own);
 	}
 	return -1;
 }
 
 /* Fills f->leaves: to a neighbor by its MAC address, or by the router. */
 static __always_inline int monolith_path(struct __sk_buff *skb, const struct cubelet_tuple *from,
-					 struct cubelet_flow *f)
+					 struct cubelet_flow *f, struct cubelet_addr *own)
 {
 	__u64 to = monolith_mac(f->enters.src_mac);
 	struct bridge_neighbor *pod;
 
 	if (to == monolith_mac((__u8[ETH_ALEN])CUBELET_ROUTER_MAC) ||
 	    f->to.dst.w[0] != from->dst.w[0])
-		return monolith_route(skb, f);
+		return monolith_route(skb, f, own);
 	pod = monolith_neighbor(f);
 	if (!pod || monolith_mac(pod->mac) != to || pod->ifindex == skb->ifindex)
 		return -1;
@@ -292,9 +313,10 @@ static __always_inline int monolith_path(struct __sk_buff *skb, const struct cub
 
 /* Source translation of what leaves the cluster, or returns to its own sender. */
 static __always_inline void monolith_masquerade(const struct cubelet_headers *h,
-						struct cubelet_flow *f)
+						struct cubelet_flow *f,
+						const struct cubelet_addr *node)
 {
-	const struct cubelet_addr node = CUBELET_NODE_ADDRESS, hairpin = CUBELET_HAIRPIN_ADDRESS;
+	const struct cubelet_addr hairpin = CUBELET_HAIRPIN_ADDRESS;
 	const __u16 count = CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1;
 	struct nat_exempt_key key = {};
 	__u16 own;
@@ -307,7 +329,7 @@ static __always_inline void monolith_masquerade(const struct cubelet_headers *h,
 	key.network = f->to.dst;
 	if (cubelet_lookup(nat_exempt, &key))
 		return;
-	f->to.src = node;
+	f->to.src = *node;
 	if (!h->ports)
 		return;
 	f->flags |= CUBELET_FLOW_RANGE;
@@ -320,12 +342,13 @@ static __always_inline void monolith_masquerade(const struct cubelet_headers *h,
 static __always_inline int monolith_port_free(struct __sk_buff *skb, struct cubelet_scratch *s)
 {
 	const struct cubelet_flow *f = &s->forward;
+	const __s32 range = CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1;
 	struct cubelet_port_slots slots = cubelet_port_slots(
 		&f->to.dst, f->to.dport, f->to.protocol, cubelet_share_slot(&f->enters));
+	__s32 held = cubelet_held(&cubelet_port_counts[slots.own]);
 
-	return cubelet_held(&cubelet_port_counts[slots.own]) <
-		       CUBELET_SNAT_LAST - CUBELET_SNAT_FIRST + 1 -
-			       cubelet_held(&cubelet_port_counts[slots.all]) &&
+	return (held < 8 * (range - range / 8 - cubelet_held(&cubelet_port_counts[slots.all])) ||
+		held <= range / 128) &&
 	       !cubelet_node_socket(skb, &s->key);
 }
 
@@ -419,6 +442,7 @@ static __always_inline int monolith_open(struct __sk_buff *skb, const struct cub
 	const volatile struct cubelet_epochs *epochs = cubelet_epoch_values;
 	struct cubelet_scratch *s = cubelet_scratch_get();
 	const struct cubelet_tuple *from = &h->tuple;
+	struct cubelet_addr own = {};
 	struct cubelet_flow *f;
 
 	if (!s)
@@ -448,12 +472,12 @@ static __always_inline int monolith_open(struct __sk_buff *skb, const struct cub
 	if (f->to.dst.w[0] != from->src.w[0] &&
 	    !monolith_allowed(&from->src, FIREWALL_EGRESS, &f->to.dst, &f->to))
 		return monolith_drop(skb, h, FIREWALL_REASON_EGRESS_DENIED);
-	if (monolith_path(skb, from, f))
+	if (monolith_path(skb, from, f, &own))
 		return monolith_leave(skb, h);
 	if (f->leaves.port_class == CUBELET_POD && f->leaves.ifindex != f->enters.ifindex &&
 	    !monolith_allowed(&f->to.dst, FIREWALL_INGRESS, &from->src, &f->to))
 		return monolith_drop(skb, h, FIREWALL_REASON_INGRESS_DENIED);
-	monolith_masquerade(h, f);
+	monolith_masquerade(h, f, &own);
 	if (!cubelet_passes(h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED) ||
 	    monolith_commit(skb, from, s))
 		return monolith_leave(skb, h);
