@@ -170,7 +170,7 @@ class Workshop:
 
 
 def _compiled(source: Source) -> Compiled:
-    return compile_source(source, private_folder(CACHE), {})
+    return compile_source(source, private_folder(CACHE))
 
 
 def _load(compiled: Compiled, maps: Mapping[str, BpfMap], stack: ExitStack) -> list[BpfProgram]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from cubelet.composer import background
 from cubelet.composer.background import BackgroundCompiler, Compiling
-from cubelet.composer.compiler import CompileError
+from cubelet.composer.errors import CompileError
 
 CACHE = Path("/nonexistent")
 
@@ -37,9 +37,7 @@ class Workshop:
         self.compiler = BackgroundCompiler()
         self.compiler.on_done = self.done.release
 
-    def compile(
-        self, source: Any, cache: Path, kinds: Mapping[str, str], started: Callable[[Any], None]
-    ) -> Any:
+    def compile(self, source: Any, cache: Path, started: Callable[[Any], None]) -> Any:
         self.compiled.append(source.name)
         if self.process is not None:
             started(self.process)
@@ -52,7 +50,7 @@ class Workshop:
 
     def ask(self, name: str) -> Any:
         source: Any = SimpleNamespace(name=name)
-        return self.compiler(source, CACHE, {})
+        return self.compiler(source, CACHE)
 
     @property
     def compiling(self) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cubelet.composer.compiler import CompileError, compile_source, explain
+from cubelet.composer.compiler import compile_source
 from cubelet.composer.composition import Chain, Mode, compose
 from cubelet.composer.core import Core, CoreSettings
+from cubelet.composer.errors import CompileError
 from cubelet.composer.source import Source, write_source
 from cubelet.state.cluster import State
 from cubelet.testkit.network import build_network, private_network
@@ -59,7 +60,7 @@ def source_of(text: str, folder: Path, mode: Mode) -> Source:
 def test_an_error_names_the_cube_its_file_and_line(text, said, mode, tmp_path):
     source = source_of(text, tmp_path, mode)
     with pytest.raises(CompileError) as caught:
-        compile_source(source, tmp_path / "cache", {"culprit.bpf.c": "culprit"})
+        compile_source(source, tmp_path / "cache")
     error = caught.value
     assert (error.cube, error.file, error.line) == ("culprit", "culprit.bpf.c", 5)
     assert said in str(error)
@@ -68,10 +69,10 @@ def test_an_error_names_the_cube_its_file_and_line(text, said, mode, tmp_path):
 
 def test_bytecode_is_kept_and_used_again(tmp_path, monkeypatch):
     source = source_of(GOOD, tmp_path, "fused")
-    compiled = compile_source(source, tmp_path / "cache", {})
+    compiled = compile_source(source, tmp_path / "cache")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("cubelet.composer.compiler.sys.executable", "/no/such/python")
-    assert compile_source(source, tmp_path / "cache", {}).code == compiled.code
+    assert compile_source(source, tmp_path / "cache").code == compiled.code
 
 
 CHANGE_TYPE = 32
@@ -92,18 +93,55 @@ def test_packets_for_pods_become_the_hosts_on_kernels_that_leave_their_type(
     kernel, changes, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("cubelet.composer.compiler.release", lambda: kernel)
-    compiled = compile_source(source_of(GOOD, tmp_path, "fused"), tmp_path / "cache", {})
+    compiled = compile_source(source_of(GOOD, tmp_path, "fused"), tmp_path / "cache")
     for name in ("cubelet_pod", "cubelet_overlay", "cubelet_slow"):
         assert (CHANGE_TYPE in helpers(compiled.code[name])) is changes, name
 
 
-def test_a_crash_of_the_compiler_is_an_error():
-    assert str(explain("", -11, {})) == "the compiler ended by signal 11"
+LARGE = (
+    GOOD.replace("{", "{{")
+    .replace("}", "}}")
+    .replace(
+        "return cubelet_next(pkt);",
+        """__u32 i;
+
+	for (i = 0; i < {rounds}; i++)
+		asm volatile("" : "+r"(i));
+	return cubelet_next(pkt);""",
+    )
+)
+DEEP = GOOD.replace(
+    "return cubelet_next(pkt);",
+    """volatile char deep[480];
+	int i;
+
+	for (i = 0; i < 480; i++)
+		deep[i] = i;
+	return cubelet_next(pkt);""",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LARGE.format(rounds=1_000_000), "BPF program is too large. Processed 1000001 insn"),
+        (DEEP, "needs more than the 512 bytes of the kernel's stack"),
+    ],
+    ids=["instructions", "stack"],
+)
+def test_a_program_that_is_too_much_as_a_whole_says_so_and_blames_no_cube(text, said, tmp_path):
+    with pytest.raises(CompileError, match=said) as caught:
+        compile_source(source_of(text, tmp_path, "fused"), tmp_path / "cache")
+    error = caught.value
+    assert (error.cube, error.final, error.refused) == ("", True, True)
+    assert "program cubelet_slow " in str(error)
+    if text == DEEP:
+        compile_source(source_of(text, tmp_path, "tailcall"), tmp_path / "cache")
 
 
 def test_the_oldest_bytecode_makes_room(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    compiled = [compile_source(source_of(GOOD, tmp_path, "fused"), cache, {})]
+    compiled = [compile_source(source_of(GOOD, tmp_path, "fused"), cache)]
     for age in range(1, 4):
         old = cache / f"{age}.json"
         old.write_bytes(bytes(1000))
@@ -111,6 +149,6 @@ def test_the_oldest_bytecode_makes_room(tmp_path, monkeypatch):
     size = next(cache.glob(f"{compiled[0].identity}.json")).stat().st_size
     monkeypatch.setattr("cubelet.composer.compiler._ROOM", 2 * size + 1500)
     text = GOOD.replace("cubelet_next(pkt)", "cubelet_next(pkt) + 0")
-    compiled.append(compile_source(source_of(text, tmp_path, "fused"), cache, {}))
+    compiled.append(compile_source(source_of(text, tmp_path, "fused"), cache))
     kept = {path.stem for path in cache.glob("*.json")}
     assert kept == {"3", *(each.identity for each in compiled)}

@@ -22,8 +22,9 @@ from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.syscalls import BpfError
 from cubelet.bpf.tcx import TcxLink
 from cubelet.composer.background import Compiling
-from cubelet.composer.compiler import Compiled, CompileError, compile_source
+from cubelet.composer.compiler import Compiled, compile_source
 from cubelet.composer.core import Core, CoreSettings
+from cubelet.composer.errors import CompileError
 from cubelet.composer.source import Source
 from cubelet.config.node import Settings
 from cubelet.config.setup import Setup
@@ -52,11 +53,11 @@ class Compiler:
     busy: bool = False
     asked: int = 0
 
-    def __call__(self, source: Source, cache: Path, kinds: Mapping[str, str]) -> Compiled:
+    def __call__(self, source: Source, cache: Path) -> Compiled:
         if self.busy:
             self.asked += 1
             raise Compiling
-        return compile_source(source, cache, kinds)
+        return compile_source(source, cache)
 
 
 @dataclass

@@ -17,8 +17,8 @@ from cubelet.bpf import clsact
 from cubelet.bpf.fs import BPFFS
 from cubelet.bpf.maps import BpfMap
 from cubelet.bpf.tcx import Direction, LinkInfo, TcxLink
-from cubelet.composer.compiler import CompileError
 from cubelet.composer.core import Core, CoreSettings
+from cubelet.composer.errors import CompileError
 from cubelet.composer.source import EGRESS
 from cubelet.datapath.programs import Datapath, Prepared
 from cubelet.state.cluster import State

@@ -25,6 +25,10 @@ _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
 _PSEUDO_MAP_VALUE = 2
 _LOG_BYTES = 16 << 20
+_LOG_INSNS = 1
+LOG_STATS = 4
+"""Has the verifier log its reason and figures alone (``BPF_LOG_STATS``). A log with instructions
+overflows before Linux 6.4 if it took many, and has no reason then."""
 _MAX_MAPS = 64
 """The verifier's own limit of maps in one program."""
 
@@ -99,10 +103,12 @@ def load(
     license: str = "Dual BSD/GPL",
     attach_type: AttachType = AttachType.NONE,
     relocations: Mapping[int, int] | None = None,
+    log_level: int = _LOG_INSNS,
 ) -> BpfProgram:
     """Load bytecode, after `relocations` has turned its map references into descriptors.
 
-    Raises `VerifierError` with the verifier's log where the kernel refuses the program.
+    Raises `VerifierError` with the verifier's log, made by `log_level`, where the kernel refuses
+    the program.
     """
     code = insns if relocations is None else relocate(insns, relocations)
     declared = license.encode()
@@ -118,7 +124,7 @@ def load(
     try:
         return BpfProgram(bpf(Cmd.PROG_LOAD, attr, "load", label), name)
     except BpfError:
-        return BpfProgram(_load_with_log(attr, label), name)
+        return BpfProgram(_load_with_log(attr, label, log_level), name)
 
 
 def load_assembly(assembly: Assembly, name: str, functions: Sequence[str]) -> BpfProgram:
@@ -177,9 +183,9 @@ def relocate(insns: bytes, descriptors: Mapping[int, int]) -> bytes:
     return bytes(code)
 
 
-def _load_with_log(attr: ProgLoad, label: str) -> int:
+def _load_with_log(attr: ProgLoad, label: str, level: int = _LOG_INSNS) -> int:
     log = ctypes.create_string_buffer(_LOG_BYTES)
-    attr.log_level = 1
+    attr.log_level = level
     attr.log_size = _LOG_BYTES
     attr.log_buf = ctypes.addressof(log)
     try:

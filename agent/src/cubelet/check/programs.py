@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cubelet.check.findings import Finding, UncheckedError, Verified
 from cubelet.check.places import raised
 from cubelet.check.workbench import Tried, Workbench
-from cubelet.composer.compiler import CompileError
+from cubelet.composer.errors import CompileError
 
 
 def check(bench: Workbench) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -51,7 +51,7 @@ class BackgroundCompiler:
         job = self._job
         return time.monotonic() - job.began if job is not None else None
 
-    def __call__(self, source: Source, cache: Path, kinds: Mapping[str, str]) -> Compiled:
+    def __call__(self, source: Source, cache: Path) -> Compiled:
         """What ``compile_source`` returns or raises, or Compiling."""
         identity = source_identity(source)
         found = find_compiled(source, cache, identity)
@@ -59,7 +59,7 @@ class BackgroundCompiler:
             job = self._done.pop(identity, None)
             if found is None and job is None and self._job is None and not self._closed:
                 self._job = _Job(identity)
-                arguments = (self._job, source, cache, kinds)
+                arguments = (self._job, source, cache)
                 threading.Thread(target=self._run, args=arguments, daemon=True).start()
         if found is not None:
             return found
@@ -76,7 +76,7 @@ class BackgroundCompiler:
             if self._job is not None and self._job.process is not None:
                 self._job.process.kill()
 
-    def _run(self, job: _Job, source: Source, cache: Path, kinds: Mapping[str, str]) -> None:
+    def _run(self, job: _Job, source: Source, cache: Path) -> None:
         def started(process: subprocess.Popen[str]) -> None:
             with self._lock:
                 job.process = process
@@ -84,7 +84,7 @@ class BackgroundCompiler:
                     process.kill()
 
         try:
-            job.outcome = compile_source(source, cache, kinds, started)
+            job.outcome = compile_source(source, cache, started)
         except Exception as error:  # whoever asks gets it
             job.outcome = error
         with self._lock:

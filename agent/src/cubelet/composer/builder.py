@@ -2,7 +2,9 @@
 
 It reads one job as JSON from standard input and writes one result as JSON to standard output,
 and ends, so that LLVM's memory and crashes stay here. Programs are verified and tried on packets
-against scratch maps; the returned bytecode refers to maps by their number in the job.
+against scratch maps; the returned bytecode refers to maps by their number in the job. If the kernel
+does not take a program, the status is REFUSED, the result a refusal (``composer/errors.py``), and
+the verifier's log is on standard error.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cubelet.bpf.constants import MapFlags, MapType
 from cubelet.bpf.layout import ARRAYS, MapLayout
 from cubelet.bpf.maps import BpfMap
-from cubelet.bpf.programs import BpfProgram, load, relocate
+from cubelet.bpf.programs import LOG_STATS, BpfProgram, VerifierError, load, relocate
+from cubelet.composer.errors import REFUSED, Refusal
 from cubelet.composer.headers import ensure_tree
 from cubelet.composer.loader import program_type
 
@@ -34,7 +39,17 @@ _XDP_VERDICTS = frozenset({1, 2})
 def main() -> None:
     """Compile the job on standard input."""
     job = json.load(sys.stdin)
-    json.dump(build(job), sys.stdout)
+    try:
+        json.dump(build(job), sys.stdout)
+    except _RefusedError as error:
+        sys.stdout.buffer.write(msgspec.json.encode(error.refusal))
+        sys.exit(REFUSED)
+
+
+class _RefusedError(Exception):
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.program)
+        self.refusal = refusal
 
 
 def build(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,8 +91,19 @@ def _compile(job: Mapping[str, Any], maps: Sequence[BpfMap]) -> dict[str, bytes]
     types = dict.fromkeys(job["programs"], BPF.SCHED_CLS)
     types |= dict.fromkeys(job["xdp"], BPF.XDP)
     for name, kind in types.items():
-        module.load_func(name, kind)
+        try:
+            module.load_func(name, kind)  # with BTF, so that the log has lines of the source
+        except Exception:  # all that BCC raises, and seldom with the reason
+            _judge(name, module.dump_func(name))
     return {name: module.dump_func(name) for name in types}
+
+
+def _judge(name: str, insns: bytes) -> None:
+    """Raise _RefusedError with the verifier's last words, unless the kernel takes it after all."""
+    try:
+        load(insns, name[:15], program_type(name), log_level=LOG_STATS).close()
+    except VerifierError as error:
+        raise _RefusedError(Refusal(name, error.errno or 0, error.log)) from None
 
 
 def _try(job: Mapping[str, Any], maps: Sequence[BpfMap], code: Mapping[str, bytes]) -> None:

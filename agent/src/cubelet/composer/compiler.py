@@ -1,4 +1,4 @@
-"""The agent's side of compiling: starts the builder, keeps its bytecode, explains its errors."""
+"""The agent's side of compiling: starts the builder, and keeps its bytecode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -17,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from cubelet.bpf.folders import trusted_folder
 from cubelet.bpf.kernel import release
 from cubelet.composer.core import JUMPS
+from cubelet.composer.errors import REFUSED, CompileError, Refusal, explain, explain_refusal
 from cubelet.composer.layout import MapSpec
 from cubelet.composer.source import Source
 
@@ -31,29 +32,6 @@ _DAY = 86_400
 _ROOM = 128 << 20
 """Bytes that the cache may take, some 600 compositions: each boot adds some, since ifindexes are
 compiled in."""
-_CLANG = re.compile(
-    r"^(?P<file>[^\s:]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE
-)
-_VERIFIER = re.compile(r"^; .*@ (?P<file>[^\s:]+):(?P<line>\d+)$", re.MULTILINE)
-_PROCESSED = "processed "
-"""First word of the verifier's last line, its statistics."""
-
-
-class CompileError(Exception):
-    """A composition that could not be compiled, or that the verifier refused.
-
-    ``cube`` is the kind at fault ('' when it is the core's own code), ``file`` and ``line`` the
-    place in its source, ``log`` the whole output. If not ``final``, time or memory ran out and
-    another attempt may succeed.
-    """
-
-    def __init__(
-        self, cube: str, file: str, line: int, message: str, log: str, final: bool = True
-    ) -> None:
-        self.final = final
-        self.cube, self.file, self.line, self.message, self.log = cube, file, line, message, log
-        place = f"{file}:{line}: " if file else ""
-        super().__init__(f"cube {cube}: {place}{message}" if cube else f"{place}{message}")
 
 
 @dataclass(frozen=True)
@@ -66,28 +44,28 @@ class Compiled:
     jumps: Mapping[str, int]
 
 
-Compile = Callable[[Source, Path, Mapping[str, str]], Compiled]
+Compile = Callable[[Source, Path], Compiled]
 """Compiles as :func:`compile_source` does."""
 Started = Callable[["subprocess.Popen[str]"], None]
 """Is given the compiling process."""
 
 
 def compile_source(
-    source: Source,
-    cache: Path,
-    kinds: Mapping[str, str],
-    started: Started = lambda process: None,
+    source: Source, cache: Path, started: Started = lambda process: None
 ) -> Compiled:
     """The source's bytecode, from the cache if it was compiled before.
 
-    ``kinds`` maps a C file's name to the kind of cube it belongs to. Raises CompileError, and
-    UnsafeFolderError if others could put bytecode into the cache.
+    Raises CompileError, and UnsafeFolderError if others could put bytecode into the cache.
     """
     identity = source_identity(source)
     found = find_compiled(source, cache, identity)
     if found is not None:
         return found
-    text = _run_builder(source, cache, kinds, started)
+    try:
+        text = _run_builder(source, cache, started)
+    except CompileError as error:
+        error.identity = identity
+        raise
     _store(cache / f"{identity}.json", text)
     return _compiled(source, identity, json.loads(text))
 
@@ -183,7 +161,7 @@ def _job(source: Source, cache: Path) -> dict[str, Any]:
     }
 
 
-def _run_builder(source: Source, cache: Path, kinds: Mapping[str, str], started: Started) -> str:
+def _run_builder(source: Source, cache: Path, started: Started) -> str:
     command = [sys.executable, "-m", "cubelet.composer.builder"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -197,33 +175,8 @@ def _run_builder(source: Source, cache: Path, kinds: Mapping[str, str], started:
         except BaseException:
             process.kill()
             raise
+    if process.returncode == REFUSED:
+        raise explain_refusal(msgspec.json.decode(said, type=Refusal), log, source)
     if process.returncode != 0:
-        raise explain(log, process.returncode, kinds)
+        raise explain(log, process.returncode, source)
     return said
-
-
-def explain(log: str, status: int, kinds: Mapping[str, str]) -> CompileError:
-    """The error in the builder's output, with the cube and source line at fault."""
-    clang = _CLANG.search(log)
-    if clang:
-        return _at(clang, clang["text"], log, kinds)
-    places = list(_VERIFIER.finditer(log))
-    if places:
-        return _at(places[-1], f"refused by the verifier: {_verdict(log)}", log, kinds)
-    if _PROCESSED in log:
-        return CompileError("", "", 0, f"refused by the verifier: {_verdict(log)}", log)
-    last = log.strip().splitlines()[-1] if log.strip() else "no output"
-    what = f"the compiler ended by signal {-status}" if status < 0 else last
-    return CompileError("", "", 0, what, log, final=False)
-
-
-def _at(match: re.Match[str], text: str, log: str, kinds: Mapping[str, str]) -> CompileError:
-    name = Path(match["file"]).name
-    return CompileError(kinds.get(name, ""), name, int(match["line"]), text, log)
-
-
-def _verdict(log: str) -> str:
-    """The verifier's reason for refusing: the line before its statistics."""
-    before = log.partition(f"\n{_PROCESSED}")[0].splitlines()
-    said = [line for line in before if line.strip() and not line.startswith(("cur ", "old "))]
-    return said[-1] if said else ""

@@ -64,7 +64,8 @@ class Source:
     """C text to compile, and the ``files`` it includes by these paths.
 
     ``programs`` and ``xdp`` are the function names of tc and XDP programs; ``jumps`` gives the jump
-    table's slots of those that are tail-called.
+    table's slots of those that are tail-called. ``kinds`` says of which kind of cube a file is, by
+    its name without folders, ``owners`` of which a program is that is one cube's alone.
     """
 
     text: str
@@ -75,6 +76,8 @@ class Source:
     xdp: tuple[str, ...]
     jumps: Mapping[str, int]
     family: Family
+    kinds: Mapping[str, str]
+    owners: Mapping[str, str]
 
 
 def write_source(
@@ -128,9 +131,10 @@ def write_source(
     )
     jumps = {"cubelet_slow": 0, "cubelet_related": 1, "cubelet_error": 2, "cubelet_floods": 3}
     jumps["cubelet_fragment"] = 5
+    links = chain_links(composition) if composition.mode == "tailcall" else []
     if composition.mode == "tailcall":
         jumps["cubelet_finished"] = 4
-        jumps |= {link.name: link.slot for link in chain_links(composition)}
+        jumps |= {link.name: link.slot for link in links}
     entries = tuple(f"cubelet_{name}" for name in (*PORT_CLASSES, *outward))
     files = {_cube_path(cube): _cube_text(cube) for cube in composition.cubes}
     files["cubelet/generated.h"] = generated
@@ -138,7 +142,10 @@ def write_source(
         files[_PROVIDED] = "\n".join(['#include "provide.h"', *provided, ""])
     programs = (*entries, *jumps)
     xdp = (EARLY,) if early else ()
-    return Source(text, files, _include_folders(), specs, programs, xdp, jumps, family)
+    kinds = {cube.source().name: cube.kind for cube in composition.cubes}
+    owners = {link.name: link.cube.kind for link in links}
+    folders = _include_folders()
+    return Source(text, files, folders, specs, programs, xdp, jumps, family, kinds, owners)
 
 
 def _each_fields(cubes: Iterable[Cube]) -> str:

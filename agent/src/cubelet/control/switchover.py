@@ -14,9 +14,9 @@ from cubelet.bpf.jiffies import Clock
 from cubelet.bpf.rcu import synchronize
 from cubelet.bpf.syscalls import BpfError
 from cubelet.composer.background import Compiling
-from cubelet.composer.compiler import CompileError
 from cubelet.composer.composition import Composition, CompositionError, Facts
 from cubelet.composer.ends import ends_per_second
+from cubelet.composer.errors import CompileError
 from cubelet.config.setup import Setup
 from cubelet.control.lingering import Lingering
 from cubelet.control.planner import Planner

@@ -26,8 +26,9 @@ from types import FrameType, MappingProxyType
 import msgspec
 
 from cubelet.bpf.syscalls import BpfError
-from cubelet.composer.compiler import CompileError, compile_source
+from cubelet.composer.compiler import compile_source
 from cubelet.composer.composition import CompositionError
+from cubelet.composer.errors import CompileError
 from cubelet.composer.slots import Slots
 from cubelet.composer.source import write_source
 from cubelet.config.cluster import ClusterConfig
@@ -193,8 +194,7 @@ def _faults(job: Job, setup: Setup, state: State) -> dict[str, str]:
     try:
         early_xdp = job.early_xdp and bool(composition.early_stages())
         source = write_source(composition, setup.core, job.local, job.hz, early_xdp=early_xdp)
-        kinds = {cube.source().name: cube.kind for cube in composition.cubes}
-        compile_source(source, job.settings.cache_dir, kinds)
+        compile_source(source, job.settings.cache_dir)
     except CompileError as error:
         return {error.cube: str(error)}
     except (BpfError, OSError) as error:

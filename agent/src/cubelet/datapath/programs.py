@@ -106,8 +106,7 @@ class Datapath:
         same = self.compiled is not None and self.compiled.specs == source.specs
         if same and source_identity(source) == self.identity:
             return None
-        kinds = {cube.source().name: cube.kind for cube in composition.cubes}
-        compiled = self._compile(source, self._cache, kinds)
+        compiled = self._compile(source, self._cache)
         known = {pin.name for pin in pins(self._bpffs / "maps")}
         maps = open_maps(compiled.specs, self._bpffs / "maps")
         tables = [f"{s.c_name}-{s.identity}" for s in compiled.specs if s.c_name == "cubelet_flows"]

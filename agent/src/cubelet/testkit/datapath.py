@@ -115,8 +115,7 @@ class Datapath(Contents):
                 trial=True,
                 early_xdp=self._early_xdp,
             )
-        kinds = {cube.source().name: cube.kind for cube in self.composition.cubes}
-        compiled = compile_source(source, private_folder(CACHE), kinds)
+        compiled = compile_source(source, private_folder(CACHE))
         self.compiled, self.specs = compiled, compiled.specs
         self.maps = open_maps(compiled.specs, None)
         self.programs = load_programs(compiled, self.maps)
