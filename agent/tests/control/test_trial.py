@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -176,6 +177,53 @@ async def test_c_is_compiled_and_verified(site: Site) -> None:
     local = local_node()
     verdict = await try_out(job(site, local=local))
     assert "gate.bpf.c:4: use of undeclared identifier 'missing'" in verdict.faults["gate"]
+
+
+LOOP = """#include "cubelet.h"
+
+static __always_inline int gate_count(__u32 rounds)
+{
+	__u32 i;
+
+	for (i = 0; i < rounds; i++)
+		asm volatile("" : "+r"(i));
+	return 0;
+}
+
+static __always_inline int gate_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	return gate_count(ROUNDS) + cubelet_next(pkt);
+}
+"""
+CHAINED = LOOP.replace("ROUNDS", "50000")
+"""Too large to be fused, not to be tail-called."""
+SHARED = (
+    LOOP.replace("ROUNDS", "1")
+    + """
+static __always_inline __u16
+gate_packet(struct __sk_buff *skb, const struct cubelet_headers *h, struct cubelet_flow *f)
+{
+	return gate_count(500000);
+}
+"""
+)
+"""Too large for the program of all packets, which is no cube's alone."""
+
+
+def test_what_can_only_be_tail_called_may_take_over(site: Site) -> None:
+    site.install(1, essential=False)
+    (site.package / "bpf/gate.bpf.c").write_text(CHAINED)
+    verdict = asyncio.run(try_out(job(site, local=local_node())))
+    assert (verdict.refused, verdict.faults) == ("", {})
+
+
+def test_whose_fault_it_is_is_found_if_no_log_says_so(site: Site) -> None:
+    site.install(1, essential=False)
+    spoil(site, "    inward =", '    per_packet = frozenset({"pod"})\n    inward =')
+    (site.package / "bpf/gate.bpf.c").write_text(SHARED)
+    verdict = asyncio.run(try_out(job(site, local=local_node())))
+    assert verdict.refused == ""
+    assert "cube gate: it cannot be composed with the other cubes" in verdict.faults["gate"]
 
 
 @in_loop

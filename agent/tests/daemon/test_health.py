@@ -20,7 +20,7 @@ class Parts:
             problems={},
             rejected=[],
             complaints=(),
-            switchover=SimpleNamespace(sweeper=None),
+            switchover=SimpleNamespace(sweeper=None, modes=SimpleNamespace(problem="")),
         )
         self.feed = SimpleNamespace(synced=True, usable=True, problems=[])
         self.compiling: float | None = None
@@ -47,6 +47,12 @@ def parts() -> Parts:
 
 def test_an_agent_at_rest_waits_for_nothing(parts: Parts) -> None:
     assert (parts.health.ready, parts.health.waiting(), parts.health.problems()) == (True, [], [])
+
+
+def test_a_composition_in_another_mode_is_told_and_serves(parts: Parts) -> None:
+    parts.reconciler.switchover.modes.problem = "tail-called, since fused it is refused"
+    assert parts.health.problems() == ["tail-called, since fused it is refused"]
+    assert parts.health.ready
 
 
 def test_it_says_for_how_long_it_has_been_compiling(parts: Parts) -> None:

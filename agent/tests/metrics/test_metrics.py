@@ -290,7 +290,11 @@ def test_how_full_maps_are_is_known_counted_or_not_told() -> None:
 def node(**changed: Any) -> NodeMetrics:
     composition = SimpleNamespace(mode="fused", cubes=[SimpleNamespace(kind="nat", instance="nat")])
     reconciler = SimpleNamespace(
-        switchover=SimpleNamespace(composition=composition, cubes=composition.cubes),
+        switchover=SimpleNamespace(
+            composition=composition,
+            cubes=composition.cubes,
+            modes=SimpleNamespace(problem="fused it is refused"),
+        ),
         ports=SimpleNamespace(attached=["shop/c"]),
         datapath=SimpleNamespace(identity="3f2a"),
         problems={"port shop/a": "no", "port shop/b": "no", "maps": "full"},
@@ -324,6 +328,7 @@ def test_the_agent_tells_what_it_runs_and_what_is_wrong() -> None:
         "rejected": 2,
         "source": 1,
         "cube": 1,
+        "mode": 1,
     }
     assert {"pass", "composition", "configuration"} <= problems.keys()
     assert at(found, "cubelet_ports_attached") == 1
@@ -342,7 +347,7 @@ def test_it_tells_of_a_refused_configuration_and_a_pass_that_hangs() -> None:
 
 def test_a_node_that_has_composed_nothing_yet_says_no_more_than_that() -> None:
     nothing = SimpleNamespace(
-        switchover=SimpleNamespace(composition=None, cubes=()),
+        switchover=SimpleNamespace(composition=None, cubes=(), modes=SimpleNamespace(problem="")),
         ports=SimpleNamespace(attached=[]),
         problems={},
         rejected=[],

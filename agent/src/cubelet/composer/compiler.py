@@ -36,12 +36,19 @@ compiled in."""
 
 @dataclass(frozen=True)
 class Compiled:
-    """Bytecode whose map references are positions in ``specs``; ``identity`` hashes its inputs."""
+    """A source's bytecode, whose map references are positions in ``specs``.
+
+    ``identity`` hashes its inputs.
+    """
 
     identity: str
     code: Mapping[str, bytes]
-    specs: tuple[MapSpec, ...]
-    jumps: Mapping[str, int]
+    source: Source
+
+    @property
+    def specs(self) -> tuple[MapSpec, ...]:
+        """The maps."""
+        return self.source.specs
 
 
 Compile = Callable[[Source, Path], Compiled]
@@ -79,7 +86,7 @@ def find_compiled(source: Source, cache: Path, identity: str) -> Compiled | None
 
 def _compiled(source: Source, identity: str, encoded: Mapping[str, str]) -> Compiled:
     code = {name: base64.b64decode(text) for name, text in encoded.items()}
-    return Compiled(identity, code, source.specs, source.jumps)
+    return Compiled(identity, code, source)
 
 
 def source_identity(source: Source) -> str:

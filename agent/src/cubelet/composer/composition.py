@@ -172,6 +172,17 @@ class Composition:
             )
             for name, cubes in self.stacks.items()
         }
+        return self._of(stacks, facts)
+
+    def only(self, kinds: Collection[str]) -> Composition:
+        """The composition with no cubes on its stacks but those of these kinds."""
+        stacks = {
+            name: tuple(cube for cube in cubes if cube.kind in kinds)
+            for name, cubes in self.stacks.items()
+        }
+        return self._of(stacks, self.facts)
+
+    def _of(self, stacks: Mapping[str, tuple[Cube, ...]], facts: Facts) -> Composition:
         standing = {id(cube) for cubes in (self.core, *stacks.values()) for cube in cubes}
         cubes = tuple(cube for cube in self.cubes if id(cube) in standing)
         return replace(self, cubes=cubes, stacks=stacks, facts=facts)

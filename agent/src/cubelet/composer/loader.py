@@ -10,9 +10,10 @@ from pathlib import Path
 from cubelet.bpf.constants import ProgType
 from cubelet.bpf.fs import ensure_bpffs
 from cubelet.bpf.maps import BpfMap
-from cubelet.bpf.programs import BpfProgram, load
+from cubelet.bpf.programs import BpfProgram, VerifierError, load
 from cubelet.composer.compiler import Compiled
 from cubelet.composer.core import JUMPS
+from cubelet.composer.errors import Refusal, explain_refusal
 from cubelet.composer.source import EARLY, EGRESS, LOCAL
 from cubelet_hooks.cube import PORT_CLASSES
 
@@ -61,21 +62,35 @@ def program_type(name: str) -> ProgType:
 
 
 def load_programs(compiled: Compiled, maps: Mapping[str, BpfMap]) -> Programs:
-    """Load all programs, without attaching or pinning them. Raises VerifierError."""
+    """Load all programs, without attaching or pinning them.
+
+    Raises BpfError, or CompileError for a program that this kernel does not take though it was
+    verified when it was compiled.
+    """
     fds = {number: maps[spec.c_name].fd for number, spec in enumerate(compiled.specs)}
     loaded: dict[str, BpfProgram] = {}
     try:
         for name, insns in compiled.code.items():
             loaded[name] = load(insns, name[:15], program_type(name), relocations=fds)
+    except VerifierError as error:
+        _close(loaded)
+        refusal = Refusal(name, error.errno or 0, error.log)
+        if not refusal.final:
+            raise
+        raise explain_refusal(refusal, error.log, compiled.source) from error
     except BaseException:
-        for program in loaded.values():
-            program.close()
+        _close(loaded)
         raise
     jumps = maps[f"cubelet_{JUMPS}"]
-    for name, slot in compiled.jumps.items():
+    for name, slot in compiled.source.jumps.items():
         jumps.update(struct.pack("=I", slot), struct.pack("=I", loaded[name].fd))
     entries = {name: loaded.pop(f"cubelet_{name}") for name in PORT_CLASSES}
     for name in (LOCAL, EGRESS):
         if f"cubelet_{name}" in loaded:
             entries[name] = loaded.pop(f"cubelet_{name}")
     return Programs(compiled.identity, entries, loaded, jumps)
+
+
+def _close(programs: Mapping[str, BpfProgram]) -> None:
+    for program in programs.values():
+        program.close()

@@ -14,6 +14,7 @@ import structlog
 from cubelet.bpf.jiffies import Clock
 from cubelet.composer.compiler import Compile, compile_source
 from cubelet.composer.composition import Composition
+from cubelet.composer.refusals import Refusals
 from cubelet.config.node import Settings
 from cubelet.config.setup import Setup
 from cubelet.control.host import HostNetwork, concerns
@@ -59,7 +60,8 @@ class Reconciler:
         self._state = state
         self._guests = guests or Guests(state)
         self.problems = Problems()
-        self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz, compile)
+        refusals = Refusals(compile, memory.known.refused)
+        self.datapath = Datapath(settings.bpffs, settings.cache_dir, clock.hz, refusals)
         self.switchover = Switchover(self.datapath, state, clock, memory, self.problems, compiling)
         self.ports = PodPorts(self.datapath, self.problems)
         self._host = HostNetwork(settings, state, memory, self.problems)

@@ -19,6 +19,7 @@ from cubelet.composer.ends import ends_per_second
 from cubelet.composer.errors import CompileError
 from cubelet.config.setup import Setup
 from cubelet.control.lingering import Lingering
+from cubelet.control.modes import Modes
 from cubelet.control.planner import Planner
 from cubelet.control.problems import Problems
 from cubelet.datapath.applier import Applier, Delta, Outcome, Refuse
@@ -97,6 +98,7 @@ class Switchover:
         self._ordered: object = None
         self._not_before = 0.0
         self._verdicts_due = False
+        self.modes = Modes(datapath, memory)
         self.in_force: InForce | None = None
         """The running composition, whose maps have been filled; None before the first."""
         self.complete = True
@@ -178,7 +180,7 @@ class Switchover:
             return False  # it would be refused again, or it is too early to try
         composition = setup.composition.specialised(facts)
         try:
-            prepared = self._datapath.prepare(composition, setup.core, local)
+            fitted = self.modes.prepare(setup, composition, local)
         except Compiling:
             self.awaited, self._ordered = composition, wanted
             return False
@@ -190,6 +192,7 @@ class Switchover:
                 self._not_before = time.monotonic() + _PAUSE
                 self._fail(composition, "", str(error))
             return False
+        composition, prepared = fitted.composition, fitted.made
         if prepared is not None:
             self._take_over(plan, composition, prepared)
         # also if the same programs run already: the cubes' Python objects may be new
@@ -197,6 +200,7 @@ class Switchover:
             self.in_force = dataclasses.replace(self.in_force, composition=composition)
         self._problems.note(PLACE, "")
         self._composed, self._refused, self.lacking = wanted, None, frozenset()
+        self.modes.took_over(fitted.refusal)
         self._memory.remember(facts=facts, reasons=composition.reasons, slots=composition.slots)
         return prepared is not None
 

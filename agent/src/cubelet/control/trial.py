@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType, MappingProxyType
 
@@ -27,8 +28,9 @@ import msgspec
 
 from cubelet.bpf.syscalls import BpfError
 from cubelet.composer.compiler import compile_source
-from cubelet.composer.composition import CompositionError
+from cubelet.composer.composition import Composition, CompositionError
 from cubelet.composer.errors import CompileError
+from cubelet.composer.fitting import fit
 from cubelet.composer.slots import Slots
 from cubelet.composer.source import write_source
 from cubelet.config.cluster import ClusterConfig
@@ -192,14 +194,19 @@ def _faults(job: Job, setup: Setup, state: State) -> dict[str, str]:
     if job.local is None:
         return {}
     try:
-        early_xdp = job.early_xdp and bool(composition.early_stages())
-        source = write_source(composition, setup.core, job.local, job.hz, early_xdp=early_xdp)
-        compile_source(source, job.settings.cache_dir)
+        fit(composition, partial(_compile, job, setup), partial(_compile, job, setup))
     except CompileError as error:
         return {error.cube: str(error)}
     except (BpfError, OSError) as error:
         return {"": str(error)}
     return {}
+
+
+def _compile(job: Job, setup: Setup, composition: Composition) -> None:
+    assert job.local is not None
+    early_xdp = job.early_xdp and bool(composition.early_stages())
+    source = write_source(composition, setup.core, job.local, job.hz, early_xdp=early_xdp)
+    compile_source(source, job.settings.cache_dir)
 
 
 @contextmanager

@@ -86,6 +86,7 @@ class Health:
         quarantined = self._discovery.quarantined().items()
         refused += [f"cube {kind} is quarantined: {reason}" for kind, reason in quarantined]
         found = [each for each in self._reconciler.problems.values() if each not in why]
+        found += filter(None, [self._reconciler.switchover.modes.problem])
         found += _some(self._reconciler.rejected, "units")
         found += [self._memory.problem] if self._memory.problem else []
         found += self._broken()

@@ -23,7 +23,7 @@ from cubelet.composer.compiler import Compile, Compiled, compile_source, source_
 from cubelet.composer.composition import Composition
 from cubelet.composer.core import Core
 from cubelet.composer.loader import Programs, load_programs
-from cubelet.composer.source import EGRESS, LOCAL, LOOPBACK_IFINDEX, write_source
+from cubelet.composer.source import EGRESS, LOCAL, LOOPBACK_IFINDEX, Source, write_source
 from cubelet.datapath.early import EarlyAttachment
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet_hooks.objects import LocalNode, Port
@@ -99,10 +99,7 @@ class Datapath:
         Raises CompileError or BpfError, and what else ``compile`` raises. Nothing changes until
         :meth:`switch`; fill the prepared maps before that.
         """
-        # by one NIC's driver or by none: of several, every one has to see its packets early
-        early = bool(composition.early_stages()) and not local.further_uplinks
-        early_xdp = early and self._early.ready(local.uplink_ifindex)
-        source = write_source(composition, core, local, self._hz, early_xdp=early_xdp)
+        source = self._source(composition, core, local)
         same = self.compiled is not None and self.compiled.specs == source.specs
         if same and source_identity(source) == self.identity:
             return None
@@ -117,6 +114,16 @@ class Datapath:
         except BaseException:
             close_maps(maps)
             raise
+
+    def verify(self, composition: Composition, core: Core, local: LocalNode) -> None:
+        """Compile a composition that is not to be put in force. Raises as :meth:`prepare` does."""
+        self._compile(self._source(composition, core, local), self._cache)
+
+    def _source(self, composition: Composition, core: Core, local: LocalNode) -> Source:
+        # by one NIC's driver or by none: of several, every one has to see its packets early
+        early = bool(composition.early_stages()) and not local.further_uplinks
+        early_xdp = early and self._early.ready(local.uplink_ifindex)
+        return write_source(composition, core, local, self._hz, early_xdp=early_xdp)
 
     def switch(self, prepared: Prepared) -> dict[str, str]:
         """Put a prepared composition in force: each attachment in one step.

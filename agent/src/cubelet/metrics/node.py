@@ -23,6 +23,7 @@ _PLACES = (
         "early",
         "facts",
         "maps",
+        "mode",
         "node",
         "pass",
         "plans",
@@ -100,6 +101,7 @@ class NodeMetrics:
             configuration=int(bool(self._refused())),
             rejected=len(self._reconciler.rejected) + len(self._reconciler.complaints),
             cube=len(self._discovery.quarantined()),
+            mode=int(bool(self._reconciler.switchover.modes.problem)),
         )
 
 

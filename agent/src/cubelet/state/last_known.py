@@ -26,6 +26,8 @@ class Remembered(msgspec.Struct, frozen=True):
     ``addresses`` and ``pod_cidrs`` are the node's; ``policed`` the namespaces that had
     NetworkPolicies. ``api_servers`` is where API servers were to be reached, address and port;
     ``api_endpoints`` where they said that they are, ``api_names`` the addresses of their names.
+    ``refused`` says why what is in force is not in the wanted mode, by the identity of what was
+    refused.
     """
 
     config: str | None = None
@@ -38,6 +40,7 @@ class Remembered(msgspec.Struct, frozen=True):
     api_servers: tuple[tuple[str, int], ...] = ()
     api_endpoints: tuple[tuple[str, int], ...] = ()
     api_names: Mapping[str, tuple[str, ...]] = {}
+    refused: Mapping[str, str] = {}
 
     def node(self, name: str) -> Node | None:
         """The node as it was last known; None if it never was."""
