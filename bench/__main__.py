@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import chain, cni, connections, sync
+from bench import chain, cni, connections, sync, verified
 from bench.stats import Row
 from bench.table import table
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[Callable[[int], list[Row]], str]] = {
         "new connections a second, and failures: ClusterIP, remote NodePort, masquerade; bare",
     ),
     "sync": (sync.run, "an agent and 10,000 Services: first sync, memory, CPU, change to map"),
+    "verified": (verified.run, "instructions that the verifier goes through, and their budget"),
 }
 
 

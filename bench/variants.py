@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 from bench.cluster import CUBES
 from bench.passthrough import passthroughs
@@ -32,9 +33,14 @@ from cubelet_hooks.cube import Cube
 _AFTER_VERDICTS = ("cubelet_error", "cubelet_related", "cubelet_floods")
 FOLDER = Path(__file__).parent
 FEED_BYTES = 72
-FUSED, TAILCALL, MONOLITH, NOTHING = "fused", "tailcall", "monolith", "nothing"
+FUSED: Final = "fused"
+TAILCALL: Final = "tailcall"
+MONOLITH, NOTHING = "monolith", "nothing"
 PASSTHROUGHS = 10
-LONGER = {mode: f"{mode}+{PASSTHROUGHS}" for mode in (FUSED, TAILCALL)}
+LONGER: Mapping[Mode, str] = {
+    FUSED: f"{FUSED}+{PASSTHROUGHS}",
+    TAILCALL: f"{TAILCALL}+{PASSTHROUGHS}",
+}
 """Names of the variants with ten more pass-through cubes, by mode."""
 TARGET_SLOT = 255
 """``BENCH_JUMP_TARGET``."""
@@ -85,7 +91,7 @@ class Workshop:
         self._path = path
         with Clock() as clock:
             self._hz = clock.hz
-        self._base = self._source("fused", ())
+        self._base = default_source(path, self._hz, "fused")
         self._feed = self._by_hand("feed", "bench_feed")
         self.feed_map = BpfMap.create(_FEED.c_name, _FEED.layout)
         self.recipes = tuple(self._recipes())
@@ -95,29 +101,15 @@ class Workshop:
         self.feed_map.close()
 
     def _recipes(self) -> Iterator[Recipe]:
-        core = _compiled(self._base)
+        core = compiled(self._base)
         yield Recipe(FUSED, core)
-        yield Recipe(TAILCALL, _compiled(self._source("tailcall", ())))
+        yield Recipe(TAILCALL, compiled(default_source(self._path, self._hz, "tailcall")))
         yield Recipe(MONOLITH, core, self._by_hand("monolith", "monolith_pod"))
         yield Recipe(NOTHING, None, self._by_hand("nothing", "bench_nothing"))
         with TemporaryDirectory(prefix="cubelet-bench-") as folder:
             more = passthroughs(PASSTHROUGHS, Path(folder))
-            yield Recipe(LONGER[FUSED], _compiled(self._source("fused", more)))
-            yield Recipe(LONGER[TAILCALL], _compiled(self._source("tailcall", more)))
-
-    def _source(self, mode: Mode, extra: Sequence[type[Cube]]) -> Source:
-        """The default chain as production runs it, with ``extra`` cubes behind the pods' stack."""
-        chain = default_chain()
-        stacks = dict(chain.stacks)
-        stacks["pod"] = (*stacks["pod"], *(cube.kind for cube in extra))
-        composition = compose(
-            Chain(core=chain.core, stacks=stacks),
-            {**CUBES, **{cube.kind: cube for cube in extra}},
-            mode=mode,
-        )
-        path = self._path
-        composition = composition.specialised(composition.facts_of(path.state))
-        return write_source(composition, path.core, path.network.local, self._hz)
+            for mode, name in LONGER.items():
+                yield Recipe(name, compiled(default_source(self._path, self._hz, mode, more)))
 
     def _by_hand(self, file: str, program: str) -> Compiled:
         """Compile a C file of this folder, which uses the cubes' maps by kind, and the feed map."""
@@ -130,7 +122,7 @@ class Workshop:
             f'#line 1 "{file}.bpf.c"',
             body,
         )
-        return _compiled(
+        return compiled(
             replace(
                 self._base,
                 text="\n".join(lines),
@@ -169,7 +161,22 @@ class Workshop:
         return variant
 
 
-def _compiled(source: Source) -> Compiled:
+def default_source(path: Datapath, hz: int, mode: Mode, extra: Sequence[type[Cube]] = ()) -> Source:
+    """The default chain as production runs it on ``path``, ``extra`` cubes behind pods' stack."""
+    chain = default_chain()
+    stacks = dict(chain.stacks)
+    stacks["pod"] = (*stacks["pod"], *(cube.kind for cube in extra))
+    composition = compose(
+        Chain(core=chain.core, stacks=stacks),
+        {**CUBES, **{cube.kind: cube for cube in extra}},
+        mode=mode,
+    )
+    composition = composition.specialised(composition.facts_of(path.state))
+    return write_source(composition, path.core, path.network.local, hz)
+
+
+def compiled(source: Source) -> Compiled:
+    """Its bytecode."""
     return compile_source(source, private_folder(CACHE))
 
 
