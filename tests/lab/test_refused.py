@@ -54,6 +54,8 @@ quiet_packet(struct __sk_buff *skb, const struct cubelet_headers *h, struct cube
 """
 """Over a million in a program that is shared in both ways: its name leads to no cube."""
 
+INSERTED = "{composition: tailcall, insert: [{cube: quiet, ports: [pod]}]}"
+
 
 @pytest.fixture
 def busy(small: World, small_space: Space) -> Iterator[Space]:
@@ -107,11 +109,15 @@ def test_a_chain_too_large_to_be_fused_is_tail_called_and_loses_nothing(
     running.check(at_least=20)
 
 
+@pytest.mark.parametrize("config", ["", INSERTED], ids=["placed", "inserted"])
 def test_a_new_node_goes_without_the_cube_that_is_refused_in_both_ways(
-    small: World, busy: Space, tmp_path: Path
+    small: World, busy: Space, tmp_path: Path, config: str
 ) -> None:
     """The program is shared and no line is at fault: the cube is found by composing without it."""
     install(tmp_path, "quiet", EACH_CUBE, EACH_C)
+    small.start(NODE)
+    configure(small, config)
+    small.stop(NODE)
     as_on_a_new_node(small)
     start(small, command(small), tmp_path)
     row = plugins(small)["quiet"]
@@ -119,7 +125,8 @@ def test_a_new_node_goes_without_the_cube_that_is_refused_in_both_ways(
     assert "cube quiet: it cannot be composed with the other cubes" in str(row["reason"])
     assert "program cubelet_pod is refused by the verifier" in str(row["reason"])
     found = status(small)
-    assert (found["ready"], found["composition"]["mode"]) == (True, "fused")
+    assert found["ready"]
+    assert found["composition"]["mode"] == ("tailcall" if config else "fused")
     assert found["composition"]["stacks"]["pod"] == ["lbrp", "nat"]
     assert [each for each in found["problems"] if "cube quiet is quarantined" in each]
     assert busy.who(busy.at("client"), busy.vip("server"), 80) == "server"

@@ -251,6 +251,35 @@ def test_what_the_verifier_refuses_at_a_start_gives_way_to_the_last(
     assert Memory(tmp_path / "memory.json").known.config == "composition: tailcall"
 
 
+def test_a_new_node_goes_without_the_cube_at_fault_and_keeps_the_rest(
+    tmp_path: Path, found: Discovery
+) -> None:
+    one = Followed(tmp_path, replace(found, faults={}))
+    wanted = config_map("{composition: tailcall, insert: [{cube: rate, ports: [pod]}]}")
+    one.configuration.follow([Change(ConfigMap.kind, CONFIG, None, wanted)])
+    assert not one.configuration.settle("too large", in_force=False, at_fault={"rate"})
+    one.configuration.go_on_without({"rate": "too large"})
+    assert (one.mode, "rate0" in stack(one.proposed[-1], "pod")) == ("tailcall", False)
+    assert not one.configuration.settle("", in_force=True)
+    assert one.configuration.problem == ""
+
+
+@pytest.mark.parametrize("essential", [True, False])
+def test_a_new_node_does_not_begin_without_an_essential_cube(
+    tmp_path: Path, found: Discovery, essential: bool
+) -> None:
+    class Gate(Rate):
+        kind = "gate"
+
+    Gate.essential = essential
+    one = Followed(tmp_path, replace(found, cubes={**found.cubes, "gate": Gate}))
+    wanted = config_map("insert: [{cube: gate, ports: [pod]}]")
+    one.configuration.follow([Change(ConfigMap.kind, CONFIG, None, wanted)])
+    assert one.configuration.settle("refused", in_force=False) is not essential
+    assert ("gate0" in stack(one.proposed[-1], "pod")) is essential
+    assert one.configuration.problem == "refused"
+
+
 def test_where_there_is_no_other_one_it_is_tried_until_it_is_in_force(
     tmp_path: Path, found: Discovery
 ) -> None:

@@ -101,7 +101,7 @@ class Rig:
         )
         self.configuration = SimpleNamespace(
             follow=lambda changes, complete: None,
-            settle=lambda refused, serves: False,
+            settle=lambda refused, serves, at_fault: False,
             problem="",
             go_on_without=self.gone_on.append,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -75,6 +75,7 @@ class Configuration:
         self._reload: Reload | None = None
         self._before: Discovery | None = None
         self._serves = False
+        self._essential: frozenset[str] = frozenset()
         self._offered = self._accepted = _Offer()
         self.problem = ""
         if not discovery.lost:
@@ -174,23 +175,23 @@ class Configuration:
 
     def _offer(self, offer: _Offer) -> None:
         known = self._memory.known
-        self._propose(
-            make_setup(
-                self._settings,
-                offer.config,
-                self._discovery,
-                known.reasons,
-                lenient=offer.lenient,
-                slots=known.slots,
-            )
+        setup = make_setup(
+            self._settings,
+            offer.config,
+            self._discovery,
+            known.reasons,
+            lenient=offer.lenient,
+            slots=known.slots,
         )
+        self._propose(setup)
         self._offered, self._pending = offer, True
+        self._essential = _essential(setup)
 
-    def settle(self, refused: str | None, in_force: bool) -> bool:
+    def settle(self, refused: str | None, in_force: bool, at_fault: Collection[str] = ()) -> bool:
         """Take in a pass's outcome; True if the proposed configuration is given up now.
 
         ``refused`` says why it is not in force: '' if it is, None while that is not decided.
-        ``in_force`` says whether any composition is.
+        ``in_force`` says whether any composition is, ``at_fault`` which kinds it can go without.
         """
         if not self._pending or refused is None:
             return False
@@ -211,12 +212,27 @@ class Configuration:
         if in_force:
             self._discovery.faults.update(offer.faults or {})
             return True
-        if offer.text != self._memory.known.config:
+        if offer.text != self._memory.known.config and not self._must_stay(at_fault):
             self._offer_the_last(refused)
             return True
         self._pending = True  # without an alternative it is tried until it is in force
         return False
 
+    def _must_stay(self, at_fault: Collection[str]) -> bool:
+        """Whether the default may not stand in for the configuration that a new node begins with.
+
+        It goes on without the kinds ``at_fault`` instead, or waits if an essential one would go.
+        """
+        known = self._memory.known
+        if known.composed or known.config is not None:
+            return False  # there is a last one, which was in force
+        default = make_setup(self._settings, ClusterConfig(), self._discovery, lenient=True)
+        return bool(at_fault) or not self._essential <= _essential(default)
+
     def _refuse(self, excuse: str, reason: str) -> None:
         nor = "; nor can the last one be used: "
         self.problem = f"{excuse}{nor}{reason}" if excuse and excuse != reason else reason
+
+
+def _essential(setup: Setup) -> frozenset[str]:
+    return frozenset(cube.kind for cube in setup.composition.cubes if cube.essential)

@@ -158,7 +158,7 @@ class Loop:
         """
         switchover = self._reconciler.switchover
         given_up = self._configuration.settle(
-            self._reconciler.refused, switchover.in_force is not None
+            self._reconciler.refused, switchover.in_force is not None, switchover.faults
         )
         faults, suspects = dict(switchover.faults), dict(switchover.suspects)
         switchover.faults.clear()

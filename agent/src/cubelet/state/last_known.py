@@ -42,6 +42,11 @@ class Remembered(msgspec.Struct, frozen=True):
     api_names: Mapping[str, tuple[str, ...]] = {}
     refused: Mapping[str, str] = {}
 
+    @property
+    def composed(self) -> bool:
+        """Whether some composition has taken over on this node."""
+        return bool(self.facts.versions)
+
     def node(self, name: str) -> Node | None:
         """The node as it was last known; None if it never was."""
         if not self.pod_cidrs:
