@@ -219,7 +219,7 @@ struct ten *thirteen(void);
 
 
 HELPERS = [
-    ("return bpf_clone_redirect(skb, 1, 0);", "bpf_clone_redirect", "cubelet_forward()"),
+    ("return bpf_clone_redirect(skb, 1, 0);", "bpf_clone_redirect", "KIND_mirror()"),
     ("return bpf_redirect(1, 0);", "bpf_redirect", "the composer redirects"),
     ("return bpf_redirect_neigh(1, 0, 0, 0);", "bpf_redirect_neigh", "the composer redirects"),
     ("bpf_probe_write_user(0, 0, 0); return 0;", "bpf_probe_write_user", "machine's memory"),
@@ -270,7 +270,7 @@ def test_helpers_by_number(
     assert not list(report(folder, only("helpers")).findings)
     found = finding(folder, only("calls"))
     assert f"calls {helper}, which a cube may not call" in found.message
-    assert "cubelet_forward()" in found.remedy
+    assert "KIND_mirror()" in found.remedy
     assert found.file == str(folder / C)
 
 

@@ -29,13 +29,14 @@ from cubelet.cubes.declarations import OWN_METRICS
 from cubelet.datapath.flows import SweepResult
 from cubelet.ipc.client import AgentError
 from cubelet.metrics.cubes import CubeMetrics, callback_families
-from cubelet.metrics.maps import drop_families, fill_families, flow_families
+from cubelet.metrics.maps import copy_families, drop_families, fill_families, flow_families
 from cubelet.metrics.meters import metered
 from cubelet.metrics.node import NodeMetrics
 from cubelet.metrics.page import Page
 from cubelet.metrics.recorder import Recorder
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Cube, Read, Settings
+from cubelet_hooks.flows import Counter, Index
 from cubelet_hooks.metrics import Metric, Sample
 from cubelet_hooks.view import View
 
@@ -255,6 +256,21 @@ def test_flows_are_as_the_last_sweep_found_them() -> None:
     assert samples(flow_families(None)) == {("cubelet_flow_table_used_ratio", ()): 0}
 
 
+def test_copies_are_counted_over_all_cpus() -> None:
+    layout = MapLayout(MapType.PERCPU_ARRAY, 4, Counter.layout().size, 2, MapFlags.NONE)
+    counted = {0: (7, 5), 1: (0, 1)}
+
+    def lookup(key: bytes) -> bytes:
+        cpus = counted[Index.unpack(key).index]
+        return b"".join(Counter(packets, 1500 * packets).pack() for packets in cpus)
+
+    table: Any = SimpleNamespace(layout=layout, lookup=lookup)
+    found = samples(copy_families(table))
+    assert at(found, "cubelet_flow_copies_total", result="sent") == 12
+    assert at(found, "cubelet_flow_copies_total", result="lost") == 1
+    assert samples(copy_families(None)) == {}
+
+
 def spec(owner: str, name: str, type_: MapType, size: int) -> MapSpec:
     return MapSpec(owner, name, MapLayout(type_, 4, 4, size, MapFlags.NONE), "")
 
@@ -364,6 +380,7 @@ def test_names_are_the_agents_own() -> None:
         *recorder.collect(),
         *drop_families([]),
         *flow_families(None),
+        *copy_families(None),
         *fill_families([], {}, {}),
         *callback_families({}),
     )

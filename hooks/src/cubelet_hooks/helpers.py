@@ -42,7 +42,7 @@ BYTE_ORDER = frozenset(
 """Macros that look like helpers, and are none."""
 
 _INSTEAD: Mapping[str, str] = {
-    "bpf_clone_redirect": "a cube sends nothing: return cubelet_forward(), or cubelet_flood()",
+    "bpf_clone_redirect": "a cube sends nothing: call KIND_mirror(), or return cubelet_flood()",
     "bpf_redirect": "a cube sends nothing: return cubelet_forward(), and the composer redirects",
     "bpf_sk_redirect": "a cube sends nothing: return cubelet_forward() or cubelet_to_stack()",
     "bpf_sk_assign": "return cubelet_to_stack(): the host's stack finds the socket",

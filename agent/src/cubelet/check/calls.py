@@ -8,7 +8,7 @@ of their own (``tailcall``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from cubelet.bpf.programs import INSN_SIZE
 from cubelet.check.findings import Finding
@@ -16,6 +16,7 @@ from cubelet.check.helpers import named
 from cubelet.check.workbench import Workbench
 from cubelet.composer.ends import TELLING
 from cubelet.composer.headers import UapiHeaders
+from cubelet.composer.mirrors import COPYING, MIRRORS
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.helpers import HELPERS, instead_of
 
@@ -37,7 +38,9 @@ def check(bench: Workbench) -> Iterator[Finding]:
     helpers = helper_names((UapiHeaders.find().linux / "bpf.h").read_text())
     told = {each.text for each in named(source.read_text())}  # by the check of helpers, with lines
     without = {name: calls(code, helpers) for name, code in bench.without_cube().items()}
-    around = frozenset[str]().union(*(c for name, c in without.items() if name.startswith(_LINK)))
+    around = _all(without, lambda name: name.startswith(_LINK))
+    if bench.cube.mirrors:  # a program of the core's that is not there without it
+        without[MIRRORS] = COPYING | _all(without, _is_core)
     found: dict[str, str] = {}
     for name, code in programs.items():
         known = without.get(name, around) | (_ends(name) if bench.cube.ended else frozenset())
@@ -48,11 +51,18 @@ def check(bench: Workbench) -> Iterator[Finding]:
         yield Finding(message, instead_of(helper), str(source))
 
 
+def _all(known: Mapping[str, Calls], chosen: Callable[[str], bool]) -> Calls:
+    return frozenset[str]().union(*(found for name, found in known.items() if chosen(name)))
+
+
+def _is_core(program: str) -> bool:
+    return program.startswith("cubelet_") and not program.startswith(_LINK)
+
+
 def _ends(program: str) -> Calls:
     """What the core's slow programs tell of flows' ends by; no function of a cube is in them."""
     entries = {f"cubelet_{each}" for each in PORT_CLASSES}
-    core = program.startswith("cubelet_") and not program.startswith(_LINK)
-    return TELLING if core and program not in entries else frozenset()
+    return TELLING if _is_core(program) and program not in entries else frozenset()
 
 
 def calls(code: bytes, helpers: Mapping[int, str]) -> Calls:

@@ -13,6 +13,7 @@ from cubelet.bpf.layout import possible_cpus
 from cubelet.composer import exposed
 from cubelet.composer.ends import Ended, Lost, Rate
 from cubelet.composer.exposed import PORT_WORDS, ExposedAddress, ExposedKey, PortBits
+from cubelet.composer.mirrors import MirrorTargets
 from cubelet_hooks import flows
 from cubelet_hooks.buckets import TokenBucket, TokenRate
 from cubelet_hooks.cube import Cube, Entry, Settings, Unit
@@ -191,6 +192,7 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     errors_per_second: Positive = 100
     path_mtu_errors_per_second: Positive = 100
     node_errors_per_second: Positive = 10_000
+    mirrored_per_second: Positive = 50_000
     event_bytes: Positive = 262_144
     timeout_pending: Positive = 30
     timeout_syn: Positive = 10
@@ -251,6 +253,7 @@ CORE_RECORDS: tuple[type[Record], ...] = (
     Rate,
     Lost,
     Ended,
+    MirrorTargets,
     TokenBucket,
     TokenRate,
     ErrorOrigin,

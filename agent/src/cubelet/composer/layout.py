@@ -11,6 +11,7 @@ from cubelet.bpf.constants import MapType as KernelType
 from cubelet.bpf.layout import MapLayout
 from cubelet.composer.core import JUMPS, SCRATCH, SCRATCH_BYTES, VALUE_MAPS, Core
 from cubelet.composer.ends import ended_maps
+from cubelet.composer.mirrors import mirror_maps
 from cubelet.composer.provided import provided_maps
 from cubelet_hooks.cube import Cube
 from cubelet_hooks.maps import Earlier, Map, MapType
@@ -64,7 +65,7 @@ def map_specs(core: Core, cubes: Sequence[Cube]) -> list[MapSpec]:
         ]
     specs += [
         _declared(core.instance, each, core.size_of(each), core.family)
-        for each in ended_maps(cubes)
+        for each in (*ended_maps(cubes), *mirror_maps(cubes))
     ]
     return specs
 

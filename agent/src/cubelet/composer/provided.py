@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from cubelet.composer.core import PuntedHead
 from cubelet.composer.ends import Lost, Rate
-from cubelet.composer.slots import Slots
+from cubelet.composer.slots import Slots, keepers
 from cubelet_hooks.cube import Cube
 from cubelet_hooks.flows import Index
 from cubelet_hooks.maps import Map, MapType
@@ -104,12 +104,14 @@ def provided_functions(cubes: Iterable[Cube], slots: Slots) -> list[str]:
         if cube.punts:
             limit = cube.number(cube.packets_per_second)
             lines.append(f"cubelet_provide_packets({name}, {limit})")
+        if cube.mirrors:
+            lines.append(f"cubelet_provide_mirror({name})")
     return lines
 
 
 def area_used(cubes: Iterable[Cube], slots: Slots) -> int:
-    """How many bytes of a flow's area, from its start, these cubes' fields take."""
-    return max((slots.held[c.instance].end for c in cubes if c.flow_fields is not None), default=0)
+    """How many bytes of a flow's area, from its start, what these cubes keep of it takes."""
+    return max((slots.held[name].end for name in keepers(cubes)), default=0)
 
 
 def split_punted(raw: bytes) -> tuple[PuntedHead, bytes]:

@@ -13,16 +13,23 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from cubelet.composer.mirrors import MirrorTargets, mirroring
 from cubelet_hooks.cube import Cube
-from cubelet_hooks.records import Record
+from cubelet_hooks.records import Family, Record
 
 AREA = 64
 """Bytes in a flow record that cubes share (``area`` in cubelet_hooks/flows.py)."""
 GENERATION_BYTES = 2
+MIRROR = "mirror"
+"""Whose slot says where a flow's packets are copied to, beside those of instances (``kind0``)."""
 _JUDGED = 0x8000
 """Beside a generation: the fields were there when the flow was judged (``provide.h``)."""
 _LAST = _JUDGED - 1
 _ALIGNMENT = 8
+
+
+Keepers = Mapping[str, tuple[type[Record], Family]]
+"""The fields that are kept of a flow, by instance, and their family."""
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -55,6 +62,19 @@ class Slots(msgspec.Struct, frozen=True):
         return cls(generation=secrets.randbelow(_LAST))
 
 
+def keepers(cubes: Iterable[Cube]) -> Keepers:
+    """What is kept of flows: by instances in their fields, and of copies while a cube mirrors."""
+    cubes = tuple(cubes)
+    found: dict[str, tuple[type[Record], Family]] = {
+        cube.instance: (cube.flow_fields, cube.family)
+        for cube in cubes
+        if cube.flow_fields is not None
+    }
+    if mirroring(cubes):
+        found[MIRROR] = (MirrorTargets, cubes[0].family)
+    return found
+
+
 def allot_slots(cubes: Iterable[Cube], known: Slots) -> Slots:
     """A slot for each instance that has flow fields; instances in ``known`` keep theirs.
 
@@ -62,11 +82,11 @@ def allot_slots(cubes: Iterable[Cube], known: Slots) -> Slots:
     no other room. If the free room is too fragmented, all instances get new slots. Raises
     ValueError naming the instances and their sizes when there is not enough room.
     """
-    wanted = {c.instance: c for c in cubes if c.flow_fields is not None}
-    sizes = {name: _size(cube) for name, cube in wanted.items()}
+    wanted = keepers(cubes)
+    sizes = {name: _size(*fields) for name, fields in wanted.items()}
     if sum(sizes.values()) > AREA:
         raise ValueError(_no_room(sizes))
-    layouts = {name: _layout(cube) for name, cube in wanted.items()}
+    layouts = {name: _layout(*fields) for name, fields in wanted.items()}
     held = {
         name: slot
         for name, slot in known.held.items()
@@ -84,7 +104,8 @@ def allot_slots(cubes: Iterable[Cube], known: Slots) -> Slots:
 
 def read_fields(cube: Cube, slot: Slot, area: bytes) -> Record:
     """The instance's fields in a record's ``area``: zero if they have not been written."""
-    fields = _fields(cube)
+    fields = cube.flow_fields
+    assert fields is not None
     size = fields.layout(cube.family).size
     at = slot.offset + size + size % GENERATION_BYTES
     stands = int.from_bytes(area[at : at + GENERATION_BYTES], "little")
@@ -92,20 +113,15 @@ def read_fields(cube: Cube, slot: Slot, area: bytes) -> Record:
     return fields.unpack(area[slot.offset :] if written else bytes(size), cube.family)
 
 
-def _size(cube: Cube) -> int:
+def _size(fields: type[Record], family: Family) -> int:
     """Bytes that the C struct of the fields and their generation takes, rounded up to eight."""
-    size = _fields(cube).layout(cube.family).size
+    size = fields.layout(family).size
     return -(-(size + size % GENERATION_BYTES + GENERATION_BYTES) // _ALIGNMENT) * _ALIGNMENT
 
 
-def _layout(cube: Cube) -> str:
-    members = "\n".join(_fields(cube).layout(cube.family).c_members())
+def _layout(fields: type[Record], family: Family) -> str:
+    members = "\n".join(fields.layout(family).c_members())
     return hashlib.sha256(members.encode()).hexdigest()[:12]
-
-
-def _fields(cube: Cube) -> type[Record]:
-    assert cube.flow_fields is not None
-    return cube.flow_fields
 
 
 def _no_room(sizes: Mapping[str, int]) -> str:
@@ -116,7 +132,7 @@ def _no_room(sizes: Mapping[str, int]) -> str:
     )
 
 
-def _make_room(held: dict[str, Slot], wanted: Mapping[str, Cube], size: int) -> int | None:
+def _make_room(held: dict[str, Slot], wanted: Keepers, size: int) -> int | None:
     """The first free offset for ``size`` bytes, if need be of a gone instance; None if none."""
     while (offset := _first_free(held.values(), size)) is None:
         stranger = next((name for name in held if name not in wanted), None)

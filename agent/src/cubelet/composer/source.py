@@ -14,6 +14,7 @@ from cubelet.composer.composition import Composition, Stage
 from cubelet.composer.core import CORE_RECORDS, OWN_ADDRESSES, Core, CoreSettings
 from cubelet.composer.ends import ends_per_second
 from cubelet.composer.layout import MapSpec, map_specs
+from cubelet.composer.mirrors import MIRRORS, mirroring
 from cubelet.composer.provided import (
     PUNT_BYTES,
     area_used,
@@ -22,6 +23,7 @@ from cubelet.composer.provided import (
 )
 from cubelet.composer.reasons import first_reason
 from cubelet.composer.rename import rename
+from cubelet.composer.slots import MIRROR
 from cubelet_hooks.cube import PORT_CLASSES, Cube
 from cubelet_hooks.objects import LocalNode
 from cubelet_hooks.reasons import CORE_REASONS
@@ -43,6 +45,7 @@ _CORE_SETTINGS = {
     "errors_per_second": "ERRORS_PER_SECOND",
     "path_mtu_errors_per_second": "PATH_MTU_ERRORS_PER_SECOND",
     "node_errors_per_second": "NODE_ERRORS_PER_SECOND",
+    "mirrored_per_second": "MIRRORED_PER_SECOND",
     "kept_per_port": "KEPT_PER_PORT",
     "fragments_each": "FRAGMENTS_EACH",
     "tunnel_id": "TUNNEL_ID",
@@ -107,6 +110,7 @@ def write_source(
             _define("CUBELET_UPLINK_EGRESS", int(composition.uplink_egress)),
             _define("CUBELET_AREA_USED", area_used(composition.cubes, composition.slots)),
             _each_fields(composition.cubes),
+            *_mirror_constants(composition),
             _define("CUBELET_ENDED_PER_SECOND", ends_per_second(composition.cubes)),
             _define("CUBELET_PUNT_BYTES", PUNT_BYTES),
             *_cube_definitions(composition),
@@ -125,12 +129,15 @@ def write_source(
             *(f'#include "{_cube_path(cube)}"' for cube in composition.cubes),
             *(_core_text(f"{name}.bpf.c") for name in ("programs", composition.mode)),
             *([_core_text("early.bpf.c")] if early else []),
+            *([_core_text("mirrored.bpf.c")] if mirroring(composition.cubes) else []),
             *(_core_text(f"{name}.bpf.c") for name in outward),
             *(chain_programs(composition) if composition.mode == "tailcall" else ()),
         ]
     )
     jumps = {"cubelet_slow": 0, "cubelet_related": 1, "cubelet_error": 2, "cubelet_floods": 3}
     jumps["cubelet_fragment"] = 5
+    if mirroring(composition.cubes):
+        jumps[MIRRORS] = 6
     links = chain_links(composition) if composition.mode == "tailcall" else []
     if composition.mode == "tailcall":
         jumps["cubelet_finished"] = 4
@@ -152,6 +159,18 @@ def _each_fields(cubes: Iterable[Cube]) -> str:
     """The instances that keep something in flows' records, as a list of EACH(instance)."""
     names = (cube.instance for cube in cubes if cube.flow_fields is not None)
     return _define("CUBELET_EACH_FIELDS(EACH)", " ".join(f"EACH({name})" for name in names))
+
+
+def _mirror_constants(composition: Composition) -> list[str]:
+    """Whether packets are copied, and where in flows' records it stands where to."""
+    if not mirroring(composition.cubes):
+        return [_define("CUBELET_MIRRORS", 0)]
+    slot = composition.slots.held[MIRROR]
+    return [
+        _define("CUBELET_MIRRORS", 1),
+        _define("CUBELET_MIRROR_AT", slot.offset),
+        _define("CUBELET_MIRROR_GENERATION", slot.generation),
+    ]
 
 
 def _outward_entries(composition: Composition) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ def make_page(sources: Sources, on_datapath: OnDatapath) -> tuple[Recorder, Page
     of_maps = {
         "drops": maps.drops,
         "flows": maps.flows,
+        "copies": maps.copies,
         "maps": maps.fill,
         "callbacks": lambda: callback_families(sources.counts()),
         "cubes": own.families,

@@ -8,11 +8,14 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from cubelet.bpf.constants import MapType
+from cubelet.bpf.layout import split_cpus
 from cubelet.bpf.maps import BpfMap
 from cubelet.composer.layout import MapSpec
+from cubelet.composer.mirrors import COPIES
 from cubelet.control.reconciler import Reconciler
 from cubelet.datapath.drops import Reasons, drop_rows
 from cubelet.datapath.flows import TABLES, FlowSweeper
+from cubelet_hooks.flows import Counter, Index
 
 _COUNTED = frozenset({MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH, MapType.LPM_TRIE})
 """Types that fill up; an array is always full."""
@@ -36,6 +39,11 @@ class MapMetrics:
         """Flow records by state, as the last sweep found them."""
         return flow_families(self._reconciler.switchover.sweeper)
 
+    def copies(self) -> Iterable[Metric]:
+        """Packets that were to be copied for cubes."""
+        table = self._reconciler.datapath.maps.get(f"cubelet_{COPIES}")
+        return copy_families(table)
+
     def fill(self) -> Iterable[Metric]:
         """Entries and size of every map that can be full."""
         datapath = self._reconciler.datapath
@@ -54,6 +62,22 @@ def drop_families(rows: Iterable[Mapping[str, object]]) -> Iterable[Metric]:
         packets.add_metric(values, float(str(row["packets"])))
         size.add_metric(values, float(str(row["bytes"])))
     return packets, size
+
+
+def copy_families(table: BpfMap | None) -> Iterator[Metric]:
+    """Copies that were sent, and that were not; no samples while no cube mirrors."""
+    family = CounterMetricFamily(
+        "cubelet_flow_copies",
+        "Copies of packets for pods that a cube has named, by what became of them.",
+        labels=("result",),
+    )
+    for slot, result in enumerate(("sent", "lost")):
+        raw = table.lookup(Index(slot).pack()) if table else None
+        if table is None or raw is None:
+            continue
+        cpus = (Counter.unpack(each) for each in split_cpus(raw, table.layout))
+        family.add_metric([result], sum(each.packets for each in cpus))
+    yield family
 
 
 def flow_families(sweeper: FlowSweeper | None) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from cubelet.datapath.applier import Applier, Outcome
 from cubelet.datapath.epochs import Epochs
 from cubelet.datapath.maps import close_maps, open_maps
 from cubelet.state.cluster import State
+from cubelet.testkit.collector import Collector, collecting
 from cubelet.testkit.contents import Contents
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.outlet import Outlet
@@ -186,6 +188,15 @@ class Datapath(Contents):
             seen.sent == _ANSWERED,
             run.duration_ns,
         )
+
+    def collector(self, pod: str) -> AbstractContextManager[Collector]:
+        """Listen at a pod's port for the copies that cubes have made for it (``Cube.mirrors``):
+
+        with dp.collector("default/c") as collector:
+            dp.send(packet)
+            copies = collector.frames()
+        """
+        return collecting(self.network.ports[pod])
 
     def lose_records(self) -> None:
         """Forget all flows, as when the agent has made the tables anew.

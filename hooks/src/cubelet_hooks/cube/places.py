@@ -54,6 +54,12 @@ class Placed:
     kernel has put together (GRO) come as one, and none comes that is shorter than it claims. It may
     use maps and send an :attr:`event`. For a deadline that Python sets or reads,
     ``bpf_ktime_get_ns()`` has the clock of ``time.monotonic_ns()``."""
+    mirrors: ClassVar[bool] = False
+    """``KIND_inward`` and ``KIND_outward`` may call ``KIND_mirror(pkt, ifindex)``: a copy of each
+    packet of the flow, of both directions and as it entered, goes to the pod behind that port of
+    this node as well. It changes no verdict and opens no flow, and takes 24 of the 64 bytes that a
+    flow has for cubes. Whose packets may be copied to whom is the cube's to see to: see the
+    contract."""
     floods: ClassVar[bool] = False
     """A core cube that returns ``cubelet_flood``: its array ``KIND_flood_ports`` (of the record
     ``FloodPort`` with ``ifindex``, ``address`` and ``segment``) lists where to; 0 ends it."""

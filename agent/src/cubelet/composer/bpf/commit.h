@@ -202,6 +202,7 @@ CUBELET_INLINE void cubelet_build(struct __sk_buff *skb, struct cubelet_scratch 
 	if (pkt->flags & CUBELET_SRC_RANGE)
 		f->flags |= CUBELET_FLOW_RANGE;
 	cubelet_area_store(f, pkt);
+	cubelet_mirror_store(f, pkt);
 	cubelet_rewrite_prepare(f, &pkt->orig);
 	cubelet_invert_flow(&s->reply, &pkt->orig, f);
 	if (pkt->reply) {
@@ -305,6 +306,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct 
 	f->enters = pkt->in;
 	f->leaves = pkt->out;
 	cubelet_join(f, pkt);
+	cubelet_mirror_store(f, pkt);
 	cubelet_adopt(f, pkt);
 	cubelet_partner_key(s, f);
 	reply = cubelet_find(&s->key);
@@ -312,6 +314,7 @@ CUBELET_INLINE struct cubelet_flow *cubelet_renew(struct __sk_buff *skb, struct 
 		reply->enters = pkt->out;
 		reply->leaves = pkt->in;
 		cubelet_join(reply, pkt);
+		cubelet_mirror_store(reply, pkt);
 		cubelet_adopt(reply, pkt);
 	}
 	hand = pkt->reply ? reply : f;
@@ -574,9 +577,9 @@ CUBELET_INLINE int cubelet_finish(struct __sk_buff *skb, struct cubelet_scratch 
 	return cubelet_permitted(skb, s, flow);
 }
 
-/* Sends by a flow, unless the packet in hand expires or does not fit. */
-CUBELET_INLINE int cubelet_send_checked(struct __sk_buff *skb, struct cubelet_scratch *s,
-					struct cubelet_flow *f)
+/* Sends by a flow, `copied` after its copies, unless the packet in hand expires or does not fit. */
+CUBELET_INLINE int cubelet_send_fit(struct __sk_buff *skb, struct cubelet_scratch *s,
+				    struct cubelet_flow *f, const int copied)
 {
 	int shared = f->flags & CUBELET_FLOW_TRANSLATED && cubelet_echo_of_node(&s->pkt), sent;
 
@@ -584,8 +587,19 @@ CUBELET_INLINE int cubelet_send_checked(struct __sk_buff *skb, struct cubelet_sc
 		return shared ? TC_ACT_UNSPEC : cubelet_rejected(skb, &s->pkt);
 	if (shared && cubelet_echo_keep(skb, s))
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_HELPER);
-	sent = cubelet_send(skb, &s->pkt.hdr, f);
+	sent = cubelet_send(skb, &s->pkt.hdr, f, copied);
 	if (!shared)
 		return sent;
 	return sent == TC_ACT_REDIRECT ? cubelet_echo_share(skb, s, &f->leaves) : TC_ACT_UNSPEC;
+}
+
+/* The same, by the program for it if the flow is mirrored. */
+CUBELET_INLINE int cubelet_send_checked(struct __sk_buff *skb, struct cubelet_scratch *s,
+					struct cubelet_flow *f)
+{
+	if (cubelet_is_mirrored(f)) {
+		cubelet_jump(skb, CUBELET_JUMP_MIRRORED);
+		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_JUMP);
+	}
+	return cubelet_send_fit(skb, s, f, 0);
 }

@@ -114,6 +114,7 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 	struct cubelet_flow *f;
 	int parsed = cubelet_parse(skb, &h);
 	__u8 missed = 0; /* said at once: the compiler may not join a pointer with a number later */
+	__u8 mirrored = 0;
 
 	if (class == CUBELET_UPLINK && cubelet_early_refuses(skb, &h))
 		return TC_ACT_SHOT;
@@ -128,7 +129,9 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 			/* plain additions: a direction is served by one CPU almost always */
 			f->packets++;
 			f->bytes += skb->len;
-			return cubelet_send(skb, &h, f);
+			mirrored = cubelet_is_mirrored(f);
+			if (!mirrored)
+				return cubelet_send(skb, &h, f, 0);
 		}
 	}
 	s = cubelet_scratch_get();
@@ -142,6 +145,9 @@ CUBELET_INLINE int cubelet_entry(struct __sk_buff *skb, const __u8 class)
 	s->pkt.missed = missed;
 	if (parsed == CUBELET_MALFORMED)
 		return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_MALFORMED);
-	cubelet_jump(skb, CUBELET_JUMP_SLOW);
+	if (mirrored)
+		cubelet_jump(skb, CUBELET_JUMP_MIRRORED);
+	else
+		cubelet_jump(skb, CUBELET_JUMP_SLOW);
 	return cubelet_dropped(skb, &s->pkt, CUBELET_REASON_JUMP);
 }

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "rate.h"
+#include "mirror.h"
 
 /*
  * Fields behind which another generation stands are somebody else's, or of another layout: they
@@ -68,6 +68,13 @@
 		if (lost)                                                                         \
 			lost->lost++;                                                             \
 		return 0;                                                                         \
+	}
+
+/* A copy of each packet of the flow goes to the pod behind this port. */
+#define cubelet_provide_mirror(instance)                                             \
+	CUBELET_INLINE int instance##_mirror(struct cubelet_pkt *pkt, __u32 ifindex) \
+	{                                                                            \
+		return cubelet_mirror_add(pkt, ifindex);                             \
 	}
 
 /* A whole frame on its way to the agent; see PuntedHead in composer/core.py. */

@@ -5,7 +5,7 @@
 #include <linux/if_packet.h>
 
 #include "cubelet/rewrite.h"
-#include "state.h"
+#include "mirror.h"
 
 /* BCC 0.26 declares bpf_redirect_neigh without its third argument. */
 static long (*cubelet_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int length,
@@ -108,11 +108,14 @@ CUBELET_INLINE __u16 cubelet_each_packet(struct __sk_buff *skb, const struct cub
 	return reason;
 }
 
+/* `copied`: after its copies. */
 CUBELET_INLINE int cubelet_send(struct __sk_buff *skb, const struct cubelet_headers *h,
-				struct cubelet_flow *f)
+				struct cubelet_flow *f, const int copied)
 {
 	if (cubelet_each_packet(skb, h, f))
 		return TC_ACT_SHOT;
+	if (copied)
+		cubelet_mirror(skb, f);
 	if (cubelet_rewrite(skb, h, f))
 		return TC_ACT_SHOT;
 	return cubelet_transmit(skb, &f->leaves);

@@ -223,6 +223,7 @@ CUBELET_INLINE int cubelet_track_known(struct __sk_buff *skb, struct cubelet_scr
 	cubelet_track_tcp(skb, h, f, partner);
 	if (!current) {
 		cubelet_area_load(pkt, f->flags & CUBELET_FLOW_REPLY && partner ? partner : f);
+		cubelet_mirror_anew(pkt);
 		return cubelet_track_rejudge(skb, pkt, f);
 	}
 	if (cubelet_answered(skb, h, f, partner))
