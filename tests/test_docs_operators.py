@@ -18,7 +18,7 @@ PAGES = ("installation", "lab", "operations", "settings")
 # A command in running text, and one on a line of its own, by its path or in a container.
 _INLINE = re.compile(r"`cubelet ([^`]+)`")
 _BLOCK = re.compile(r"^ {4}(?:\S*/|.* -- )?cubelet (.+)$", re.MULTILINE)
-OWN_TABLES = {"cubes", "ports", "flows", "drops"}
+OWN_TABLES = {"cubes", "ports", "flows", "conditions", "drops"}
 
 each_page = pytest.mark.parametrize("page", PAGES)
 

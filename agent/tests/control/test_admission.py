@@ -12,7 +12,7 @@ import pytest
 from cubelet.control.admission import FLOOR, Admission, Room, Wish
 from cubelet.control.planner import Planner
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Settings, Unit
+from cubelet_hooks.cube import Complaint, Condition, Cube, Entry, Part, Settings, Unit
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, Custom, Port
 from cubelet_hooks.records import U32, U64, Record
@@ -119,7 +119,7 @@ class Lister(Cube):
     def units(self, change: Change, view: View) -> Iterable[Unit]:
         return [("list", change.key)]
 
-    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint | Condition]:
         yield from _entries(view, unit, "main")
 
     def parts(self, unit: Unit, view: View) -> Iterable[Part]:
@@ -158,7 +158,7 @@ class Teller(Lister):
 
     watches = (Resource("List", "example.com/v1", "lists"),)
 
-    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint | Condition]:
         if text := _lists(view, unit).get("wrong"):
             yield Complaint("List", unit[1], "Wrong", text)
         yield from super().plan(unit, view)
@@ -171,6 +171,18 @@ class Teller(Lister):
             if name not in ("wrong", "ranked"):
                 about = ("Pod", "x/p") if name == "pods" else None
                 yield replace(part, entries=chain([_complaint(name)], part.entries), about=about)
+
+
+class Reporter(Lister):
+    """Says of each list how many lists of numbers it has."""
+
+    watches = (Resource("List", "example.com/v1", "lists", status=True),)
+
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint | Condition]:
+        if lists := _lists(view, unit):
+            kind = lists.get("about", "List")
+            yield Condition(kind, unit[1], "Held", True, "Counted", f"{len(lists)} lists")
+        yield from super().plan(unit, view)
 
 
 def _complaint(part: str) -> Complaint:
@@ -342,6 +354,30 @@ def test_who_is_refused_is_told_on_the_object_that_the_unit_is_named_for() -> No
     assert bench.planner.complaints() == {Complaint("List", "z/late", "Wrong", "no")}
     bench.remove("z/late")
     assert bench.planner.complaints() == frozenset()
+
+
+def test_what_becomes_of_an_object_is_said_while_its_unit_is_admitted() -> None:
+    bench = Bench(Reporter)
+    bench.put("x/list", main="1+500")
+    held = Condition("List", "x/list", "Held", True, "Counted", "1 lists")
+    assert bench.planner.conditions() == {held}
+    bench.put("x/list", main="1+500", wide="1000+1")
+    assert bench.planner.conditions() == {replace(held, message="2 lists")}
+    bench.put("x/list", main="1+5000")
+    assert bench.planner.conditions() == frozenset(), "it does not hold: it is refused"
+    bench.put("x/list", main="1+5")
+    bench.remove("x/list")
+    assert bench.planner.conditions() == frozenset()
+
+
+def test_a_cube_says_nothing_of_others_objects() -> None:
+    bench = Bench(Reporter)
+    change = Change.between(None, Custom("List", "x", "list", spec={"about": "Pod"}))
+    bench.state.apply(change)
+    bench.planner.replan(bench.planner.units([change], bench.state), bench.state)
+    (failure,) = bench.planner.failures.values()
+    assert "a condition of a Pod; kinds in watches with status: List" in failure
+    assert bench.planner.conditions() == frozenset()
 
 
 def test_what_is_complained_about_before_a_plan_is_too_large_is_told() -> None:

@@ -19,7 +19,7 @@ from cubelet.datapath.thread import DatapathThread
 from cubelet.net.changes import Affected
 from cubelet.state.cluster import State
 from cubelet.testkit import view
-from cubelet_hooks.cube import Complaint
+from cubelet_hooks.cube import Complaint, Condition
 from cubelet_hooks.objects import Change, Custom, Namespace, Object, Port
 from cubelet_hooks.resources import Resource
 
@@ -49,6 +49,7 @@ class FakeReconciler:
         self.problems: dict[str, str] = {}
         self.rejected: list[str] = []
         self.complaints: frozenset[Complaint] = frozenset()
+        self.conditions: frozenset[Condition] = frozenset()
         self.refused: str | None = None
         self.lingers: float | None = None
         self.serving = False

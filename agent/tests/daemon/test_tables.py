@@ -26,7 +26,7 @@ from cubelet.datapath.records import Records, record_row
 from cubelet.ipc.client import AgentError
 from cubelet.state.cluster import State
 from cubelet.testkit import local_node
-from cubelet_hooks.cube import Cube, Read, Row, Settings
+from cubelet_hooks.cube import Condition, Cube, Read, Row, Settings
 from cubelet_hooks.flows import Counter, Hop, Index, PortClass
 from cubelet_hooks.maps import Map, MapType
 from cubelet_hooks.objects import Change, Port
@@ -390,11 +390,31 @@ def test_rows_are_chosen_by_their_texts_and_then_cut(node: Node) -> None:
     )
 
 
+def test_what_cubes_say_of_their_objects_is_listed(node: Node) -> None:
+    said = Condition("Fence", "x/f", "Closed", True, "Planned", "to 3 pods", 7)
+    told = frozenset({said, replace(said, key="x/e", status=False)})
+    tables = Tables(node.composition, node.state, {}, dict, lambda: None, conditions=lambda: told)
+    rows = tables.rows("conditions")
+    assert [(row["name"], row["status"]) for row in rows] == [("x/e", False), ("x/f", True)]
+    assert rows[1] == {
+        "kind": "Fence",
+        "name": "x/f",
+        "type": "Closed",
+        "status": True,
+        "reason": "Planned",
+        "message": "to 3 pods",
+        "generation": 7,
+    }
+
+
 def test_an_unknown_noun_names_those_there_are(node: Node) -> None:
     with pytest.raises(AgentError) as unknown:
         node.tables().rows("cats")
     assert "cats" in unknown.value.message
-    assert unknown.value.details == "known: cubes, ports, flows, drops, doors, rooms, routes"
+    assert (
+        unknown.value.details
+        == "known: cubes, ports, flows, drops, conditions, doors, rooms, routes"
+    )
 
 
 @pytest.mark.parametrize("noun", ["flows", "drops", "rooms"])

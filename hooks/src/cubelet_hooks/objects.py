@@ -350,6 +350,7 @@ class Custom(msgspec.Struct, frozen=True):
     """An object of a kind in some ``Cube.watches``; ``namespace`` is empty for one without.
 
     ``spec`` is as in the manifest, nested mappings and tuples of plain values, all read-only.
+    ``generation`` counts its changes; 0 where no API server counts them.
     """
 
     kind: str
@@ -358,6 +359,7 @@ class Custom(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
     spec: Mapping[str, Any] = {}
+    generation: int = 0
 
     @property
     def key(self) -> str:

@@ -32,13 +32,16 @@ class Resource:
     """A kind of objects that a cube plans from.
 
     ``kind`` is as in manifests (``Budget``), ``api_version`` is ``GROUP/VERSION``, ``plural`` the
-    name in the API's paths. Two cubes may watch one kind if they declare it alike.
+    name in the API's paths. Two cubes may watch one kind if they declare it alike. ``status``:
+    plans give conditions of its objects (``Condition``), which the agents write to the subresource
+    of that name; their account has to be let patch it.
     """
 
     kind: str
     api_version: str
     plural: str
     namespaced: bool = True
+    status: bool = False
 
     @property
     def group(self) -> str:

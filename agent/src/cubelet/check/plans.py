@@ -16,12 +16,14 @@ from cubelet.control.planner import Planner
 from cubelet.control.wishes import BadPlanError, collect, no_limit
 from cubelet.cubes.entries import shown
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import Complaint, Cube, Entry, Unit
+from cubelet_hooks.cube import Complaint, Condition, Cube, Entry, Unit
 from cubelet_hooks.maps import as_concerned
 from cubelet_hooks.objects import Change
 
 _THROWS = "answer with nothing for what cannot be planned: a cube that raises is taken out"
 _PURE = "derive everything from the arguments and the settings, and change neither"
+
+_WORD = re.compile(r"[A-Z][A-Za-z0-9]{0,127}")
 
 
 class _FoundError(Exception):
@@ -81,7 +83,7 @@ class _Rehearsal:
 
     def _plan(self, unit: Unit) -> None:
         cube, view = self._cube, self._state
-        asked: dict[str, Callable[[], list[Entry | Complaint]]] = {
+        asked: dict[str, Callable[[], list[Entry | Complaint | Condition]]] = {
             "plan": lambda: listed(cube.plan(unit, view)),
             "parts": lambda: listed(e for p in cube.parts(unit, view) for e in listed(p.entries)),
             "refused": lambda: listed(cube.refused(unit, view)),
@@ -173,6 +175,10 @@ def _named(change: Change) -> str:
 def _wrong_with(entry: object, cube: Cube) -> str:
     if isinstance(entry, Complaint):
         return _wrong_complaint(entry)
+    if isinstance(entry, Condition) and not (
+        _WORD.fullmatch(entry.type) and _WORD.fullmatch(entry.reason)
+    ):
+        return f"a condition's type {entry.type!r} or reason {entry.reason!r} is no CamelCase"
     try:
         collect(cube, (cube.instance, ()), [entry], no_limit)
     except BadPlanError as error:
@@ -183,6 +189,6 @@ def _wrong_with(entry: object, cube: Cube) -> str:
 def _wrong_complaint(complaint: Complaint) -> str:
     if not complaint.kind or not complaint.key or not complaint.message:
         return f"{complaint!r} has no kind, key or message"
-    if not re.fullmatch(r"[A-Z][A-Za-z0-9]{0,127}", complaint.reason):
+    if not _WORD.fullmatch(complaint.reason):
         return f"a complaint's reason {complaint.reason!r} is no word in CamelCase"
     return ""

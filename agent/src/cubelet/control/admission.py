@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from cubelet.control.wanted import Entries, Owned
-from cubelet_hooks.cube import Complaint, Cube
+from cubelet_hooks.cube import Complaint, Condition, Cube
 from cubelet_hooks.maps import Map, MapType
 
 Counts = tuple[tuple[str, int], ...]
@@ -67,6 +67,7 @@ class Wish:
     entries: Entries = field(default_factory=dict)
     counts: Counts = ()
     complaints: frozenset[Complaint] = frozenset()
+    conditions: frozenset[Condition] = frozenset()
     beyond: str = ""
 
     @property
@@ -291,7 +292,7 @@ class Admission:
 
 def _counted(wish: Wish) -> Wish:
     """A wish as it is remembered, which may be for long: without what was wanted."""
-    return replace(wish, entries={}, complaints=frozenset())
+    return replace(wish, entries={}, complaints=frozenset(), conditions=frozenset())
 
 
 def ordered(wishes: Iterable[Wish], admission: Admission) -> list[Wish]:

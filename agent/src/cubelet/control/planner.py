@@ -14,7 +14,7 @@ from cubelet.control.wanted import Entries, Owned, Wanted
 from cubelet.control.wishes import checked_object, collect, no_limit, wishes
 from cubelet.datapath.applier import Delta
 from cubelet.guests.host import NotNowError
-from cubelet_hooks.cube import Complaint, Cube
+from cubelet_hooks.cube import Complaint, Condition, Cube
 from cubelet_hooks.objects import Change
 from cubelet_hooks.view import View
 
@@ -37,6 +37,7 @@ class Planner:
         self._waiting: set[Owned] = set()
         self._parts: dict[Owned, set[Owned]] = {}
         self._complaints: dict[Owned, frozenset[Complaint]] = {}
+        self._conditions: dict[Owned, frozenset[Condition]] = {}
         self._wanted = Wanted(cubes)
         self._admission = Admission(
             {
@@ -102,7 +103,7 @@ class Planner:
         """The unit has these parts now."""
         for gone in self._parts.pop(main, set()) - named:
             self._wanted.replace(gone, {}, delta)
-            self._complaints.pop(gone, None)
+            self._say_nothing(gone)
             self._admission.release(gone)
         if named:
             self._parts[main] = named
@@ -119,18 +120,24 @@ class Planner:
             self._admission.keep(wish, reason)
             return
         self._let_go(set(), owned, delta)
-        self._complaints.pop(owned, None)
+        self._say_nothing(owned)
         fits = self._admission.refuse(wish, reason, stand_ins.counts, final=True, failed=True)
         self._wanted.replace(owned, stand_ins.entries if fits else {}, delta)
 
     def _admit(self, wish: Wish, view: View, delta: Delta) -> None:
-        self._complaints.pop(wish.owned, None)
+        self._say_nothing(wish.owned)
         if wish.complaints:
             self._complaints[wish.owned] = wish.complaints
         if problem := self._admission.ask(wish):
             self._refuse(wish, problem, view, delta)
         else:
+            if wish.conditions:
+                self._conditions[wish.owned] = wish.conditions
             self._wanted.replace(wish.owned, wish.entries, delta)
+
+    def _say_nothing(self, owned: Owned) -> None:
+        self._complaints.pop(owned, None)
+        self._conditions.pop(owned, None)
 
     def _refuse(
         self, wish: Wish, reason: str, view: View, delta: Delta, final: bool = False
@@ -251,6 +258,10 @@ class Planner:
         for each in sorted(told.union(*self._complaints.values()), key=str):
             found[each.kind, each.key].append(each)
         return frozenset(each for some in found.values() for each in some[:_MOST])
+
+    def conditions(self) -> frozenset[Condition]:
+        """What has become of cubes' own objects, as plans say."""
+        return frozenset[Condition]().union(*self._conditions.values())
 
     def rejected(self) -> list[str]:
         """Which units others have the keys of, and who was refused, where no object is named."""

@@ -28,7 +28,7 @@ from cubelet.guests.registry import Guests
 from cubelet.net.changes import Affected
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
-from cubelet_hooks.cube import Complaint
+from cubelet_hooks.cube import Complaint, Condition
 from cubelet_hooks.objects import Change, LocalNode, Object, Port
 from cubelet_hooks.resources import Resource
 
@@ -79,6 +79,7 @@ class Reconciler:
         """What several units ask for and one alone can have, and what does not fit into maps, if no
         object can be named; trying again changes nothing."""
         self._complaints: frozenset[Complaint] = frozenset()
+        self._conditions: frozenset[Condition] = frozenset()
         self._gone: deque[Object] = deque(maxlen=_GONE)
 
     def propose(self, setup: Setup) -> None:
@@ -110,6 +111,11 @@ class Reconciler:
     def complaints(self) -> frozenset[Complaint]:
         """What is wrong with objects, as the cubes' plans and the host's routes have it."""
         return self._complaints | self._host.complaints
+
+    @property
+    def conditions(self) -> frozenset[Condition]:
+        """What has become of cubes' own objects, as their plans have it."""
+        return self._conditions
 
     def astray(self) -> bool:
         """Whether others have changed the kernel settings that the node was left with."""
@@ -211,6 +217,7 @@ class Reconciler:
             switched = self._follow(self._plan, taken, local, again and not switched) or switched
             self.rejected = self._plan.planner.rejected()
             self._complaints = self._plan.planner.complaints()
+            self._conditions = self._plan.planner.conditions()
         if self._trying and self.switchover.in_force:
             self._trying, self.refused = False, ""
         if self._plan is not None and self.switchover.in_force and local is not None:

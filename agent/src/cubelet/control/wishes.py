@@ -10,7 +10,7 @@ from typing import Any
 from cubelet.control.admission import Admission, Counts, Wish
 from cubelet.control.wanted import Bid, Entries, Owned
 from cubelet.cubes.entries import BadEntryError, Packed, checked_rank, packed_entry, shown
-from cubelet_hooks.cube import Complaint, Cube, Part, Rank, Unit
+from cubelet_hooks.cube import Complaint, Condition, Cube, Part, Rank, Unit
 from cubelet_hooks.view import View
 
 
@@ -37,7 +37,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a plan gives: entries packed and counted, and complaints.
+    """What a plan gives: entries packed and counted, complaints and conditions.
 
     ``beyond`` is a map that is to have more than it may: then there are no entries, and what would
     have come after is not known.
@@ -46,6 +46,7 @@ class Collected:
     entries: Entries = field(default_factory=dict)
     counts: Counts = ()
     complaints: frozenset[Complaint] = frozenset()
+    conditions: frozenset[Condition] = frozenset()
     beyond: str = ""
 
 
@@ -70,6 +71,7 @@ def wishes(cube: Cube, owned: Owned, view: View, admission: Admission) -> Iterat
             entries=found.entries,
             counts=found.counts,
             complaints=found.complaints,
+            conditions=found.conditions,
             beyond=found.beyond,
         )
 
@@ -105,12 +107,16 @@ def collect(
     names = _c_names(cube)
     found: dict[tuple[str, bytes], tuple[Bid, bytes]] = {}
     complaints: list[Complaint] = []
+    conditions: list[Condition] = []
     counts: dict[str, int] = {}
     limits: dict[str, int] = {}
     bids: dict[Rank, Bid] = {}
     for entry in given:
         if isinstance(entry, Complaint):
             complaints.append(entry)
+            continue
+        if isinstance(entry, Condition):
+            conditions.append(_reported(cube, owned, entry))
             continue
         try:
             packed = packed_entry(entry, cube)
@@ -128,7 +134,19 @@ def collect(
         elif bid > found[place][0]:
             continue
         found[place] = bid, value
-    return Collected(found, tuple(sorted(counts.items())), frozenset(complaints))
+    said = frozenset(complaints), frozenset(conditions)
+    return Collected(found, tuple(sorted(counts.items())), *said)
+
+
+def _reported(cube: Cube, owned: Owned, condition: Condition) -> Condition:
+    """A condition, if it is of an object of the cube's own."""
+    kinds = [each.kind for each in cube.watches if each.status]
+    if condition.kind not in kinds:
+        known = ", ".join(kinds) or "none"
+        raise BadPlanError(
+            owned, f"a condition of a {condition.kind}; kinds in watches with status: {known}"
+        )
+    return condition
 
 
 @lru_cache(maxsize=64)

@@ -117,7 +117,8 @@ class Loop:
         self._settle()
         quarantined = self._discovery.quarantined()
         refused, complaints = self._configuration.problem, self._reconciler.complaints
-        self._feed.passed(self._health.ready, refused, quarantined, complaints)
+        conditions = self._reconciler.conditions
+        self._feed.passed(self._health.ready, refused, quarantined, complaints, conditions)
         for change in changes:
             self._discovery.observe("cubelet_changed", change=change)
 

@@ -130,6 +130,7 @@ class Requests:
             lambda: reconciler.datapath.maps,
             lambda: reconciler.switchover.sweeper,
             self._counts,
+            lambda: reconciler.conditions,
         )
         return await self._on_datapath(partial(tables.rows, **params))
 

@@ -17,7 +17,7 @@ from cubelet.datapath.drops import Reasons, drop_rows
 from cubelet.datapath.flows import FlowSweeper, Row
 from cubelet.datapath.records import reader_of, shown_row
 from cubelet.ipc.client import INTERNAL_ERROR, INVALID_REQUEST, AgentError
-from cubelet_hooks.cube import PORT_CLASSES, Cube
+from cubelet_hooks.cube import PORT_CLASSES, Condition, Cube
 from cubelet_hooks.objects import LocalNode
 from cubelet_hooks.records import Address
 from cubelet_hooks.view import View
@@ -27,10 +27,10 @@ Where = Mapping[str, str]
 
 
 class Tables:
-    """Rows by noun: ``cubes``, ``ports``, ``flows``, ``drops``, and what the composed cubes offer.
+    """Rows by noun: the core's own, and what the composed cubes offer.
 
-    ``maps``, ``sweeper`` and ``counts`` (of events and packets, by instance) are functions that
-    give those in force.
+    ``maps``, ``sweeper``, ``counts`` (of events and packets, by instance) and ``conditions`` (of
+    cubes' own objects) are functions that give those in force.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Tables:
         maps: Callable[[], Mapping[str, BpfMap]],
         sweeper: Callable[[], FlowSweeper | None],
         counts: Callable[[], Mapping[str, Counts]] = dict,
+        conditions: Callable[[], Iterable[Condition]] = tuple,
     ) -> None:
         self._composition = composition
         self._view = view
@@ -48,6 +49,7 @@ class Tables:
         self._maps = maps
         self._sweeper = sweeper
         self._counts = counts
+        self._conditions = conditions
 
     def nouns(self) -> tuple[str, ...]:
         """The nouns of all tables."""
@@ -77,6 +79,7 @@ class Tables:
             "ports": lambda limit, keep: _chosen(self._ports(), limit, keep),
             "flows": self._flows,
             "drops": lambda limit, keep: _chosen(self._drops(), limit, keep),
+            "conditions": lambda limit, keep: _chosen(_said(self._conditions()), limit, keep),
         }
 
     def _flows(self, limit: int | None, keep: _Filter) -> Iterable[Row]:
@@ -184,6 +187,20 @@ def _cubes(composition: Composition, counts: Mapping[str, Counts]) -> Iterator[R
             "shows": list(cube.shows),
             "maps": [declared.name for declared in cube.maps],
             **_told(counts.get(cube.instance)),
+        }
+
+
+def _said(conditions: Iterable[Condition]) -> Iterator[Row]:
+    """What has become of cubes' own objects on this node."""
+    for each in sorted(conditions, key=str):
+        yield {
+            "kind": each.kind,
+            "name": each.key,
+            "type": each.type,
+            "status": each.status,
+            "reason": each.reason,
+            "message": each.message,
+            "generation": each.generation,
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import astuple
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 from cubelet.cubes.entries import Raw, checked_rank, packed_entry
 from cubelet.cubes.outside import Tally
 from cubelet_hooks import maps
-from cubelet_hooks.cube import Complaint, Cube, Entry, Part
+from cubelet_hooks.cube import Complaint, Condition, Cube, Entry, Part
 from cubelet_hooks.maps import EVERYTHING, Everything, PodsOf
 
 OK, RAISED, SHORT, TOLD = "ok", "raised", "short of memory", "told"
@@ -31,6 +32,8 @@ Row = tuple[str, bytes, bytes, tuple[int, ...]]
 """Map, key, value and rank of an entry."""
 Grumble = tuple[str, str, str, str]
 """The fields of a complaint."""
+Fulfilment = tuple[str, str, str, bool, str, str, int]
+"""The fields of a condition."""
 
 
 class Reply(msgspec.Struct, array_like=True):
@@ -45,6 +48,7 @@ class Planned(msgspec.Struct, array_like=True):
 
     rows: list[Row] = []
     complaints: list[Grumble] = []
+    conditions: list[Fulfilment] = []
 
 
 class Piece(msgspec.Struct, array_like=True):
@@ -73,15 +77,19 @@ def brief(error: BaseException) -> str:
 # In the guest's process
 
 
-def packed(cube: Cube, given: Iterable[Entry | Complaint]) -> Planned:
+def packed(cube: Cube, given: Iterable[Entry | Complaint | Condition]) -> Planned:
     """What a plan gives: of each map one entry more than it holds at most."""
     limits = {each.name: cube.size_of(each) for each in cube.maps}
     seen: dict[str, set[bytes]] = {name: set() for name in limits}
-    found = Planned([], [])
+    found = Planned([], [], [])
     for each in given:
         if isinstance(each, Complaint):
             if len(found.complaints) < _COMPLAINTS:
                 found.complaints.append((each.kind, each.key, each.reason, each.message))
+            continue
+        if isinstance(each, Condition):
+            if len(found.conditions) < _COMPLAINTS:
+                found.conditions.append(astuple(each))
             continue
         entry = packed_entry(each, cube)
         checked_rank(entry)
@@ -158,11 +166,13 @@ DECODED: Mapping[str, Any] = {
 """The answers' types by question; of the others any plain value."""
 
 
-def unpacked(planned: Planned) -> Iterable[Entry | Complaint]:
+def unpacked(planned: Planned) -> Iterable[Entry | Complaint | Condition]:
     """What a plan gave, as plans give it."""
     made: Callable[..., Any] = Entry
     for complaint in planned.complaints:
         yield Complaint(*complaint)
+    for condition in planned.conditions:
+        yield Condition(*condition)
     for name, key, value, rank in planned.rows:
         yield made(name, Raw(key), Raw(value), rank)
 

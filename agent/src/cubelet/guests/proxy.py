@@ -13,7 +13,7 @@ from cubelet.guests import answers
 from cubelet.guests.answers import Concerned, Piece, Planned
 from cubelet.guests.host import GuestError, Host
 from cubelet.guests.ledger import Asked, Ledger
-from cubelet_hooks.cube import Complaint, Cube, Entry, Part, Row, Settings, Unit
+from cubelet_hooks.cube import Complaint, Condition, Cube, Entry, Part, Row, Settings, Unit
 from cubelet_hooks.ends import EndedFlow
 from cubelet_hooks.maps import Concern, Map
 from cubelet_hooks.metrics import Sample
@@ -97,7 +97,7 @@ class Guest(Outside):
         for each in pieces:
             yield Part(each.name, self._of(unit, each), each.fixed, each.title, each.about)
 
-    def _of(self, unit: Unit, piece: Piece) -> Iterable[Entry | Complaint]:
+    def _of(self, unit: Unit, piece: Piece) -> Iterable[Entry | Complaint | Condition]:
         planned = piece.planned
         if planned is None:
             asked = self.about(unit, "parts of")
@@ -113,12 +113,12 @@ def _units(self: Guest, change: Change, *_: object) -> Iterable[Unit]:
     return found
 
 
-def _plan(self: Guest, unit: Unit, *_: object) -> Iterable[Entry | Complaint]:
+def _plan(self: Guest, unit: Unit, *_: object) -> Iterable[Entry | Complaint | Condition]:
     planned: Planned = self.ask(self.about(unit, "plan of"), "plan", unit)
     return answers.unpacked(planned)
 
 
-def _refused(self: Guest, unit: Unit, *_: object) -> Iterable[Entry | Complaint]:
+def _refused(self: Guest, unit: Unit, *_: object) -> Iterable[Entry | Complaint | Condition]:
     planned: Planned = self.ask(self.about(unit, "refused of"), "refused", unit)
     return answers.unpacked(planned)
 

@@ -10,6 +10,8 @@ from cubelet.sources.fields import Field
 from cubelet_hooks.objects import Custom
 from cubelet_hooks.resources import Resource
 
+_MOST = (1 << 63) - 1
+
 
 def reader_of(resource: Resource) -> Callable[[Field, str, str], Custom]:
     """A reader of the kind's objects. It checks only metadata: the spec's schema is the cube's."""
@@ -23,6 +25,7 @@ def reader_of(resource: Resource) -> Callable[[Field, str, str], Custom]:
             labels=metadata["labels"].strings(),
             annotations=metadata["annotations"].strings(),
             spec=_frozen_mapping(spec),
+            generation=metadata["generation"].number(0, _MOST, 0),
         )
 
     return read

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from cubelet.sources.problem import Problem
-from cubelet_hooks.cube import Complaint
+from cubelet_hooks.cube import Complaint, Condition
 from cubelet_hooks.objects import Address, Change, Pod
 from cubelet_hooks.resources import Resource
 
@@ -68,6 +68,7 @@ class Feed(Protocol):
         refused: str,
         quarantined: Mapping[str, str],
         complaints: Collection[Complaint],
+        conditions: Collection[Condition] = (),
     ) -> None:
         """A pass has ended: whether pods are served, why the configuration was refused, why which
-        cubes are quarantined, and what is wrong with which objects."""
+        cubes are quarantined, what is wrong with which objects, and what became of cubes' own."""

@@ -7,7 +7,7 @@ pytest plugin offers the ``datapath`` fixture; :class:`Datapath` can be used wit
 from cubelet.testkit.collector import Collector
 from cubelet.testkit.datapath import Datapath, Result
 from cubelet.testkit.outlet import Outlet
-from cubelet.testkit.samples import complaints, entries, installed, local_node, view
+from cubelet.testkit.samples import complaints, conditions, entries, installed, local_node, view
 
 __all__ = [
     "Collector",
@@ -15,6 +15,7 @@ __all__ = [
     "Outlet",
     "Result",
     "complaints",
+    "conditions",
     "entries",
     "installed",
     "local_node",

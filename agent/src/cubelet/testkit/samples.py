@@ -9,7 +9,7 @@ import msgspec
 
 from cubelet.cubes.discovery import discover
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import Complaint, Entry
+from cubelet_hooks.cube import Complaint, Condition, Entry
 from cubelet_hooks.objects import Change, LocalNode, Object
 from cubelet_hooks.records import Network
 
@@ -53,12 +53,17 @@ def view(*objects: Object) -> State:
     return state
 
 
-def entries(planned: Iterable[Entry | Complaint]) -> list[Entry]:
-    """What a plan wants in maps, without what it complains about."""
+def entries(planned: Iterable[Entry | Complaint | Condition]) -> list[Entry]:
+    """What a plan wants in maps, without what it says of objects."""
     return [each for each in planned if isinstance(each, Entry)]
 
 
-def complaints(planned: Iterable[Entry | Complaint]) -> list[Complaint]:
+def conditions(planned: Iterable[Entry | Complaint | Condition]) -> list[Condition]:
+    """What a plan says has become of objects: ``conditions(cube.plan(unit, view(...)))``."""
+    return [each for each in planned if isinstance(each, Condition)]
+
+
+def complaints(planned: Iterable[Entry | Complaint | Condition]) -> list[Complaint]:
     """What a plan complains about: ``complaints(cube.plan(unit, view(...)))``."""
     return [each for each in planned if isinstance(each, Complaint)]
 

@@ -7,7 +7,7 @@ commands (``showing``).
 
 from cubelet_hooks.cube.base import ABI, Cube, Reason, Settings
 from cubelet_hooks.cube.places import PORT_CLASSES, UPLINK_EGRESS, Direction, Placed, Placement
-from cubelet_hooks.cube.plans import Complaint, Entry, Part, Planned, Rank, Unit
+from cubelet_hooks.cube.plans import Complaint, Condition, Entry, Part, Planned, Rank, Unit
 from cubelet_hooks.cube.showing import Read, Row, Showing
 from cubelet_hooks.cube.telling import Telling
 
@@ -16,6 +16,7 @@ __all__ = [
     "PORT_CLASSES",
     "UPLINK_EGRESS",
     "Complaint",
+    "Condition",
     "Cube",
     "Direction",
     "Entry",

@@ -57,6 +57,26 @@ class Complaint:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What has become of an object of the cube's own on this node: yielded by a plan.
+
+    It stands under ``status.nodes`` of the object, by the node's name, for as long as the unit's
+    plan has it, and in ``cubelet get conditions``. ``kind`` and ``key`` are the object's, whose
+    kind is one of :attr:`Planned.watches` with ``status``. ``type`` and ``reason`` are words in
+    CamelCase, as in all of Kubernetes' conditions; ``status`` says whether it holds. ``generation``
+    is that of the object that was planned from: ``Custom.generation``.
+    """
+
+    kind: str
+    key: str
+    type: str
+    status: bool
+    reason: str
+    message: str = ""
+    generation: int = 0
+
+
+@dataclass(frozen=True)
 class Part:
     """Entries of a unit that are admitted to the maps, or refused, without the rest of it.
 
@@ -67,7 +87,7 @@ class Part:
     """
 
     name: str
-    entries: Iterable[Entry | Complaint]
+    entries: Iterable[Entry | Complaint | Condition]
     fixed: bool = False
     title: str = ""
     about: tuple[str, str] | None = None
@@ -153,12 +173,13 @@ class Planned:
         """The units whose plan ``change`` may have altered. ``view`` already contains it."""
         return ()
 
-    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint]:
+    def plan(self, unit: Unit, view: View) -> Iterable[Entry | Complaint | Condition]:
         """The wanted entries of one unit; none when what it describes is gone. Pure.
 
         If it raises, :meth:`refused` says what stands in the unit's place; without that the unit
         keeps what it had. Nobody else's plans notice. What an object asks for and does not get is a
-        :class:`Complaint` beside them.
+        :class:`Complaint` beside them, what has become of an object of the cube's own a
+        :class:`Condition`.
 
         The agent admits them to the maps all together, or refuses them all: if a map has no room
         for them, or if the unit's namespace would have more of it than half of what others leave

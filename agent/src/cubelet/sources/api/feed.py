@@ -16,6 +16,7 @@ from cubelet.sources.api import ApiError, ApiSource, Malformed
 from cubelet.sources.api.events import EventWriter, Reference
 from cubelet.sources.api.node import NodeKeeper
 from cubelet.sources.api.servers import Servers, endpoints_of, host_of
+from cubelet.sources.api.statuses import StatusWriter
 from cubelet.sources.api.whereabouts import find, server_url
 from cubelet.sources.decode import KINDS, Kinds, with_custom
 from cubelet.sources.feed import Emit, Free
@@ -23,7 +24,7 @@ from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.addresses import API_SERVICE
-from cubelet_hooks.cube import Complaint
+from cubelet_hooks.cube import Complaint, Condition
 from cubelet_hooks.objects import Change, ConfigMap, EndpointSlice, Node, Pod
 from cubelet_hooks.resources import Resource
 
@@ -79,6 +80,8 @@ class ApiFeed:
             servers=self._servers,
         )
         self._events = EventWriter(self._source.connection, settings.name)
+        self._statuses = StatusWriter(self._source.connection, settings.name)
+        self._reported: tuple[Resource, ...] = ()
         self._keeper = NodeKeeper(self._source.connection, settings.name)
         self._annotations = frozenset(annotations)
         self._degraded = False
@@ -114,8 +117,9 @@ class ApiFeed:
         """Follow the API server until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             await self._look_for_the_server()  # before it is asked: the way may be blocked
-            works = (self._source.run(), self._events.run(), self._keeper.run(), self._look_on())
-            for work in works:
+            for writer in (self._events, self._keeper, self._statuses):
+                tasks.create_task(writer.run())
+            for work in (self._source.run(), self._look_on()):
                 tasks.create_task(work)
 
     async def _look_on(self) -> None:
@@ -163,7 +167,7 @@ class ApiFeed:
     async def watch(self, resources: Iterable[Resource]) -> None:
         """Follow these kinds too; their objects are waited for as long as the server answers."""
         resources = tuple(resources)
-        self._kinds = with_custom(resources)
+        self._kinds, self._reported = with_custom(resources), resources
         await self._source.watch(resources, _CUSTOM_PATIENCE if self._source.has_synced else 0.0)
 
     async def learn(self, annotations: Iterable[str], watches: Mapping[str, Resource]) -> None:
@@ -206,10 +210,13 @@ class ApiFeed:
         refused: str,
         quarantined: Mapping[str, str],
         complaints: Collection[Complaint],
+        conditions: Collection[Condition] = (),
     ) -> None:
         """Tell the server that pods are served, and of what was refused or quarantined."""
         if ready:
             self._keeper.serve()
+        if ready and self._held is None and self._source.knows_custom:
+            self._statuses.want(self._reported, conditions)
         if self._held is None:
             policed = {policy.namespace for policy in self._state.policies.values()}
             self._memory.remember(policed=tuple(sorted(policed)))

@@ -15,7 +15,7 @@ from cubelet.sources.feed import Emit
 from cubelet.sources.folder.source import FolderSource
 from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import Complaint
+from cubelet_hooks.cube import Complaint, Condition
 from cubelet_hooks.objects import Change, Custom, Namespace, Node, Object, Pod
 from cubelet_hooks.resources import Resource
 
@@ -105,6 +105,7 @@ class FolderFeed:
         refused: str,
         quarantined: Mapping[str, str],
         complaints: Collection[Complaint],
+        conditions: Collection[Condition] = (),
     ) -> None:
         """Nobody is told."""
 
