@@ -42,8 +42,8 @@ CUBE_PARTS = ("Placed", "Planned", "Telling", "Showing")
 TESTKIT = ROOT / "agent/src/cubelet/testkit"
 TESTKIT_MODULES = ("samples", "datapath", "contents", "network", "outlet", "plugin")
 HEADERS = (
-    *("base", "packet", "verdict", "flow", "epoch", "early", "bucket", "payload", "socket"),
-    *("uplink", "parse", "rewrite"),
+    *("base", "family", "packet", "verdict", "flow", "epoch", "early", "bucket", "payload"),
+    *("socket", "uplink", "parse", "l4", "ip4", "ip6", "extensions", "rewrite"),
 )
 
 INTRO = """\

@@ -6,9 +6,10 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
-from scapy.layers.inet import IP
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -19,13 +20,16 @@ from cubelet.composer.core import TRACE, Trace
 from cubelet.datapath.epochs import Epochs
 from cubelet.datapath.shared import SharedWords
 from cubelet.testkit import Datapath, Result
+from cubelet.testkit.families import twin
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Flow, Tuple
 from cubelet_hooks.maps import EVERYTHING
+from cubelet_hooks.records import Address, Family
 
 from .cubes import STACK, STACKS, Answer, End, Pair, Path, Paths, Sender, Source, Target, Way
+from .six import in_six
 
 A, B, C, D = (f"10.1.0.{n}" for n in range(2, 6))
 GATEWAY, NODE = "10.1.0.1", "172.18.0.2"
@@ -47,11 +51,15 @@ Core = Mapping[str, int]
 
 
 class Rig:
-    """Datapath and maps. Ports are named ``a`` to ``d`` (pods) or by their class."""
+    """Datapath and maps. Ports are named ``a`` to ``d`` (pods) or by their class.
 
-    def __init__(self, network: TestNetwork, mode: Mode, core: Core) -> None:
+    Of family 6 all that it is given is IPv4's, and stands for its twins: see ``six.py``.
+    """
+
+    def __init__(self, network: TestNetwork, mode: Mode, core: Core, family: Family = 4) -> None:
         sizes = {"flows": 4096, "pending_flows": 4096, **core}
-        self.dp = Datapath(network, STACKS, (Paths,), {"core": sizes}, mode)
+        self.family: Family = family
+        self.dp = Datapath(network, STACKS, (Paths,), {"core": sizes}, mode, family=family)
         self._epochs = Epochs(self.dp.maps["cubelet_epochs"], self.dp.state)
         self._shared = [SharedWords(self.dp.maps[f"cubelet_{name}"]) for name in SHARED]
         self.reset()
@@ -96,6 +104,23 @@ class Rig:
         }
         return named.get(port) or self.dp.network.ports[f"default/{port}"].ifindex
 
+    def address(self, text: str) -> Address:
+        """The address of the rig's family that an IPv4 one stands for."""
+        address = IPv4Address(text)
+        return address if self.family == 4 else twin(address)
+
+    def text(self, address: str) -> str:
+        """The same, as packets' fields have it."""
+        return str(self.address(address))
+
+    def packet(self, packet: Packet) -> Packet:
+        """The packet of the rig's family that an IPv4 one stands for; any other as it is."""
+        if self.family == 4 or IP not in packet or IPv6 in packet:
+            return packet
+        if isinstance(packet, Ether):
+            return Ether(src=packet.src, dst=packet.dst) / in_six(packet)
+        return in_six(packet)
+
     def path(self, dst: str, port: str, mtu: int = 1500, routed: bool = True) -> None:
         """Where ``dst`` lives: behind a port, or ``stack``."""
         leaves = STACK if port == "stack" else PORT_CLASSES.index(port_class(port))
@@ -109,25 +134,29 @@ class Rig:
             routed=int(routed),
             dst_mac=mac_of(port),
         )
-        self.dp.put("paths", "known", Target(address=IPv4Address(dst)), path)
+        self.dp.put("paths", "known", Target(address=self.address(dst)), path)
 
     def vip(self, address: str, port: int, backend: str, backend_port: int) -> None:
         """Translate a destination."""
-        self.dp.put("vip", "backends", end(address, port), end(backend, backend_port))
+        key, value = (
+            End(address=self.address(each), port=number)
+            for each, number in ((address, port), (backend, backend_port))
+        )
+        self.dp.put("vip", "backends", key, value)
 
     def masquerade(
         self, src: str, leaves: str, address: str, first: int = 20000, count: int = 1000
     ) -> None:
         """Translate the source of what ``src`` sends out by a port class."""
-        key = Sender(address=IPv4Address(src), leaves=PORT_CLASSES.index(leaves))
-        source = Source(address=IPv4Address(address), first=first, count=count)
+        key = Sender(address=self.address(src), leaves=PORT_CLASSES.index(leaves))
+        source = Source(address=self.address(address), first=first, count=count)
         self.dp.put("masq", "sources", key, source)
 
     def close_gate(
         self, src: str, dst: str, way: Way = Way.DROP, error: tuple[int, int] = (3, 13)
     ) -> None:
         """Permit ``src`` nothing any more towards ``dst``; cached verdicts stay as they are."""
-        pair = Pair(src=IPv4Address(src), dst=IPv4Address(dst))
+        pair = Pair(src=self.address(src), dst=self.address(dst))
         self.dp.put("gate", "closed", pair, Answer(way=way, type=error[0], code=error[1]))
 
     def open_gates(self) -> None:
@@ -146,15 +175,16 @@ class Rig:
 
     def age(self, address: str | None = None) -> None:
         """Make verdicts stale: those that rest on the address, or all."""
-        self._epochs.raise_for([EVERYTHING if address is None else IPv4Address(address)])
+        self._epochs.raise_for([EVERYTHING if address is None else self.address(address)])
 
     def send(self, packet: Packet, port: str = "a", gso_size: int = 0) -> Result:
         """One packet, with or without its Ethernet header, into a port.
 
         Of what is left to the node and sent on as well, the result is the copy that was sent.
         """
-        frame = packet if isinstance(packet, Ether) else self.framed(packet, port)
-        if port != "uplink" or IP not in frame or frame[IP].proto != 1:
+        frame = self.packet(packet) if isinstance(packet, Ether) else self.framed(packet, port)
+        echo = ICMPv6EchoReply in frame or (IP in frame and frame[IP].proto == 1)
+        if port != "uplink" or not echo:
             return self.dp.send(frame, port_class(port), f"default/{port}", gso_size)
         with copies(self.dp.network) as copy_at:
             result = self.dp.send(frame, "uplink")
@@ -176,24 +206,27 @@ class Rig:
         verdict = "keep" if seen.sent == 4 else verdict
         return verdict, f"{reason.cube}/{reason.name}", run.packet, seen.sent == 2
 
-    @staticmethod
-    def framed(packet: Packet, port: str) -> Packet:
+    def framed(self, packet: Packet, port: str) -> Packet:
         """The packet in the Ethernet header that it has when it comes by the port."""
-        return Ether(src=mac_of(port), dst=ROUTER_MAC) / packet
+        return Ether(src=mac_of(port), dst=ROUTER_MAC) / self.packet(packet)
 
     def table(self, name: str) -> dict[Tuple, Flow]:
         """``pending`` or ``flows`` (the replied ones)."""
         return self.dp.table("cubelet", name)
 
+    def key(self, packet: Packet) -> Tuple:
+        """What the packet's flow is found by."""
+        return tuple_of(self.packet(packet))
+
     def flow(self, packet: Packet) -> Flow | None:
         """The record that this packet is found by."""
-        return self.dp.flows().get(tuple_of(packet))
+        return self.dp.flows().get(self.key(packet))
 
     def forget(self, packet: Packet) -> None:
         """Evict one record, as the LRU may."""
         for name in ("pending", "flows"):
             table = self.dp.maps[f"cubelet_{name}"]
-            raw = tuple_of(packet).pack()
+            raw = self.key(packet).pack(self.family)
             if table.lookup(raw) is not None:
                 table.delete_batch([raw])
 
@@ -223,12 +256,10 @@ def mac_of(port: str) -> str:
     return GATEWAY_MAC if port == "host" else UPSTREAM_MAC
 
 
-def end(address: str, port: int) -> End:
-    return End(address=IPv4Address(address), port=port)
-
-
 def tuple_of(packet: Packet) -> Tuple:
     """What a packet's flow is found by."""
+    if IPv6 in packet:
+        return _tuple_of_six(packet[IPv6])
     ip, sport, dport = packet[IP], 0, 0
     name = {6: "TCP", 17: "UDP", 1: "ICMP"}[ip.proto]
     l4 = ip[name]
@@ -240,6 +271,17 @@ def tuple_of(packet: Packet) -> Tuple:
     return Tuple(src=src, dst=dst, sport=sport, dport=dport, protocol=ip.proto)
 
 
+def _tuple_of_six(ip: Packet) -> Tuple:
+    src, dst = IPv6Address(ip.src), IPv6Address(ip.dst)
+    for asks, layer in ((True, ICMPv6EchoRequest), (False, ICMPv6EchoReply)):
+        if layer in ip:
+            ports = {"sport": ip[layer].id if asks else 0, "dport": 0 if asks else ip[layer].id}
+            return Tuple(src=src, dst=dst, protocol=58, **ports)
+    l4 = ip[TCP] if TCP in ip else ip[UDP]
+    protocol = 6 if TCP in ip else 17
+    return Tuple(src=src, dst=dst, sport=l4.sport, dport=l4.dport, protocol=protocol)
+
+
 def arrives(result: Result, port: str, wanted: Packet) -> None:
     """It left by this port, as these bytes (checksums and all), in a frame for its next hop."""
     hop = result.hop
@@ -249,12 +291,19 @@ def arrives(result: Result, port: str, wanted: Packet) -> None:
     assert PORT_CLASSES[hop.port_class] == port_class(port)
     ether = result.packet[Ether]
     assert (ether.dst, ether.src) == (hop.dst_mac, hop.src_mac) == (mac_of(port), ROUTER_MAC)
-    same(result.packet[IP], wanted)
+    same(ip_of(result.packet), wanted)
+
+
+def ip_of(frame: Packet) -> Packet:
+    """The IP header of either family, and what is behind it."""
+    return frame[IPv6] if IPv6 in frame else frame[IP]
 
 
 def same(seen: Packet, wanted: Packet) -> None:
-    """Byte by byte; a difference prints both."""
-    expected = IP(bytes(wanted))
+    """Byte by byte; a difference prints both. ``wanted`` may be IPv4's and stand for its twin."""
+    if isinstance(seen, IPv6) and IP in wanted:
+        wanted = in_six(wanted)
+    expected = type(seen)(bytes(wanted))
     assert bytes(seen) == bytes(expected), f"\nseen   {seen!r}\nwanted {expected!r}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 import pytest
 from scapy.layers.inet import IP
@@ -13,8 +12,10 @@ from cubelet.testkit.samples import pod_mac
 from cubelet_hooks.flows import Flow, PortInfo, PortKey, epoch_bucket
 
 from .cubes import Way
-from .rig import NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, kept
+from .rig import NODE, OUTSIDE, VIP, A, B, C, Rig, arrives, ip_of, kept
 from .shapes import Ends, Peer, Shape, Talk, direct, hopped, tcp, through, udp
+
+FAMILIES = (4, 6)
 
 CLIENT, SERVER, OTHER = Peer("a", A, 1000), Peer("b", B, 8080), Peer("c", C, 8080)
 SERVICE, AWAY = Peer("", VIP, 80), Peer("uplink", OUTSIDE, 443)
@@ -91,7 +92,7 @@ def test_what_is_still_permitted_goes_on(rig: Rig, side: str, replied: bool) -> 
 def test_other_addresses_age_nothing(rig: Rig) -> None:
     talk = opened(rig)
     rig.close_gate(A, B)
-    assert epoch_bucket(IPv4Address(C)) not in {epoch_bucket(IPv4Address(x)) for x in (A, B, VIP)}
+    assert epoch_bucket(rig.address(C)) not in {epoch_bucket(rig.address(x)) for x in (A, B, VIP)}
     rig.age(C)
     talk.forward(rig)
     talk.back(rig)
@@ -124,7 +125,7 @@ def test_a_path_that_becomes_bridged_stops_costing_ttl(rig: Rig, side: str) -> N
 def test_a_path_that_is_gone_ends_the_flow(rig: Rig) -> None:
     opened(rig)
     paths = rig.dp.maps["paths0_known"]
-    paths.delete_batch([IPv4Address(B).packed])
+    paths.delete_batch([rig.address(B).packed])
     rig.age(B)
     kept(rig.send(tcp(CLIENT.to(SERVICE))), "core/no_path")
     stays_ended(rig)
@@ -167,7 +168,7 @@ def test_a_flow_that_is_turned_away_later_ends(rig: Rig, way: Way, side: str) ->
     packet, port = (TALK.first, "a") if side == "forward" else (TALK.answer, "b")
     result = rig.send(packet, port)
     assert (result.reason, result.answered) == ("gate/closed", True)
-    assert result.packet[IP].dst == packet[IP].src
+    assert ip_of(result.packet).dst == rig.text(packet[IP].src)
     stays_ended(rig)
 
 
@@ -184,7 +185,7 @@ def test_what_cannot_travel_leaves_no_record(rig: Rig, ttl: int, size: int, reas
 
 def move(rig: Rig, address: str, pod: str) -> None:
     """Another pod has the address now."""
-    info = PortInfo(address=IPv4Address(address), mac=pod_mac("abcd".index(pod)))
+    info = PortInfo(address=rig.address(address), mac=pod_mac("abcd".index(pod)))
     rig.dp.put("cubelet", "ports", PortKey(ifindex=rig.ifindex(pod)), info)
 
 
@@ -281,7 +282,7 @@ def test_what_nobody_answered_begins_anew_where_another_translation_is_due(
     rig.path(OUTSIDE, "uplink")
     rig.age()
     result = rig.send(first, "a")
-    assert (result.leaves, result.packet[IP].src) == ("uplink", NODE)
+    assert (result.leaves, ip_of(result.packet).src) == ("uplink", rig.text(NODE))
 
 
 def test_what_was_answered_keeps_its_translation_wherever_it_is_led(rig: Rig) -> None:
@@ -292,4 +293,4 @@ def test_what_was_answered_keeps_its_translation_wherever_it_is_led(rig: Rig) ->
     rig.path(OUTSIDE, "uplink")
     rig.age()
     result = rig.send(udp(CLIENT.to(AWAY)), "a")
-    assert (result.leaves, result.packet[IP].src) == ("uplink", A)
+    assert (result.leaves, ip_of(result.packet).src) == ("uplink", rig.text(A))

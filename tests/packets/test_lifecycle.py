@@ -21,8 +21,10 @@ from cubelet_hooks.flows import (
 )
 
 from .conftest import MakeRig
-from .rig import NODE, OUTSIDE, REMOTE, A, B, C, Rig, arrives, kept, tuple_of
+from .rig import NODE, OUTSIDE, REMOTE, A, B, C, Rig, arrives, kept
 from .shapes import Peer, Shape, Talk, direct, echo, hopped, tcp, udp
+
+FAMILIES = (4, 6)
 
 CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
 TALK = direct(CLIENT, SERVER)
@@ -147,7 +149,7 @@ def unseen(rig: Rig, packet: Packet) -> None:
     flow = rig.flow(packet)
     assert flow is not None
     old = replace(flow, last_seen=(flow.last_seen - 100_000) % (1 << 32))
-    rig.dp.put("cubelet", "flows", tuple_of(packet), old)
+    rig.dp.put("cubelet", "flows", rig.key(packet), old)
 
 
 def test_the_once_a_second_write_marks_both(rig: Rig) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
 from cubelet_hooks.flows import FlowFlag
 
 from .cubes import Way
-from .rig import GATEWAY, NODE, OUTSIDE, REMOTE, VIP, A, B, C, Rig, arrives, kept
+from .rig import GATEWAY, NODE, OUTSIDE, REMOTE, VIP, A, B, C, Rig, arrives, ip_of, kept
 from .shapes import Ends, Peer, Shape, direct, echo, hopped, tcp, through, udp
+
+FAMILIES = (4, 6)
 
 CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
 AWAY = Peer("uplink", OUTSIDE, 443)
@@ -39,7 +41,7 @@ def directions(rig: Rig) -> dict[str, bool]:
 def test_what_may_open_a_flow_is_its_first_packet(lost: Rig) -> None:
     lost.close_gate(A, B)
     TALK.back(lost, "PA")
-    assert directions(lost) == {B: False, A: True}
+    assert directions(lost) == {lost.text(B): False, lost.text(A): True}
     TALK.forward(lost)
     TALK.back(lost)
     assert len(lost.table("flows")) == 2
@@ -49,7 +51,7 @@ def test_what_may_open_a_flow_is_its_first_packet(lost: Rig) -> None:
 def test_what_may_only_reply_becomes_its_peers_reply(lost: Rig, flags: str) -> None:
     lost.close_gate(B, A)
     TALK.back(lost, flags)
-    assert directions(lost) == {A: False, B: True}
+    assert directions(lost) == {lost.text(A): False, lost.text(B): True}
     reply = lost.flow(TALK.answer)
     assert reply is not None
     assert (reply.packets, reply.flags & FlowFlag.TRANSLATED) == (1, 0)
@@ -111,7 +113,10 @@ def test_a_segment_that_no_record_knows_opens_nothing_and_is_refused(
     assert not rig.dp.flows()
     if result.answered:
         answer = result.packet[TCP]
-        assert (answer.flags, result.packet[IP].dst) == ("R" if "A" in flags else "RA", B)
+        assert (answer.flags, ip_of(result.packet).dst) == (
+            "R" if "A" in flags else "RA",
+            rig.text(B),
+        )
 
 
 @pytest.mark.parametrize("port", ["uplink", "overlay"])

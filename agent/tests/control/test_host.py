@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cubelet.composer.core import CoreSettings
 from cubelet.config.node import parse
 from cubelet.control import host
 from cubelet.control.host import HostNetwork, concerns
@@ -28,7 +29,7 @@ NODES = (
 )
 ALWAYS = {"10.1.0.0/24", "10.2.0.0/24", "10.96.0.0/12", "169.254.1.2/32"}
 SETUP: Any = SimpleNamespace(
-    core=SimpleNamespace(family=4, settings=SimpleNamespace(hairpin_address="169.254.1.2")),
+    core=SimpleNamespace(family=4, settings=CoreSettings()),
     service_cidrs=(ip_network("10.96.0.0/12"),),
 )
 

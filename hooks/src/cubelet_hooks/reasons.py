@@ -31,9 +31,11 @@ CORE_REASONS = (
     Reason("live_flow", "a SYN against the direction of a live connection"),
     Reason("tunnel_port", "to the overlay's UDP port, and not by the overlay"),
     Reason("martian", "from the uplink, of a source address that cannot be out there"),
-    Reason("source_route", "its IP options name the routers to pass (RFC 791: LSRR, SSRR)"),
+    Reason("source_route", "the sender names routers to pass, by IP options or a routing header"),
     Reason("client_gone", "for a pod that is gone, from the peer of a connection that it had"),
     Reason("fragment_store", "a fragment that waited for its first, no longer: newer ones came"),
+    Reason("extensions", "IPv6 with more extension headers than are walked"),
+    Reason("unchecked", "UDP over IPv6 without a checksum (RFC 8200, 8.1)"),
 )
 FIRST_CUBE_REASON = 64
 REASONS_PER_CUBE = 64

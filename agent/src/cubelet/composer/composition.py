@@ -15,6 +15,7 @@ from cubelet.composer.provided import check_provided
 from cubelet.composer.reasons import allot
 from cubelet.composer.slots import Slots, allot_slots
 from cubelet_hooks.cube import PORT_CLASSES, UPLINK_EGRESS, Cube, Direction, Settings
+from cubelet_hooks.records import Family
 from cubelet_hooks.view import View
 
 Mode = Literal["fused", "tailcall"]
@@ -287,8 +288,9 @@ def compose(
     optional: Iterable[str] = (),
     reasons: Mapping[str, int] | None = None,
     slots: Slots | None = None,
+    family: Family = 4,
 ) -> Composition:
-    """Instantiate a chain. Kinds in ``optional`` are left out when their package is missing.
+    """Instantiate a chain for one family. Kinds in ``optional`` may have no package: left out.
 
     ``settings`` are by kind or by instance; an instance's own win over its kind's. ``reasons`` are
     the known places of kinds' drop reasons, ``slots`` those of instances' flow fields.
@@ -313,7 +315,7 @@ def compose(
     for name, cube_type in present.items():
         instance = instance_of(name, found)
         if instance not in by_instance:
-            by_instance[instance] = _instance(cube_type, instance, settings or {})
+            by_instance[instance] = _instance(cube_type, instance, settings or {}, family)
         cubes[name] = by_instance[instance]
     stacks = {
         name: tuple(cubes[each] for each in chain.stacks.get(name, ()) if each in cubes)
@@ -353,12 +355,15 @@ def _missing_text(kinds: Sequence[str]) -> str:
 
 
 def _instance(
-    cube_type: type[Cube], instance: str, settings: Mapping[str, Mapping[str, Any]]
+    cube_type: type[Cube],
+    instance: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    family: Family,
 ) -> Cube:
     name = instance if instance in settings else cube_type.kind
     try:
         values: Settings = msgspec.convert(dict(settings.get(name, {})), cube_type.settings_type)
-        cube = cube_type(instance, values)
+        cube = cube_type(instance, values, family)
     except (msgspec.ValidationError, ValueError) as error:
         raise CompositionError(f"settings of {name}: {error}", cube_type.kind) from error
     except Exception as error:  # the cube's code may raise anything

@@ -207,6 +207,11 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     node_port_first: Positive = 30_000
     node_port_last: Positive = 32_767
     hairpin_address: str = "169.254.1.2"
+    hairpin_address6: str = "fd6c:e3a1:5b70::2"
+
+    def hairpin(self, family: Family) -> Address:
+        """The source of flows of this family that come back to their own sender."""
+        return ip_address(self.hairpin_address if family == 4 else self.hairpin_address6)
 
     @property
     def closing(self) -> int:
@@ -226,7 +231,9 @@ class CoreSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         """Check constraints beyond the types. Raises ValueError naming the field."""
-        ip_address(self.hairpin_address)
+        for family in (4, 6):
+            if self.hairpin(family).version != family:
+                raise ValueError(f"{self.hairpin(family)} is no IPv{family} address")
         for first, last in (
             ("snat_first_port", "snat_last_port"),
             ("node_port_first", "node_port_last"),
@@ -402,13 +409,15 @@ class Core(Cube):
                 yield Entry("uplinks", flows.PortKey(ifindex=nic.ifindex), uplink)
         own = dict.fromkeys((local.gateway, *local.addresses))
         known = [each for each in own if each.version == self.family]
-        for number, address in enumerate((local.tunnel_source, *known[:OWN_ADDRESSES])):
+        tunnel = local.tunnel_source if self.family == 4 else None  # tunnels run over IPv4
+        for number, address in enumerate((tunnel, *known[:OWN_ADDRESSES])):
             if address is not None:
                 yield Entry("own", Index(number), OwnAddress(address=address))
 
     def _own_networks(self, local: LocalNode) -> Iterable[Network]:
         """What is this node's or everybody's, so that no one out there has it."""
-        addresses = (*local.addresses, *local.broadcasts, self.settings.hairpin_address)
+        hairpin = self.settings.hairpin(self.family)
+        addresses = (*local.addresses, *local.broadcasts, hairpin)
         return (local.pod_cidr, *self.service_cidrs, *map(ip_network, addresses))
 
     def _outside_ranges(self, service: Service) -> Iterable[Address]:

@@ -172,7 +172,7 @@ class HostNetwork:
         networks = {cidr for node in self._state.nodes.values() for cidr in node.pod_cidrs}
         networks |= set(setup.service_cidrs)
         networks |= {local.pod_cidr} if (local := self._state.local) else set()
-        networks.add(ip_network(setup.core.settings.hairpin_address))
+        networks.add(ip_network(setup.core.settings.hairpin(setup.core.family)))
         networks |= set(asked)
         return [network for network in networks if network.version == setup.core.family]
 

@@ -55,7 +55,9 @@ class Contents:
 
     def put(self, cube: str, name: str, key: Record, value: Record) -> None:
         """Write one record, for instance to a map that otherwise only the datapath writes."""
-        self.maps[f"{self._instance(cube)}_{name}"].update(key.pack(), value.pack())
+        self.maps[f"{self._instance(cube)}_{name}"].update(
+            key.pack(self.core.family), value.pack(self.core.family)
+        )
 
     def _instance(self, cube: str) -> str:
         known = {"cubelet", *(each.instance for each in self.composition.cubes)}

@@ -31,6 +31,7 @@ from cubelet.testkit.outlet import Outlet
 from cubelet_hooks.cube import PORT_CLASSES, UPLINK_EGRESS, Complaint, Cube, Direction
 from cubelet_hooks.flows import Hop
 from cubelet_hooks.objects import Change, Node, Object
+from cubelet_hooks.records import Family
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
@@ -73,7 +74,8 @@ class Datapath(Contents):
     ones (default: an :class:`Outlet`, whose settings say where everything leaves). A further
     instance of a kind is given by its name, ``{"pod": [Meter, "meter1"]}``, and has settings of
     its own; where a method takes a ``cube``, a kind stands for its first instance.
-    ``directions`` are those of a Chain.
+    ``directions`` are those of a Chain. Of ``family`` 6 the nodes and pods have the addresses that
+    stand for those of family 4: see ``twin`` in ``cubelet.testkit.families``.
     """
 
     def __init__(
@@ -86,14 +88,18 @@ class Datapath(Contents):
         objects: Iterable[Object] = (),
         early_xdp: bool = False,
         directions: Mapping[str, Mapping[str, Direction]] | None = None,
+        family: Family = 4,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = network = network.of(family)
         self._early_xdp = early_xdp
         self.state = State()
         Outlet.devices = {"overlay": network.local.overlay_ifindex, **_devices(network)}
-        self.core = Core("cubelet", CoreSettings(**(settings or {}).get("core", {})))
-        self.composition = _composition(stacks or {}, core, settings or {}, mode, directions)
+        own = CoreSettings(**(settings or {}).get("core", {}))
+        self.core = Core("cubelet", own, family)
+        self.composition = _composition(
+            stacks or {}, core, settings or {}, mode, directions, family
+        )
         self._planner = Planner([self.core, *self.composition.cubes])
         basics = [network.local, _own_node(network), *network.ports.values(), *objects]
         changes = [c for o in basics if (c := self.state.apply(Change.between(None, o)))]
@@ -260,6 +266,7 @@ def _composition(
     settings: Mapping[str, Mapping[str, Any]],
     mode: Mode,
     directions: Mapping[str, Mapping[str, Direction]] | None,
+    family: Family,
 ) -> Composition:
     chain = Chain(
         core=tuple(c.kind for c in core),
@@ -271,4 +278,4 @@ def _composition(
     )
     given = (each for cubes in (core, *stacks.values()) for each in cubes)
     found = {each.kind: each for each in given if not isinstance(each, str)}
-    return compose(chain, found, settings, mode)
+    return compose(chain, found, settings, mode, family=family)

@@ -8,11 +8,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from cubelet.testkit.families import twin, twin_network
 from cubelet.testkit.samples import GATEWAY_MAC, UPLINK_MAC, local_node, pod_mac
 from cubelet_hooks.objects import LocalNode, Port
+from cubelet_hooks.records import Family
 
 _CLONE_NEWNET = 0x40000000
 
@@ -25,6 +30,23 @@ class TestNetwork:
 
     local: LocalNode
     ports: dict[str, Port]
+
+    def of(self, family: Family) -> TestNetwork:
+        """The same devices with addresses of the family: :func:`twin` says which those of 6 are."""
+        if family == 4:
+            return self
+        local = self.local
+        networks = {"pod_cidr": twin_network(IPv4Network(local.pod_cidr))}
+        addresses = {"gateway": twin(IPv4Address(local.gateway))}
+        own = tuple(twin(IPv4Address(each)) for each in local.addresses)
+        six = msgspec.structs.replace(local, addresses=own, **networks, **addresses)
+        ports = {
+            key: msgspec.structs.replace(
+                port, addresses=tuple(twin(IPv4Address(each)) for each in port.addresses)
+            )
+            for key, port in self.ports.items()
+        }
+        return TestNetwork(six, ports)
 
 
 @contextmanager
@@ -54,6 +76,13 @@ def build_network(pods: int = 4) -> TestNetwork:
         datapath = ip.link_lookup(ifname="gateway0p")[0]
         ip.addr("add", index=uplink, address="172.18.0.2", prefixlen=24)
         ip.route("add", dst="default", gateway="172.18.0.254")
+        for device in ("uplink0", "gateway0"):
+            _switch(f"ipv6/conf/{device}/disable_ipv6", "0")
+            _switch(f"ipv6/conf/{device}/accept_dad", "0")
+            _switch(f"ipv6/conf/{device}/forwarding")
+        uplink6 = str(twin(IPv4Address("172.18.0.2")))
+        ip.addr("add", index=uplink, address=uplink6, prefixlen=64)
+        ip.route("add", dst="default", gateway=str(twin(IPv4Address("172.18.0.254"))), family=10)
         indexes = [_pair(ip, f"pod{n}", f"02:00:00:00:02:{n:02x}") for n in range(pods)]
     for name in ("all", "uplink0"):
         _switch(f"ipv4/conf/{name}/forwarding")
@@ -66,8 +95,8 @@ def build_network(pods: int = 4) -> TestNetwork:
     return TestNetwork(local, {p.key: p for p in map(_port, range(pods), indexes)})
 
 
-def _switch(name: str) -> None:
-    Path("/proc/sys/net", name).write_text("1")
+def _switch(name: str, value: str = "1") -> None:
+    Path("/proc/sys/net", name).write_text(value)
 
 
 def _pair(ip: Any, name: str, mac: str) -> int:

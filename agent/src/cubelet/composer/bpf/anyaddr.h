@@ -23,23 +23,30 @@ CUBELET_INLINE struct cubelet_flow *cubelet_anyaddr_flow(struct cubelet_scratch 
 	return f && f->flags & CUBELET_FLOW_REPLY ? f : NULL;
 }
 
+#if CUBELET_FAMILY == 4
+#define CUBELET_SOURCE_AT (ETH_HLEN + __builtin_offsetof(struct iphdr, saddr))
+#else
+#define CUBELET_SOURCE_AT (ETH_HLEN + __builtin_offsetof(struct ipv6hdr, saddr))
+#endif
+
 /* Makes `own` the packet's source. 0, or -1 if a helper refused. */
 CUBELET_INLINE int cubelet_anyaddr_source(struct __sk_buff *skb, struct cubelet_headers *h,
 					  const struct cubelet_addr *own)
 {
-	const __u32 ip = ETH_HLEN, from = h->tuple.src.w[0], to = own->w[0];
 	const __u32 check = (h->l4 & CUBELET_L4_MASK) + __builtin_offsetof(struct udphdr, check);
+	const __u32 delta = cubelet_csum_delta(&h->tuple.src, own);
 
 	if (h->fragment == CUBELET_FIRST) /* the others come from where it came */
 		cubelet_fragment_remember(h, 0, CUBELET_KEEPER(CUBELET_HOST));
 	if (h->fragment != CUBELET_LATER &&
-	    bpf_l4_csum_replace(skb, check, from, to,
-				BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | sizeof(to)))
+	    bpf_l4_csum_replace(skb, check, 0, delta, CUBELET_PSEUDO | BPF_F_MARK_MANGLED_0))
 		return -1;
-	if (bpf_l3_csum_replace(skb, ip + __builtin_offsetof(struct iphdr, check), from, to,
-				sizeof(to)) ||
-	    bpf_skb_store_bytes(skb, ip + __builtin_offsetof(struct iphdr, saddr), &to, sizeof(to),
+#if CUBELET_FAMILY == 4
+	if (bpf_l3_csum_replace(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, check), 0, delta,
 				0))
+		return -1;
+#endif
+	if (bpf_skb_store_bytes(skb, CUBELET_SOURCE_AT, own, sizeof(*own), 0))
 		return -1;
 	h->tuple.src = *own;
 	return 0;

@@ -42,7 +42,7 @@ CUBELET_INLINE void cubelet_early_dropped(const struct cubelet_early *e, __u32 i
 	event.ifindex = ifindex;
 	event.length = e->length;
 	event.reason = reason;
-	event.ethertype = bpf_htons(ETH_P_IP);
+	event.ethertype = bpf_htons(CUBELET_ETHERTYPE);
 	event.entered = CUBELET_UPLINK;
 	event.stage = stage;
 	event.tcp_flags = e->tcp_flags;

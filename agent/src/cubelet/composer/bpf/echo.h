@@ -10,13 +10,13 @@
 
 #include "entry.h"
 
-#define CUBELET_ECHO_IP (ETH_HLEN + sizeof(struct iphdr))
+#define CUBELET_ECHO_IP (ETH_HLEN + CUBELET_IP_BYTES)
 #define CUBELET_ECHO_L4 64 /* where the kept transport header stands in s->quote */
 
 /* Can the packet in hand be an answer to the node's own ping, or one of its fragments? */
 CUBELET_INLINE int cubelet_echo_of_node(const struct cubelet_pkt *pkt)
 {
-	return pkt->entered == CUBELET_UPLINK && pkt->hdr.tuple.protocol == IPPROTO_ICMP &&
+	return pkt->entered == CUBELET_UPLINK && pkt->hdr.tuple.protocol == CUBELET_ICMP &&
 	       !pkt->hdr.ports && cubelet_is_own(&pkt->hdr.tuple.dst);
 }
 

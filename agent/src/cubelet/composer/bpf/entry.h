@@ -19,9 +19,10 @@ CUBELET_INLINE __be32 cubelet_tunnel_remote(struct __sk_buff *skb)
 	return bpf_htonl(key.remote_ipv4);
 }
 
-#define CUBELET_MTU_MIN 68 /* RFC 791; kernels before 5.12 tell none, and leave what was asked */
-
-/* By the uplink: the next hop (0 if there is none) and the MTU towards an address. */
+/*
+ * By the uplink: the next hop (0 if there is none) and the MTU towards an address. IPv6's next hop
+ * does not fit into a record: there the kernel looks the route up once more for each packet.
+ */
 CUBELET_INLINE void cubelet_uplink_back(struct __sk_buff *skb, struct cubelet_hop *hop,
 					const struct cubelet_addr *to)
 {
@@ -29,14 +30,21 @@ CUBELET_INLINE void cubelet_uplink_back(struct __sk_buff *skb, struct cubelet_ho
 	long found;
 
 	hop->remote = 0;
-	fib.family = 2; /* AF_INET */
+	fib.family = CUBELET_AF;
 	fib.ifindex = hop->ifindex;
+#if CUBELET_FAMILY == 4
 	fib.ipv4_dst = to->w[0];
+#else
+	__builtin_memcpy(fib.ipv6_dst, to->w, sizeof(fib.ipv6_dst));
+#endif
 	fib.tot_len = 1; /* fits everywhere, and asks for the route's MTU */
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return;
+#if CUBELET_FAMILY == 4
 	hop->remote = fib.ipv4_dst;
+#endif
+	/* kernels before 5.12 tell none, and leave what was asked */
 	if (found == BPF_FIB_LKUP_RET_SUCCESS && fib.mtu_result >= CUBELET_MTU_MIN &&
 	    fib.mtu_result < hop->mtu)
 		hop->mtu = fib.mtu_result;
@@ -94,19 +102,33 @@ CUBELET_INLINE int cubelet_tunnel_allowed(const struct cubelet_hop *in,
 #endif
 }
 
+/* Does no packet that was forwarded have this source? */
+CUBELET_INLINE int cubelet_never_source(const struct cubelet_addr *source)
+{
+#if CUBELET_FAMILY == 4
+	__u8 first = bpf_ntohl(source->w[0]) >> 24;
+
+	return !first || first == 127 || first >= 224;
+#else
+	__u32 first = bpf_ntohl(source->w[0]);
+
+	/* groups; links' own (RFC 4291 2.5.6); ::/80: unspecified, loopback, IPv4's mapped ones */
+	return first >> 24 == 0xff || first >> 22 == 0x3fa ||
+	       !(source->w[0] | source->w[1] | (source->w[2] & bpf_htonl(0xffff0000)));
+#endif
+}
+
 /*
  * Is the address nobody's beyond the uplink? This host, loopback, groups and what is reserved
- * (RFC 1122 3.2.1.3, RFC 5735); the node's own, pods', Services': see the plan of the core.
+ * (RFC 1122 3.2.1.3, RFC 5735; RFC 4291 2.5); the node's own, pods', Services': see the plan of the
+ * core.
  */
 CUBELET_INLINE int cubelet_is_martian(const struct cubelet_addr *source)
 {
 	struct cubelet_martian_key key = {};
-#if CUBELET_FAMILY == 4
-	__u8 first = bpf_ntohl(source->w[0]) >> 24;
 
-	if (!first || first == 127 || first >= 224)
+	if (cubelet_never_source(source))
 		return 1;
-#endif
 	key.prefixlen = 8 * sizeof(key.network);
 	key.network = *source;
 	return !!cubelet_lookup(cubelet_martians, &key);
@@ -141,6 +163,7 @@ CUBELET_INLINE int cubelet_to_itself(const struct cubelet_tuple *t)
 	return cubelet_addr_loopback(&t->src) && cubelet_addr_loopback(&t->dst);
 }
 
+#if CUBELET_FAMILY == 4
 #define CUBELET_OPTION_LSRR 131
 #define CUBELET_OPTION_SSRR 137
 
@@ -172,7 +195,6 @@ CUBELET_INLINE __u16 cubelet_option(struct __sk_buff *skb, __u32 *at, __u32 end)
 /* The IP options of the packet in hand. 0, or the reason to drop it. */
 CUBELET_INLINE __u16 cubelet_options_refused(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
 {
-#if CUBELET_FAMILY == 4
 	__u32 at = ETH_HLEN + sizeof(struct iphdr), end = pkt->hdr.l4;
 	__u16 reason;
 
@@ -181,9 +203,23 @@ CUBELET_INLINE __u16 cubelet_options_refused(struct __sk_buff *skb, const struct
 		if (reason)
 			return reason;
 	}
-#endif
 	return 0;
 }
+#else
+/* What parsing has found in the extension headers of the packet in hand; as above. */
+CUBELET_INLINE __u16 cubelet_options_refused(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
+{
+	switch (pkt->hdr.refused) {
+	case CUBELET_REFUSED_ROUTE:
+		return CUBELET_REASON_SOURCE_ROUTE;
+	case CUBELET_REFUSED_EXTENSIONS:
+		return CUBELET_REASON_EXTENSIONS;
+	case CUBELET_REFUSED_UNCHECKED:
+		return CUBELET_REASON_UNCHECKED;
+	}
+	return 0;
+}
+#endif
 
 /* The pod's port that the packet in hand entered by, if the packet has the pod's address. */
 CUBELET_INLINE struct cubelet_port_info *cubelet_pod_source(const struct cubelet_pkt *pkt)

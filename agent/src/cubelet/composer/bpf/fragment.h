@@ -118,6 +118,30 @@ cubelet_fragment_known(const struct cubelet_fragment_key *key)
 	return known;
 }
 
+/* Where a later fragment's data begins in its datagram, and whether more follow. Or an error. */
+#if CUBELET_FAMILY == 4
+CUBELET_INLINE long cubelet_fragment_part(struct __sk_buff *skb, const struct cubelet_headers *h,
+					  __u32 *begin, int *more)
+{
+	__be16 field;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, frag_off), &field,
+			       sizeof(field)))
+		return -1;
+	*begin = (bpf_ntohs(field) & CUBELET_IP_OFFSET) * 8;
+	*more = field & bpf_htons(CUBELET_IP_MF);
+	return 0;
+}
+#else
+CUBELET_INLINE long cubelet_fragment_part(struct __sk_buff *skb, const struct cubelet_headers *h,
+					  __u32 *begin, int *more)
+{
+	*begin = h->fragment_part & CUBELET_IP6_OFFSET;
+	*more = h->fragment_part & CUBELET_IP6_MORE;
+	return 0;
+}
+#endif
+
 /*
  * One more has come. With the last the datagram is forgotten: its identity may be another's
  * soon (RFC 6864), whose fragments need not be in order.
@@ -127,16 +151,14 @@ CUBELET_INLINE void cubelet_fragment_came(struct __sk_buff *skb, const struct cu
 					  struct cubelet_fragment_ports *known)
 {
 	__u32 begin, end;
-	__be16 field;
+	int more;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, frag_off), &field,
-			       sizeof(field)))
+	if (cubelet_fragment_part(skb, h, &begin, &more))
 		return;
-	begin = (bpf_ntohs(field) & CUBELET_IP_OFFSET) * 8;
 	end = begin + h->size - (h->l4 - ETH_HLEN);
 	__sync_fetch_and_add(&known->came,
 			     cubelet_fragment_hash(end) - cubelet_fragment_hash(begin));
-	if (!(field & bpf_htons(CUBELET_IP_MF)))
+	if (!more)
 		known->end = end;
 	if (known->end && known->came == cubelet_fragment_hash(known->end))
 		cubelet_delete(cubelet_fragments, key);

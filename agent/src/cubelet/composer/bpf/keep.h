@@ -133,7 +133,7 @@ CUBELET_INLINE int cubelet_kept_fits(__u64 *length)
 	if (*length > CUBELET_KEPT_BYTES)
 		return 0;
 	asm volatile("" : "+r"(*length));
-	return *length >= ETH_HLEN + sizeof(struct iphdr);
+	return *length >= ETH_HLEN + CUBELET_IP_BYTES;
 }
 
 /* The frame in hand, with what must be known of it. 0, or the reason that it cannot be kept. */

@@ -11,7 +11,7 @@ CUBELET_INLINE int cubelet_served_here(struct __sk_buff *skb, struct cubelet_hea
 	struct cubelet_exposed_address *exposed;
 	__u16 port;
 
-	if (!h->ip || h->tuple.protocol == IPPROTO_ICMP)
+	if (!h->ip || h->tuple.protocol == CUBELET_ICMP)
 		return 0;
 	if (h->fragment == CUBELET_LATER ? cubelet_fragment_follow(skb, h, 0) : !h->ports)
 		return 0;
@@ -53,7 +53,7 @@ int cubelet_local(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (!cubelet_served_here(skb, &h)) {
 		if (h.fragment == CUBELET_LATER && !h.tuple.dport &&
-		    h.tuple.protocol != IPPROTO_ICMP)
+		    h.tuple.protocol != CUBELET_ICMP)
 			cubelet_keep_local(skb, &h);
 		return TC_ACT_UNSPEC;
 	}

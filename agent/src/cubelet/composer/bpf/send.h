@@ -23,9 +23,13 @@ static long (*cubelet_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *par
 /* The address that other nodes know this one by, if it has it; 0: the kernel chooses. */
 CUBELET_INLINE __be32 cubelet_tunnel_source(void)
 {
+#if CUBELET_FAMILY == 4
 	struct cubelet_addr own = {};
 
 	return cubelet_own_address(0, &own) ? own.w[0] : 0;
+#else
+	return 0; /* tunnels run over IPv4 */
+#endif
 }
 
 /* Sends the frame as it stands to where a flow leaves. */
@@ -62,7 +66,7 @@ CUBELET_INLINE int cubelet_transmit(struct __sk_buff *skb, const struct cubelet_
 
 		if (!to->remote)
 			return cubelet_redirect_neigh(to->ifindex, NULL, 0, 0);
-		next.nh_family = 2; /* AF_INET */
+		next.nh_family = 2; /* AF_INET: see cubelet_uplink_back() */
 		next.ipv4_nh = to->remote;
 		return cubelet_redirect_neigh(to->ifindex, &next, sizeof(next), 0);
 	}

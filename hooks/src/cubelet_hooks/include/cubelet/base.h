@@ -3,31 +3,23 @@
  * Addresses of one family, and the kernel headers everything here needs.
  *
  * A source is compiled once per family: CUBELET_FAMILY is 4 or 6, and struct
- * cubelet_addr has one word or four. Use the helpers and it serves both.
+ * cubelet_addr has one word or four. Use the helpers, and the names of family.h for
+ * what differs besides, and it serves both.
  *
  * Structs that live in maps (cubelet_tuple, cubelet_hop, cubelet_flow, ...)
  * are generated from cubelet_hooks/flows.py into cubelet/generated.h.
  */
 #pragma once
 
-#include <linux/bpf.h>
-#include <linux/icmp.h>
+#include "cubelet/family.h"
+
 #include <linux/if_arp.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
 #define CUBELET_ABI 1
 #define CUBELET_INLINE static __always_inline
-
-#if CUBELET_FAMILY == 4
-#define CUBELET_ADDR_WORDS 1
-#else
-#define CUBELET_ADDR_WORDS 4
-#endif
 
 struct cubelet_addr {
 	__be32 w[CUBELET_ADDR_WORDS];
@@ -88,6 +80,13 @@ CUBELET_INLINE int cubelet_same_mac(const __u8 *a, const __u8 *b)
 	for (int i = 0; i < ETH_ALEN; i++)
 		differs |= a[i] ^ b[i];
 	return !differs;
+}
+
+/* A one's complement sum in 16 bits, as checksums are: their complement is what packets have. */
+CUBELET_INLINE __u16 cubelet_csum_fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
 }
 
 /* Maps: every map is a constant that these take; see Cube.maps in Python. */

@@ -71,7 +71,7 @@ CUBELET_INLINE __u32 cubelet_flow_timeout(__u8 protocol, __u8 state)
 		return CUBELET_TIMEOUT_TCP;
 	if (protocol == IPPROTO_UDP)
 		return CUBELET_TIMEOUT_UDP;
-	if (protocol == IPPROTO_ICMP)
+	if (protocol == CUBELET_ICMP)
 		return CUBELET_TIMEOUT_ICMP;
 	return CUBELET_TIMEOUT_OTHER;
 }

@@ -21,6 +21,14 @@ enum cubelet_fragment {
 	CUBELET_LATER = 2, /* has no transport header */
 };
 
+/* Why no cube sees an IPv6 packet, whatever its addresses. */
+enum cubelet_refused {
+	CUBELET_REFUSED_NOT = 0,
+	CUBELET_REFUSED_ROUTE, /* a routing header: see extensions.h */
+	CUBELET_REFUSED_EXTENSIONS, /* more of them than are walked */
+	CUBELET_REFUSED_UNCHECKED, /* UDP without a checksum */
+};
+
 #define CUBELET_TCP_FIN 0x01
 #define CUBELET_TCP_SYN 0x02
 #define CUBELET_TCP_RST 0x04
@@ -38,8 +46,12 @@ struct cubelet_headers {
 	__u8 fragment; /* enum cubelet_fragment */
 	__u8 icmp_error; /* quotes another packet */
 	__u8 may_fragment; /* the don't-fragment bit is clear */
-	__u8 ip; /* an IP packet of our family */
+	__u8 ip; /* an IP packet of our family, and none of ICMPv6 that stays on its link */
 	__u8 ports; /* has ports (or an echo identifier) that may be translated */
+#if CUBELET_FAMILY == 6
+	__u8 refused; /* enum cubelet_refused */
+	__u16 fragment_part; /* offset in bytes, and 1 if more follow */
+#endif
 };
 
 /* Why the cubes run. */

@@ -23,7 +23,7 @@ CUBELET_INLINE __u32 cubelet_payload_start(struct __sk_buff *skb, const struct c
 			return 0;
 		return h->l4 + (offset >> 4) * 4;
 	case IPPROTO_UDP:
-	case IPPROTO_ICMP:
+	case CUBELET_ICMP:
 		return h->l4 + 8;
 	case IPPROTO_SCTP:
 		return h->l4 + 12;

@@ -6,20 +6,12 @@
  *
  * The transport checksum goes through bpf_l4_csum_replace because the checksum
  * field of a packet that has never left the machine (CHECKSUM_PARTIAL) holds
- * only the pseudo-header's sum: the kernel knows, we cannot. The IP header's
- * checksum is always complete and is patched directly.
+ * only the pseudo-header's sum: the kernel knows, we cannot. IPv4's header has a
+ * checksum of its own, which is always complete and is patched directly.
  */
 #pragma once
 
 #include "cubelet/flow.h"
-
-#define CUBELET_L4_MASK 127 /* bounds an offset for the verifier; 14 + 60 at most */
-
-CUBELET_INLINE __u16 cubelet_csum_fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
 
 /* One's complement sum of what `after` has and `before` has not (RFC 1624, equation 4). */
 CUBELET_INLINE __u32 cubelet_csum_delta(const struct cubelet_addr *before,
@@ -83,19 +75,22 @@ CUBELET_INLINE int cubelet_rewrite_l4(struct __sk_buff *skb, const struct cubele
 
 	if (h->tuple.protocol == IPPROTO_TCP) {
 		at += __builtin_offsetof(struct tcphdr, check);
-		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta, BPF_F_PSEUDO_HDR);
+		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta, CUBELET_PSEUDO);
 		if (f->port_delta)
 			failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
 	} else if (h->tuple.protocol == IPPROTO_UDP) {
 		at += __builtin_offsetof(struct udphdr, check);
 		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta,
-					     BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+					     CUBELET_PSEUDO | BPF_F_MARK_MANGLED_0);
 		if (f->port_delta)
 			failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta,
 						      BPF_F_MARK_MANGLED_0);
-	} else if (h->tuple.protocol == IPPROTO_ICMP) {
+	} else if (h->tuple.protocol == CUBELET_ICMP) {
 		at += __builtin_offsetof(struct icmphdr, checksum);
-		failed = bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
+#if CUBELET_FAMILY == 6 /* which has a pseudo-header, too (RFC 4443 2.3) */
+		failed = bpf_l4_csum_replace(skb, at, 0, f->l4_delta, CUBELET_PSEUDO);
+#endif
+		failed |= bpf_l4_csum_replace(skb, at, 0, f->port_delta, 0);
 	}
 	return failed;
 }
@@ -107,15 +102,41 @@ CUBELET_INLINE void cubelet_rewrite_ports(void *l4, const struct cubelet_flow *f
 	    f->to.protocol == IPPROTO_SCTP) {
 		((struct udphdr *)l4)->source = f->to.sport;
 		((struct udphdr *)l4)->dest = f->to.dport;
-	} else if (f->to.protocol == IPPROTO_ICMP) {
+	} else if (f->to.protocol == CUBELET_ICMP) {
 		struct icmphdr *icmp = l4;
 
-		if (icmp->type == ICMP_ECHO)
+		if (icmp->type == CUBELET_ICMP_ECHO)
 			icmp->un.echo.id = f->to.sport;
-		else if (icmp->type == ICMP_ECHOREPLY)
+		else if (icmp->type == CUBELET_ICMP_ECHO_REPLY)
 			icmp->un.echo.id = f->to.dport;
 	}
 }
+
+/* The IP header: addresses where they change, one hop less where the flow is routed. */
+#if CUBELET_FAMILY == 4
+CUBELET_INLINE void cubelet_rewrite_ip(struct iphdr *ip, const struct cubelet_flow *f,
+				       int translated)
+{
+	ip->check = ~cubelet_csum_fold((__u16)~ip->check + (__u32)f->l3_delta);
+	if (f->flags & CUBELET_FLOW_ROUTED)
+		ip->ttl--;
+	if (!translated)
+		return;
+	ip->saddr = f->to.src.w[0];
+	ip->daddr = f->to.dst.w[0];
+}
+#else
+CUBELET_INLINE void cubelet_rewrite_ip(struct ipv6hdr *ip, const struct cubelet_flow *f,
+				       int translated)
+{
+	if (f->flags & CUBELET_FLOW_ROUTED)
+		ip->hop_limit--;
+	if (!translated)
+		return;
+	__builtin_memcpy(&ip->saddr, &f->to.src, sizeof(ip->saddr));
+	__builtin_memcpy(&ip->daddr, &f->to.dst, sizeof(ip->daddr));
+}
+#endif
 
 /* Makes the packet what its flow says. Returns 0, or -1 if a helper refused. */
 CUBELET_INLINE int cubelet_rewrite(struct __sk_buff *skb, const struct cubelet_headers *h,
@@ -123,7 +144,6 @@ CUBELET_INLINE int cubelet_rewrite(struct __sk_buff *skb, const struct cubelet_h
 {
 	void *data, *end, *l4;
 	const __u32 *macs;
-	struct iphdr *ip;
 	int translated = f->flags & CUBELET_FLOW_TRANSLATED;
 	int has_l4 = translated && h->fragment != CUBELET_LATER;
 
@@ -131,21 +151,16 @@ CUBELET_INLINE int cubelet_rewrite(struct __sk_buff *skb, const struct cubelet_h
 		return -1;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (data + ETH_HLEN + sizeof(*ip) > end)
+	if (data + ETH_HLEN + CUBELET_IP_BYTES > end)
 		return -1;
-	ip = data + ETH_HLEN;
 	/* both MACs in three words: byte arrays would be copied byte by byte */
 	macs = (const __u32 *)f->leaves.dst_mac;
 	((__u32 *)data)[0] = macs[0];
 	((__u32 *)data)[1] = macs[1];
 	((__u32 *)data)[2] = macs[2];
-	ip->check = ~cubelet_csum_fold((__u16)~ip->check + (__u32)f->l3_delta);
-	if (f->flags & CUBELET_FLOW_ROUTED)
-		ip->ttl--;
+	cubelet_rewrite_ip(data + ETH_HLEN, f, translated);
 	if (!translated)
 		return 0;
-	ip->saddr = f->to.src.w[0];
-	ip->daddr = f->to.dst.w[0];
 	l4 = data + (h->l4 & CUBELET_L4_MASK);
 	if (has_l4 && l4 + 8 <= end)
 		cubelet_rewrite_ports(l4, f);

@@ -20,7 +20,10 @@ CUBELET_INLINE int cubelet_drop(struct cubelet_pkt *pkt, __u16 reason)
 	return CUBELET_DROP;
 }
 
-/* Drops and tells the sender: an ICMP error, rate-limited. mtu only for fragmentation-needed. */
+/*
+ * Drops and tells the sender: an ICMP error, rate-limited. mtu only for fragmentation-needed. Type
+ * and code are IPv4's in either family: of an IPv6 packet ICMPv6's that mean the same are sent.
+ */
 CUBELET_INLINE int cubelet_reject(struct cubelet_pkt *pkt, __u16 reason, __u8 type, __u8 code,
 				  __u16 mtu)
 {
