@@ -81,6 +81,9 @@ class Bridge(Cube):
         Reason("flood_limited", "floods or moves of stations beyond the port's rate"),
         Reason("tagged", "a VLAN tag, which the setting vlans does not allow"),
         Reason("unfiltered", "neither IP nor ARP, while policies are in force that cannot see it"),
+        Reason("nd_spoofed", "IPv6 neighbour discovery that claims another's address or MAC"),
+        Reason("malformed_nd", "neighbour discovery that was forwarded, or contradicts itself"),
+        Reason("link_control", "IPv6 of routers and group listeners on the link, whom no pod is"),
     )
     shows: ClassVar[Mapping[str, str]] = {"fdb": "fdb", "neighbors": "neighbors"}
     maps: ClassVar[tuple[Map, ...]] = (

@@ -8,6 +8,8 @@
  *   flood_ports  what a flood reaches, walked by the core's flood program
  *   flood_rates  source port -> token bucket
  *
+ * Who has an address is asked by ARP (IPv4) or by neighbour discovery (IPv6).
+ *
  * MAC addresses are read from pkt->in, which describes the flow's first packet in every
  * mode: in.dst_mac is who sent, in.src_mac whom it addressed. For a packet that
  * opens a flow, and for frames that are not IP, that is the frame in hand.
@@ -327,18 +329,214 @@ static __always_inline int bridge_arp(struct __sk_buff *skb, struct cubelet_pkt 
 }
 #endif
 
+#if CUBELET_FAMILY == 6
+#define BRIDGE_ND_HOPS 255 /* of what no router has forwarded (RFC 4861 7.1) */
+#define BRIDGE_ND_OPTIONS 2 /* the sender's MAC address; a nonce (RFC 7527) */
+#define BRIDGE_ND_SOLICITATION 135
+#define BRIDGE_ND_ADVERTISEMENT 136
+#define BRIDGE_ND_SOURCE 1
+#define BRIDGE_ND_TARGET 2
+#define BRIDGE_ND_NONCE 14
+#define BRIDGE_ND_ROUTER 0x80
+#define BRIDGE_ND_SOLICITED 0x40
+#define BRIDGE_ND_OVERRIDE 0x20
+
+/* A neighbour's solicitation or advertisement, without options (RFC 4861 4.3, 4.4). */
+struct bridge_nd {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__u8 flags;
+	__u8 reserved[3];
+	struct cubelet_addr target;
+};
+
+struct bridge_nd_option {
+	__u8 type;
+	__u8 length; /* in units of eight bytes */
+	__u8 mac[ETH_ALEN];
+};
+
+static __always_inline int bridge_unspecified(const struct cubelet_addr *a)
+{
+	return !(a->w[0] | a->w[1] | a->w[2] | a->w[3]);
+}
+
+static __always_inline int bridge_link_local(const struct cubelet_addr *a)
+{
+	return bpf_ntohl(a->w[0]) >> 22 == 0x3fa;
+}
+
+/*
+ * May the sender of the frame in hand say that it has this address? A pod its own; while policies
+ * are in force no other that is nobody's. Of links' own addresses nobody knows whose they are, and
+ * no packet with one is forwarded.
+ */
+static __always_inline int bridge_nd_owned(const struct cubelet_pkt *pkt,
+					   const struct cubelet_addr *address)
+{
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS, node = CUBELET_NODE_ADDRESS;
+	struct bridge_neighbor_key key = { .address = *address };
+	struct bridge_neighbor *owner;
+
+	if (bridge_link_local(address))
+		return 1;
+	if (cubelet_addr_equal(address, &gateway) || cubelet_addr_equal(address, &node))
+		return 0;
+	owner = cubelet_lookup(bridge_neighbors, &key);
+	if (!owner)
+		return !CUBELET_POLICED;
+	return owner->ifindex == pkt->ifindex &&
+	       (!CUBELET_POLICED || cubelet_same_mac(owner->mac, pkt->in.dst_mac));
+}
+
+/* The options of a pod's message: none but the sender's own MAC, and a nonce. 0, or a reason. */
+static __always_inline __u16 bridge_nd_options(struct __sk_buff *skb, const struct cubelet_pkt *pkt)
+{
+	__u32 at = pkt->hdr.l4 + sizeof(struct bridge_nd), end = ETH_HLEN + pkt->hdr.size;
+	struct bridge_nd_option option;
+
+#pragma unroll
+	for (int i = 0; i < BRIDGE_ND_OPTIONS; i++) {
+		if (at >= end)
+			break;
+		if (bpf_skb_load_bytes(skb, at, &option, sizeof(option)) || option.length != 1)
+			return BRIDGE_REASON_MALFORMED_ND;
+		if (option.type == BRIDGE_ND_SOURCE || option.type == BRIDGE_ND_TARGET) {
+			if (!cubelet_same_mac(option.mac, pkt->in.dst_mac))
+				return BRIDGE_REASON_ND_SPOOFED;
+		} else if (option.type != BRIDGE_ND_NONCE) {
+			return BRIDGE_REASON_MALFORMED_ND;
+		}
+		at += sizeof(option);
+	}
+	return at == end ? 0 : BRIDGE_REASON_MALFORMED_ND;
+}
+
+/* Who sends it, and what does it claim? 0, or the reason to drop it. */
+static __always_inline __u16 bridge_nd_refused(struct __sk_buff *skb, const struct cubelet_pkt *pkt,
+					       const struct bridge_nd *nd)
+{
+	const struct cubelet_addr *source = &pkt->hdr.tuple.src;
+	int solicits = nd->type == BRIDGE_ND_SOLICITATION;
+
+	if (pkt->hdr.ttl != BRIDGE_ND_HOPS || nd->code || bridge_is_group(&nd->target) ||
+	    (!solicits && bridge_unspecified(source)))
+		return BRIDGE_REASON_MALFORMED_ND;
+	if (pkt->entered != CUBELET_POD)
+		return 0;
+	if (!(solicits && bridge_unspecified(source)) && !bridge_nd_owned(pkt, source))
+		return BRIDGE_REASON_ND_SPOOFED;
+	if (!solicits && !bridge_nd_owned(pkt, &nd->target))
+		return BRIDGE_REASON_ND_SPOOFED;
+	return bridge_nd_options(skb, pkt);
+}
+
+/* Writes over a solicitation the advertisement of who has its target and this MAC. */
+static __always_inline int bridge_nd_answer(struct __sk_buff *skb, struct cubelet_pkt *pkt,
+					    const struct bridge_nd *asked, const __u8 *mac,
+					    __u8 flags)
+{
+	struct {
+		struct ipv6hdr ip;
+		struct bridge_nd nd;
+		struct bridge_nd_option option;
+	} out = {};
+	const __u16 length = sizeof(out) - sizeof(out.ip);
+	struct cubelet_addr to = pkt->hdr.tuple.src;
+	struct ethhdr eth = {};
+	__u32 sum;
+
+	flags |= BRIDGE_ND_OVERRIDE;
+	if (bridge_unspecified(&to)) { /* its address is a duplicate: all are told (RFC 4862) */
+		to.w[0] = bpf_htonl(0xff020000);
+		to.w[3] = bpf_htonl(1);
+	} else {
+		flags |= BRIDGE_ND_SOLICITED;
+	}
+	*(__u8 *)&out.ip = 6 << 4;
+	out.ip.payload_len = bpf_htons(length);
+	out.ip.nexthdr = IPPROTO_ICMPV6;
+	out.ip.hop_limit = BRIDGE_ND_HOPS;
+	__builtin_memcpy(&out.ip.saddr, &asked->target, sizeof(out.ip.saddr));
+	__builtin_memcpy(&out.ip.daddr, &to, sizeof(out.ip.daddr));
+	out.nd.type = BRIDGE_ND_ADVERTISEMENT;
+	out.nd.flags = flags;
+	out.nd.target = asked->target;
+	out.option.type = BRIDGE_ND_TARGET;
+	out.option.length = 1;
+	__builtin_memcpy(out.option.mac, mac, ETH_ALEN);
+	sum = bpf_csum_diff(0, 0, (__be32 *)&out.ip.saddr, 32 + length,
+			    bpf_htons(length) + bpf_htons(IPPROTO_ICMPV6));
+	out.nd.checksum = ~cubelet_csum_fold(sum);
+	__builtin_memcpy(eth.h_dest, pkt->in.dst_mac, ETH_ALEN);
+	__builtin_memcpy(eth.h_source, mac, ETH_ALEN);
+	eth.h_proto = pkt->hdr.ethertype;
+	if (bpf_skb_change_tail(skb, sizeof(eth) + sizeof(out), 0) ||
+	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, &out, sizeof(out), 0))
+		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ND);
+	return cubelet_answer(pkt);
+}
+
+/*
+ * Checks neighbour discovery, and answers it for the gateway and for pods, also where somebody
+ * tries whether an address is free. Questions about the asker's own address, advertisements of
+ * one's own and all that is not known here are for the others to hear: CUBELET_NEXT. No pod is a
+ * router, nor does anybody here forward to groups by what their listeners say.
+ */
+static __always_inline int bridge_nd(struct __sk_buff *skb, struct cubelet_pkt *pkt)
+{
+	const struct cubelet_addr gateway = CUBELET_GATEWAY_ADDRESS;
+	struct bridge_neighbor_key key = {};
+	struct bridge_neighbor *pod;
+	struct bridge_nd nd;
+	__u16 reason;
+	__u8 type;
+
+	if (bpf_skb_load_bytes(skb, pkt->hdr.l4, &type, 1))
+		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ND);
+	if (type != BRIDGE_ND_SOLICITATION && type != BRIDGE_ND_ADVERTISEMENT)
+		return cubelet_drop(pkt, BRIDGE_REASON_LINK_CONTROL);
+	if (pkt->hdr.l4 != ETH_HLEN + CUBELET_IP_BYTES ||
+	    pkt->hdr.size < CUBELET_IP_BYTES + sizeof(nd) ||
+	    bpf_skb_load_bytes(skb, pkt->hdr.l4, &nd, sizeof(nd)))
+		return cubelet_drop(pkt, BRIDGE_REASON_MALFORMED_ND);
+	reason = bridge_nd_refused(skb, pkt, &nd);
+	if (reason)
+		return cubelet_drop(pkt, reason);
+	if (nd.type != BRIDGE_ND_SOLICITATION)
+		return cubelet_next(pkt);
+	/* the gateway's address is the host's own: it asks whether another has it */
+	if (cubelet_addr_equal(&nd.target, &gateway) && pkt->entered != CUBELET_HOST)
+		return bridge_nd_answer(skb, pkt, &nd, (const __u8[ETH_ALEN])CUBELET_ROUTER_MAC,
+					BRIDGE_ND_ROUTER);
+	key.address = nd.target;
+	pod = cubelet_lookup(bridge_neighbors, &key);
+	if (!pod || pod->ifindex == pkt->ifindex)
+		return cubelet_next(pkt);
+	return bridge_nd_answer(skb, pkt, &nd, pod->mac, 0);
+}
+#endif
+
 /*
  * What a frame may carry. On the pods' own segment no IP in a form that a pod would take:
  * another family, a second tag or a mere priority tag would lead past NetworkPolicy. While
  * policies are in force, nothing on any segment that they do not see (MPLS, PPPoE, LLC,
- * anybody's own): two pods would speak IP in it, or whatever they please. Only checked ARP.
+ * anybody's own): two pods would speak IP in it, or whatever they please. Only checked ARP
+ * and neighbour discovery.
  */
 static __always_inline int bridge_carried(struct __sk_buff *skb, struct cubelet_pkt *pkt,
 					  __u16 segment)
 {
 	switch (bpf_ntohs(pkt->hdr.ethertype)) {
-	case ETH_P_IP:
 	case ETH_P_IPV6:
+#if CUBELET_FAMILY == 6
+		if (pkt->hdr.tuple.protocol == IPPROTO_ICMPV6) /* as parsed: untagged */
+			return bridge_nd(skb, pkt);
+#endif
+		/* fallthrough */
+	case ETH_P_IP:
 	case ETH_P_8021Q:
 	case ETH_P_8021AD:
 		if (!segment || CUBELET_POLICED)

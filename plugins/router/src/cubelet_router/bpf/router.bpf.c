@@ -12,12 +12,6 @@
  */
 #include "cubelet.h"
 
-#if CUBELET_FAMILY == 4
-#define ROUTER_FAMILY 2 /* AF_INET */
-#else
-#define ROUTER_FAMILY 10 /* AF_INET6 */
-#endif
-
 #define ROUTER_FULL_LENGTH (CUBELET_ADDR_WORDS * 32)
 #define ROUTER_TTL 64 /* of what the router itself sends */
 
@@ -96,7 +90,7 @@ static __always_inline void router_fib_ask(const struct cubelet_pkt *pkt,
 	fib->dport = pkt->cur.dport;
 	fib->tot_len = ROUTER_ASKED_BYTES;
 	fib->ifindex = CUBELET_GATEWAY_IFINDEX;
-	fib->family = ROUTER_FAMILY;
+	fib->family = CUBELET_AF;
 #if CUBELET_FAMILY == 4
 	fib->ipv4_src = pkt->cur.src.w[0];
 	fib->ipv4_dst = pkt->cur.dst.w[0];
@@ -163,7 +157,7 @@ static __always_inline int router_by_kernel(struct __sk_buff *skb, struct cubele
 		if (fib.ifindex == CUBELET_GATEWAY_IFINDEX)
 			return router_unreachable(pkt, ROUTER_REASON_NO_ROUTE, ICMP_NET_UNREACH);
 		uplink = cubelet_uplink_at(fib.ifindex);
-		if (uplink && fib.family == ROUTER_FAMILY)
+		if (uplink && fib.family == CUBELET_AF)
 			return router_transmit(pkt, &fib, uplink);
 		break;
 	case BPF_FIB_LKUP_RET_BLACKHOLE:
@@ -178,7 +172,6 @@ static __always_inline int router_by_kernel(struct __sk_buff *skb, struct cubele
 	return cubelet_to_stack(pkt);
 }
 
-#if CUBELET_FAMILY == 4
 /* A checksum after one 16-bit word under it has changed (RFC 1624, equation 3). */
 static __always_inline __u16 router_csum(__u16 check, __u16 from, __u16 to)
 {
@@ -196,8 +189,38 @@ static __always_inline int router_is_ping(const struct cubelet_pkt *pkt)
 	__u8 from = pkt->in.port_class;
 
 	return (from == CUBELET_POD || from == CUBELET_OVERLAY) && pkt->mode == CUBELET_NEW &&
-	       pkt->cur.protocol == IPPROTO_ICMP && pkt->hdr.fragment == CUBELET_WHOLE &&
+	       pkt->cur.protocol == CUBELET_ICMP && pkt->hdr.fragment == CUBELET_WHOLE &&
 	       router_untranslated(pkt) && cubelet_addr_equal(&pkt->cur.dst, &gateway);
+}
+
+/* Turns the IP header round: back to the sender, with all its hops before it. 0, or an error. */
+static __always_inline long router_turn(struct __sk_buff *skb)
+{
+#if CUBELET_FAMILY == 4
+	struct iphdr ip;
+	__be32 asked;
+	__u16 word;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return -1;
+	asked = ip.daddr;
+	ip.daddr = ip.saddr;
+	ip.saddr = asked;
+	word = bpf_htons(ip.ttl << 8 | ip.protocol);
+	ip.ttl = ROUTER_TTL;
+	ip.check = router_csum(ip.check, word, bpf_htons(ROUTER_TTL << 8 | ip.protocol));
+#else
+	struct in6_addr asked;
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return -1;
+	asked = ip.daddr;
+	ip.daddr = ip.saddr;
+	ip.saddr = asked;
+	ip.hop_limit = ROUTER_TTL;
+#endif
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0);
 }
 
 /* Turns an echo request into its reply, in place. 0 if it was one, and if that could be done. */
@@ -205,30 +228,19 @@ static __always_inline int router_echo(struct __sk_buff *skb, struct cubelet_pkt
 {
 	struct icmphdr icmp;
 	struct ethhdr eth;
-	struct iphdr ip;
-	__be32 asked;
-	__u16 word;
 
-	if (bpf_skb_load_bytes(skb, pkt->hdr.l4, &icmp, sizeof(icmp)) || icmp.type != ICMP_ECHO ||
-	    icmp.code || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+	if (bpf_skb_load_bytes(skb, pkt->hdr.l4, &icmp, sizeof(icmp)) ||
+	    icmp.type != CUBELET_ICMP_ECHO || icmp.code)
 		return -1;
-	icmp.type = ICMP_ECHOREPLY;
-	icmp.checksum = router_csum(icmp.checksum, bpf_htons(ICMP_ECHO << 8),
-				    bpf_htons(ICMP_ECHOREPLY << 8));
-	asked = ip.daddr;
-	ip.daddr = ip.saddr;
-	ip.saddr = asked;
-	word = bpf_htons(ip.ttl << 8 | ip.protocol);
-	ip.ttl = ROUTER_TTL;
-	ip.check = router_csum(ip.check, word, bpf_htons(ROUTER_TTL << 8 | ip.protocol));
+	icmp.type = CUBELET_ICMP_ECHO_REPLY;
+	icmp.checksum = router_csum(icmp.checksum, bpf_htons(CUBELET_ICMP_ECHO << 8),
+				    bpf_htons(CUBELET_ICMP_ECHO_REPLY << 8));
 	__builtin_memcpy(eth.h_dest, pkt->in.dst_mac, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, pkt->in.src_mac, ETH_ALEN);
 	eth.h_proto = pkt->hdr.ethertype;
-	return bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
-	       bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0) ||
+	return router_turn(skb) || bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
 	       bpf_skb_store_bytes(skb, pkt->hdr.l4, &icmp, sizeof(icmp), 0);
 }
-#endif
 
 static __always_inline int router_inward(struct __sk_buff *skb, struct cubelet_pkt *pkt)
 {
@@ -258,10 +270,8 @@ static __always_inline int router_inward(struct __sk_buff *skb, struct cubelet_p
 	case ROUTER_SEGMENT:
 		return router_to_segment(pkt);
 	case ROUTER_HOST:
-#if CUBELET_FAMILY == 4
 		if (router_is_ping(pkt) && !router_echo(skb, pkt))
 			return cubelet_answer(pkt);
-#endif
 		return cubelet_to_stack(pkt);
 	case ROUTER_OVERLAY:
 		return router_to_overlay(pkt, route->remote);
