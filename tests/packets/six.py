@@ -101,7 +101,7 @@ def error_in_six(kind: int, code: int, mtu: int) -> Packet:
     if kind == 11:
         return ICMPv6TimeExceeded(code=code)
     if kind == 12:
-        return ICMPv6ParamProblem()
+        return ICMPv6ParamProblem(ptr=0)
     return ICMPv6DestUnreach(code=UNREACHABLE.get(code, 0))
 
 

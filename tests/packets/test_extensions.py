@@ -104,10 +104,13 @@ def test_what_is_beyond_is_refused(rig: Rig, chain: Packet, reason: str) -> None
     assert not rig.dp.flows()
 
 
-@pytest.mark.parametrize("length", [1, 5, 7, 8, 9, 39])
-def test_a_chain_longer_than_its_packet(rig: Rig, length: int) -> None:
+@pytest.mark.parametrize(
+    ("chain", "length"),
+    [*((options(40), n) for n in (1, 7, 8, 9, 39)), *((part(800, 0), n) for n in (1, 7))],
+)
+def test_a_chain_longer_than_its_packet(rig: Rig, chain: Packet, length: int) -> None:
     """Also where the frame goes on, with padding."""
-    ip = header() / options(40)
+    ip = header() / chain
     whole = bytes(ip) + bytes(60)
     packet = IPv6(whole[:4] + length.to_bytes(2, "big") + whole[6 : 40 + length])
     kept(rig.send(packet), "core/malformed")
