@@ -40,7 +40,16 @@ MODULES = (
 CUBE_PARTS = ("Placed", "Planned", "Telling", "Showing")
 """Classes that :class:`Cube` is put together from: authors know all as its own."""
 TESTKIT = ROOT / "agent/src/cubelet/testkit"
-TESTKIT_MODULES = ("samples", "datapath", "contents", "network", "outlet", "plugin")
+TESTKIT_MODULES = (
+    "samples",
+    "datapath",
+    "contents",
+    "network",
+    "outlet",
+    "plugin",
+    "families",
+    "twins",
+)
 HEADERS = (
     *("base", "family", "packet", "verdict", "flow", "epoch", "early", "bucket", "payload"),
     *("socket", "uplink", "parse", "l4", "ip4", "ip6", "extensions", "rewrite"),

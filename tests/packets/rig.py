@@ -23,13 +23,13 @@ from cubelet.testkit import Datapath, Result
 from cubelet.testkit.families import twin
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
+from cubelet.testkit.twins import in_six, twin_frame
 from cubelet_hooks.cube import PORT_CLASSES
 from cubelet_hooks.flows import Flow, Tuple
 from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.records import Address, Family
 
 from .cubes import STACK, STACKS, Answer, End, Pair, Path, Paths, Sender, Source, Target, Way
-from .six import in_six
 
 A, B, C, D = (f"10.1.0.{n}" for n in range(2, 6))
 GATEWAY, NODE = "10.1.0.1", "172.18.0.2"
@@ -53,7 +53,8 @@ Core = Mapping[str, int]
 class Rig:
     """Datapath and maps. Ports are named ``a`` to ``d`` (pods) or by their class.
 
-    Of family 6 all that it is given is IPv4's, and stands for its twins: see ``six.py``.
+    Of family 6 all that it is given is IPv4's, and stands for its twins: see ``in_six`` of the test
+    kit.
     """
 
     def __init__(self, network: TestNetwork, mode: Mode, core: Core, family: Family = 4) -> None:
@@ -117,9 +118,7 @@ class Rig:
         """The packet of the rig's family that an IPv4 one stands for; any other as it is."""
         if self.family == 4 or IP not in packet or IPv6 in packet:
             return packet
-        if isinstance(packet, Ether):
-            return Ether(src=packet.src, dst=packet.dst) / in_six(packet)
-        return in_six(packet)
+        return twin_frame(packet) if isinstance(packet, Ether) else in_six(packet)
 
     def path(self, dst: str, port: str, mtu: int = 1500, routed: bool = True) -> None:
         """Where ``dst`` lives: behind a port, or ``stack``."""

@@ -20,6 +20,7 @@ from scapy.packet import Packet, Raw
 
 from cubelet.testkit import Result
 from cubelet.testkit.samples import ROUTER_MAC
+from cubelet.testkit.twins import error_in_six, in_six, six
 
 from .cubes import Way
 from .rig import (
@@ -38,7 +39,6 @@ from .rig import (
     same,
 )
 from .shapes import SHAPES, Ends, Peer, Shape, Talk, direct, echo, hopped, tcp, through, udp
-from .six import error_in_six, in_six, six
 
 FAMILIES = (6,)
 CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)

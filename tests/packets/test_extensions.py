@@ -19,8 +19,9 @@ from scapy.layers.inet6 import (
 )
 from scapy.packet import Packet, Raw
 
+from cubelet.testkit.twins import six
+
 from .rig import NODE, OUTSIDE, VIP, A, B, Rig, arrives, kept
-from .six import six
 
 FAMILIES = (6,)
 HERE, THERE, SERVICE = six(A), six(B), six(VIP)

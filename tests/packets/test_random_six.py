@@ -10,8 +10,9 @@ import pytest
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
+from cubelet.testkit.twins import in_six, six
+
 from .rig import A, B, Rig
-from .six import in_six, six
 from .test_random import DESTINATIONS, ENTRIES, LONGEST, SEED, SOURCES, configured, ones_sum
 from .test_random import conversations as conversations_of_four
 

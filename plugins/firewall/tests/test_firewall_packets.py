@@ -16,6 +16,7 @@ from cubelet.composer.composition import Mode
 from cubelet.testkit import Datapath, Result
 from cubelet.testkit.network import TestNetwork
 from cubelet.testkit.samples import GATEWAY_MAC, ROUTER_MAC, pod_mac
+from cubelet.testkit.twins import Twins
 from cubelet_firewall.cube import Firewall
 from cubelet_hooks.objects import ContainerPort, Namespace, NetworkPolicy, Node, Pod
 
@@ -50,20 +51,28 @@ def mode(request: pytest.FixtureRequest) -> Mode:
     return cast(Mode, request.param)
 
 
+@pytest.fixture(params=[Datapath, Twins], ids=["ipv4", "ipv6"])
+def kind(request: pytest.FixtureRequest) -> type[Datapath]:
+    """The same cases in both families."""
+    return cast(type[Datapath], request.param)
+
+
 @pytest.fixture
-def leaving(cubelet_network: TestNetwork, mode: Mode) -> Iterator[Datapath]:
+def leaving(cubelet_network: TestNetwork, mode: Mode, kind: type[Datapath]) -> Iterator[Datapath]:
     """All leaves by the uplink."""
-    yield from _datapath(cubelet_network, mode, "uplink")
+    yield from _datapath(cubelet_network, mode, "uplink", kind)
 
 
 @pytest.fixture
-def arriving(cubelet_network: TestNetwork, mode: Mode) -> Iterator[Datapath]:
+def arriving(cubelet_network: TestNetwork, mode: Mode, kind: type[Datapath]) -> Iterator[Datapath]:
     """All leaves by the port of pod d."""
-    yield from _datapath(cubelet_network, mode, "pod")
+    yield from _datapath(cubelet_network, mode, "pod", kind)
 
 
-def _datapath(network: TestNetwork, mode: Mode, leaves: str) -> Iterator[Datapath]:
-    made = Datapath(
+def _datapath(
+    network: TestNetwork, mode: Mode, leaves: str, kind: type[Datapath]
+) -> Iterator[Datapath]:
+    made = kind(
         network,
         stacks={"pod": [Firewall]},
         settings={"outlet": {"leaves": leaves}},
@@ -175,7 +184,7 @@ def test_from_the_uplink_comes_no_pod(arriving: Datapath) -> None:
     arriving.apply(INGRESS)
     for other, transport, allowed in JUDGED:
         sent = frame(transport, D, other, mac="02:00:00:00:aa:aa")
-        pod = bool(arriving.state.pods_by_ip(ip_address(other)))
+        pod = other in {FRIEND, STRANGER}
         wanted = "sent" if allowed and not pod else "firewall/ingress_denied"
         assert verdict(arriving.send(sent, "uplink"), sent) == wanted
 
@@ -320,13 +329,13 @@ def test_egress_to_a_hosts_address_among_its_pods_is_meant_by_that_one(leaving: 
 
 
 def test_what_does_not_fit_is_closed_and_others_pods_are_not(
-    cubelet_network: TestNetwork, mode: Mode
+    cubelet_network: TestNetwork, mode: Mode, kind: type[Datapath]
 ) -> None:
     """Of two policies in the same namespace the one that is too large is refused, alone."""
     many = [{"ipBlock": {"cidr": f"192.0.2.{n}/32"}} for n in range(8)]
     large = policy("large", "default", podSelector=SELECTS_A, egress=[{"to": many}])
     small = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
-    made = Datapath(
+    made = kind(
         cubelet_network,
         stacks={"pod": [Firewall]},
         settings={"outlet": {"leaves": "uplink"}, "firewall": {"max_blocks": 8}},
