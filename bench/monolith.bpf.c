@@ -481,7 +481,7 @@ static __always_inline int monolith_open(struct __sk_buff *skb, const struct cub
 	if (!cubelet_passes(h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED) ||
 	    monolith_commit(skb, from, s))
 		return monolith_leave(skb, h);
-	return cubelet_send(skb, h, f);
+	return cubelet_send(skb, h, f, 0);
 }
 
 int monolith_pod(struct __sk_buff *skb)
@@ -497,7 +497,7 @@ int monolith_pod(struct __sk_buff *skb)
 		    cubelet_passes(&h, &f->leaves, f->flags & CUBELET_FLOW_ROUTED)) {
 			f->packets++;
 			f->bytes += skb->len;
-			return cubelet_send(skb, &h, f);
+			return cubelet_send(skb, &h, f, 0);
 		}
 		if (f)
 			return monolith_leave(skb, &h);
