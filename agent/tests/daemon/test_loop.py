@@ -109,6 +109,7 @@ class Rig:
         self.reconciler = FakeReconciler(self.state)
         discovery: Any = SimpleNamespace(
             quarantined=dict,
+            kept=lambda kinds: {},
             observe=lambda hook, **arguments: None,
             faults={},
             fall_back=lambda kind, reason: kind in self.older,

@@ -18,7 +18,7 @@ from cubelet.cubes.runtime import Runtime
 from cubelet.daemon.health import Health
 from cubelet.daemon.inbox import Batch, Inbox
 from cubelet.datapath.thread import DatapathThread
-from cubelet.sources.feed import Feed
+from cubelet.sources.feed import Feed, Outcome
 from cubelet_hooks.objects import Change
 
 log = structlog.get_logger()
@@ -115,12 +115,22 @@ class Loop:
             for recomposed in self.on_composition:
                 recomposed(composition)
         self._settle()
-        quarantined = self._discovery.quarantined()
-        refused, complaints = self._configuration.problem, self._reconciler.complaints
-        conditions = self._reconciler.conditions
-        self._feed.passed(self._health.ready, refused, quarantined, complaints, conditions)
+        self._feed.passed(self._outcome())
         for change in changes:
             self._discovery.observe("cubelet_changed", change=change)
+
+    def _outcome(self) -> Outcome:
+        """What the source of objects is told."""
+        setup = self._reconciler.setup
+        kinds = {cube.kind for cube in setup.composition.cubes} if setup else set()
+        return Outcome(
+            ready=self._health.ready,
+            refused=self._configuration.problem,
+            quarantined=self._discovery.quarantined(),
+            kept=self._discovery.kept(kinds),
+            complaints=self._reconciler.complaints,
+            conditions=self._reconciler.conditions,
+        )
 
     async def _taken_in(self, changes: list[Change]) -> list[Change]:
         """These changes, and the objects of kinds that only a new configuration's cubes watch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cubelet.sources.problem import Problem
@@ -13,6 +14,24 @@ from cubelet_hooks.resources import Resource
 Emit = Callable[[Change], None]
 Free = Callable[[Iterable[Address]], None]
 """Lets go of routes that an earlier run set to these addresses; called on a thread, may block."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the agent stands after a pass.
+
+    ``ready`` says whether pods are served, ``refused`` why the configuration was refused.
+    ``quarantined`` are the cubes that cannot be used and ``kept`` those that run on as they were
+    in force though their packages are others, each with the reason; ``complaints`` what is wrong
+    with objects, ``conditions`` what has become of cubes' own.
+    """
+
+    ready: bool
+    refused: str = ""
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+    complaints: Collection[Complaint] = ()
+    conditions: Collection[Condition] = ()
 
 
 class Feed(Protocol):
@@ -62,13 +81,5 @@ class Feed(Protocol):
     async def find_pod(self, key: str) -> Pod | None:
         """The pod of a CNI call. Raises AgentError if it must not be served while unknown."""
 
-    def passed(
-        self,
-        ready: bool,
-        refused: str,
-        quarantined: Mapping[str, str],
-        complaints: Collection[Complaint],
-        conditions: Collection[Condition] = (),
-    ) -> None:
-        """A pass has ended: whether pods are served, why the configuration was refused, why which
-        cubes are quarantined, what is wrong with which objects, and what became of cubes' own."""
+    def passed(self, outcome: Outcome) -> None:
+        """A pass has ended."""

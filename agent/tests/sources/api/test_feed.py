@@ -20,6 +20,7 @@ from cubelet.sources.api import events, feed
 from cubelet.sources.api.events import Reference, make_event
 from cubelet.sources.api.feed import ApiFeed
 from cubelet.sources.api.node import CONDITION, TAINT
+from cubelet.sources.feed import Outcome
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.cube import Complaint
@@ -105,10 +106,10 @@ async def test_a_node_is_untainted_once_pods_are_served(tmp_path):
     server.put(TAINTED)
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
-        running.feed.passed(False, "", {}, ())
+        running.feed.passed(Outcome(ready=False))
         await asyncio.sleep(0.2)
         assert TAINT in str(node(server))
-        running.feed.passed(True, "", {}, ())
+        running.feed.passed(Outcome(ready=True))
         await until(lambda: TAINT not in str(node(server)))
         assert node(server)["spec"]["taints"] == [OTHER_TAINT]
         assert conditions(server) == {CONDITION: "False", "Ready": "True"}
@@ -126,7 +127,7 @@ async def test_a_node_that_is_in_order_is_not_written_to(tmp_path):
     server.put({**TAINTED, "spec": {"taints": [OTHER_TAINT]}, "status": status})
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
-        running.feed.passed(True, "", {}, ())
+        running.feed.passed(Outcome(ready=True))
         await until(lambda: any(a.path.endswith(f"/nodes/{NODE}") for a in server.log))
         await asyncio.sleep(0.1)
         assert not [access for access in server.log if access.method == "PATCH"]
@@ -161,7 +162,7 @@ async def test_a_refused_configuration_gets_an_event(tmp_path):
         await running.feed.begun()
         assert "kube-system/cubelet" in running.state.config_maps
         for _ in range(3):
-            running.feed.passed(True, "no is unknown", {}, ())
+            running.feed.passed(Outcome(ready=True, refused="no is unknown"))
         await until(lambda: stored_events(server))
         (event,) = stored_events(server)
     assert event["message"] == "no is unknown"
@@ -169,19 +170,29 @@ async def test_a_refused_configuration_gets_an_event(tmp_path):
     assert event["involvedObject"]["uid"] == found["metadata"]["uid"]
 
 
+RATE = {"rate": "ImportError: no scapy"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (Outcome(ready=True, quarantined=RATE), "CubeQuarantined"),
+        (Outcome(ready=True, kept=RATE), "CubeKept"),
+    ],
+)
 @in_loop
-async def test_a_quarantined_cube_is_an_event_of_the_node(tmp_path):
+async def test_a_cube_that_cannot_be_used_is_an_event_of_the_node(tmp_path, outcome, reason):
     server = ApiServer()
     server.put(TAINTED)
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
         for _ in range(2):
-            running.feed.passed(True, "", {"rate": "ImportError: no scapy"}, ())
+            running.feed.passed(outcome)
         await until(lambda: stored_events(server))
-        (event,) = stored_events(server)
-    assert event["message"] == "cube rate: ImportError: no scapy"
-    assert event["involvedObject"]["kind"] == "Node"
-    assert event["involvedObject"]["uid"] == NODE
+        (stored,) = stored_events(server)
+    assert (stored["reason"], stored["message"]) == (reason, "cube rate: ImportError: no scapy")
+    assert stored["involvedObject"]["kind"] == "Node"
+    assert stored["involvedObject"]["uid"] == NODE
 
 
 COMPLAINTS = (
@@ -208,7 +219,7 @@ async def test_complaints_are_events_of_their_objects_once_for_each_change(tmp_p
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
         for told in (first, first, COMPLAINTS, second, (), second):
-            running.feed.passed(True, "", {}, told)
+            running.feed.passed(Outcome(ready=True, complaints=told))
         await until(lambda: len(posts(server)) == len(COMPLAINTS) + 2)
         written = stored_events(server)
     assert {(each["involvedObject"]["kind"], each["reason"]) for each in written} == {
@@ -264,7 +275,7 @@ async def test_without_a_server_a_node_begins_with_what_it_remembers(tmp_path):
     async with server.serving() as url, Running(server, url, tmp_path).following() as running:
         await running.feed.begun()
         running.memory.remember_node(running.state.nodes[NODE])
-        running.feed.passed(True, "", {}, ())
+        running.feed.passed(Outcome(ready=True))
     again = Running(server, url, tmp_path, patience=0.2)
     async with again.following():
         async with asyncio.timeout(5):

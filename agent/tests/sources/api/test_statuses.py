@@ -14,6 +14,7 @@ import pytest
 from cubelet.lab.apiserver import ApiServer
 from cubelet.sources.api import statuses
 from cubelet.sources.api.statuses import StatusWriter
+from cubelet.sources.feed import Outcome
 from cubelet_hooks.cube import Condition
 from cubelet_hooks.resources import Resource
 
@@ -205,7 +206,7 @@ async def test_a_feed_writes_once_pods_are_served(tmp_path, monkeypatch, ready):
         await running.feed.begun()
         await running.feed.watch([FENCE])
         assert running.state.custom("Fence")["default/f"].generation == 1
-        running.feed.passed(ready, "", {}, (), (HELD,))
+        running.feed.passed(Outcome(ready=ready, conditions=(HELD,)))
         if ready:
             await until(lambda: nodes(server))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from itertools import chain
 
@@ -19,12 +19,12 @@ from cubelet.sources.api.servers import Servers, endpoints_of, host_of
 from cubelet.sources.api.statuses import StatusWriter
 from cubelet.sources.api.whereabouts import find, server_url
 from cubelet.sources.decode import KINDS, Kinds, with_custom
-from cubelet.sources.feed import Emit, Free
+from cubelet.sources.feed import Emit, Free, Outcome
 from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
 from cubelet.state.last_known import Memory
 from cubelet_hooks.addresses import API_SERVICE
-from cubelet_hooks.cube import Complaint, Condition
+from cubelet_hooks.cube import Complaint
 from cubelet_hooks.objects import Change, ConfigMap, EndpointSlice, Node, Pod
 from cubelet_hooks.resources import Resource
 
@@ -86,9 +86,7 @@ class ApiFeed:
         self._annotations = frozenset(annotations)
         self._degraded = False
         self._held: list[Change] | None = []
-        self._refused = ""
-        self._quarantined: dict[str, str] = {}
-        self._complaints: frozenset[Complaint] = frozenset()
+        self._told = Outcome(ready=False)
         self._url = server_url(settings.kubernetes)
         self._kinds: Kinds = KINDS
         self.problems: list[Problem] = []
@@ -204,36 +202,28 @@ class ApiFeed:
             self._emit_on(Change.between(None, pod))  # it is about to be served
         return pod
 
-    def passed(
-        self,
-        ready: bool,
-        refused: str,
-        quarantined: Mapping[str, str],
-        complaints: Collection[Complaint],
-        conditions: Collection[Condition] = (),
-    ) -> None:
-        """Tell the server that pods are served, and of what was refused or quarantined."""
-        if ready:
+    def passed(self, outcome: Outcome) -> None:
+        """Tell the server that pods are served, and of what was refused, quarantined or kept."""
+        if outcome.ready:
             self._keeper.serve()
-        if ready and self._held is None and self._source.knows_custom:
-            self._statuses.want(self._reported, conditions)
+        if outcome.ready and self._held is None and self._source.knows_custom:
+            self._statuses.want(self._reported, outcome.conditions)
         if self._held is None:
             policed = {policy.namespace for policy in self._state.policies.values()}
             self._memory.remember(policed=tuple(sorted(policed)))
-        if refused and refused != self._refused:
+        last, self._told = self._told, outcome
+        if outcome.refused and outcome.refused != last.refused:
             namespace, _, name = self._config_map.rpartition("/")
             about = Reference("v1", ConfigMap.kind, namespace or "default", name)
-            self._events.warn(about, "ConfigurationRefused", refused)
-        self._refused = refused
+            self._events.warn(about, "ConfigurationRefused", outcome.refused)
         # Nodes have no uid of their own in Events: kubelets and kubectl use their name.
         node = Reference("v1", Node.kind, "", self._name, self._name)
-        for kind, reason in quarantined.items():
-            if self._quarantined.get(kind) != reason:
-                self._events.warn(node, "CubeQuarantined", f"cube {kind}: {reason}")
-        self._quarantined = dict(quarantined)
-        for each in sorted(frozenset(complaints) - self._complaints, key=str):
+        for name, reason in outcome.quarantined.items() - last.quarantined.items():
+            self._events.warn(node, "CubeQuarantined", f"cube {name}: {reason}")
+        for name, reason in outcome.kept.items() - last.kept.items():
+            self._events.warn(node, "CubeKept", f"cube {name}: {reason}")
+        for each in sorted({*outcome.complaints} - {*last.complaints}, key=str):
             self._events.warn(self._about(each), each.reason, each.message)
-        self._complaints = frozenset(complaints)
 
     def _about(self, complaint: Complaint) -> Reference:
         known = self._kinds.get(complaint.kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -11,11 +11,10 @@ from cubelet.cubes.discovery import Discovery
 from cubelet.sources.annotations import Kept
 from cubelet.sources.decode import with_custom
 from cubelet.sources.derive import EndpointDeriver
-from cubelet.sources.feed import Emit
+from cubelet.sources.feed import Emit, Outcome
 from cubelet.sources.folder.source import FolderSource
 from cubelet.sources.problem import Problem
 from cubelet.state.cluster import State
-from cubelet_hooks.cube import Complaint, Condition
 from cubelet_hooks.objects import Change, Custom, Namespace, Node, Object, Pod
 from cubelet_hooks.resources import Resource
 
@@ -99,14 +98,7 @@ class FolderFeed:
         """The pod, if a manifest has it."""
         return self._state.pods.get(key)
 
-    def passed(
-        self,
-        ready: bool,
-        refused: str,
-        quarantined: Mapping[str, str],
-        complaints: Collection[Complaint],
-        conditions: Collection[Condition] = (),
-    ) -> None:
+    def passed(self, outcome: Outcome) -> None:
         """Nobody is told."""
 
     def _take(self, change: Change) -> None:
