@@ -13,9 +13,14 @@ from importlib.metadata import EntryPoint
 from ipaddress import ip_address
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import pytest
 
+from cubelet.bpf.constants import MapFlags, MapType
+from cubelet.bpf.layout import MapLayout
+from cubelet.bpf.maps import BpfMap
+from cubelet.composer.core import VALUE_MAPS
 from cubelet.cubes.discovery import discover
 from cubelet.guests import host
 from cubelet.guests.child import MEMORY
@@ -25,6 +30,8 @@ from cubelet.guests.proxy import REMOTE
 from cubelet.guests.registry import Guests, is_guest
 from cubelet.state.cluster import State
 from cubelet_hooks.cube import Cube
+from cubelet_hooks.ends import EndedFlow
+from cubelet_hooks.flows import Counter, FlowState, Hop, Tuple
 from cubelet_hooks.maps import EVERYTHING
 from cubelet_hooks.objects import Change, Namespace
 from cubelet_hooks.records import U32, Record
@@ -347,6 +354,10 @@ def test_it_does_not_outlive_an_agent_that_is_killed(make: Make, tmp_path: Path)
 import sys
 sys.path[:0] = {[str(tmp_path), *sys.path]!r}
 from importlib.metadata import EntryPoint
+from cubelet.bpf.constants import MapFlags, MapType
+from cubelet.bpf.layout import MapLayout
+from cubelet.bpf.maps import BpfMap
+from cubelet.composer.core import VALUE_MAPS
 from cubelet.cubes.discovery import discover
 from cubelet.guests.registry import Guests
 from cubelet.state.cluster import State
@@ -421,6 +432,68 @@ def test_what_guests_observe_they_observe_in_their_process(make: Make, tmp_path:
     put("c")
     bench.guests.observe()
     assert seen.read_text().endswith("fused odd0\n"), "it is not asked so soon again"
+
+
+EPOCHS = MapLayout(
+    MapType.ARRAY,
+    4,
+    next(each.size for each in VALUE_MAPS if each.name == "epochs"),
+    1,
+    MapFlags.MMAPABLE,
+)
+CALLED = """
+    class Fields(Record):
+        first: U32
+
+    flow_fields = Fields
+
+    def on_tick(self, context):
+        self.told("tick", os.getpid())
+
+    def on_gone(self, gone, context):
+        self.told(gone.kind, gone.key, os.getpid())
+        while gone.key == "loop":
+            pass
+
+    def on_ended(self, flow, context):
+        self.told(flow.sent.dport, flow.state.name, flow.fields.first, os.getpid())
+
+    def told(self, *what):
+        with open({path!r}, "a") as file:
+            print(*what, file=file)
+"""
+
+
+def test_what_guests_are_told_they_are_told_in_their_process(make: Make, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    bench = make(CALLED.format(path=str(seen)))
+    with BpfMap.create("cubelet_epochs", EPOCHS) as epochs:
+        bench.cube.serve({"cubelet_epochs": epochs})
+    context: Any = None
+    bench.cube.on_tick(context)
+    bench.cube.on_gone(Namespace(name="a"), context)
+    fields: Any = bench.kind.flow_fields
+    bench.cube.on_ended(ended(fields(5)), context)
+    pid = bench.host.pid
+    assert pid not in (None, os.getpid())
+    assert seen.read_text().splitlines() == [
+        f"tick {pid}",
+        f"Namespace a {pid}",
+        f"53 PENDING 5 {pid}",
+    ]
+    with pytest.raises(
+        GuestError, match=r"on_gone of Namespace loop was stopped: it took over 0\.7 s"
+    ):
+        bench.cube.on_gone(Namespace(name="loop"), context)
+    assert gone(pid)
+
+
+def ended(fields: Record) -> EndedFlow:
+    """A question to a DNS server that was answered."""
+    asked = Tuple(ip_address("10.1.0.2"), ip_address("10.1.0.3"), 1024, 53, 17)
+    hop = Hop(7, 0, "02:00:00:00:00:01", "02:00:00:00:00:02", 1500, 0)
+    one = Counter(1, 100)
+    return EndedFlow(asked, asked, hop, hop, FlowState.PENDING, one, one, fields)
 
 
 def test_of_each_method_of_a_cube_it_is_decided_where_it_runs() -> None:
