@@ -62,11 +62,12 @@ _IN_ALL = {"cubelet_floods": 29_000, "cubelet_fragment": 52_000, OTHERS: 6_200}
 BUDGETS: Mapping[str, Mapping[str, int]] = {
     "fused, unpoliced": {**_IN_ALL, "cubelet_slow": 245_000},
     "fused, inside": {**_IN_ALL, "cubelet_slow": 525_000},
-    "fused": {**_IN_ALL, "cubelet_slow": 562_000},
-    "fused+10": {**_IN_ALL, "cubelet_slow": 564_000},
+    "fused": {**_IN_ALL, "cubelet_slow": 597_000},
+    "fused+10": {**_IN_ALL, "cubelet_slow": 598_000},
     "tailcall": {**_IN_ALL, "cubelet_slow": 115_000, "cubelet_finished": 48_000},
 }
-"""Verified instructions by composition and program: what Linux 6.18 counts, and a tenth more.
+"""Verified instructions by composition and program: what Linux 6.18 counts, and a tenth more,
+"fused" alone a twentieth: the ceiling of all is six tenths of what the kernel takes.
 
 Whoever goes beyond looks for a way without; if there is none, they raise the budget here and say in
 the commit what it was and why.

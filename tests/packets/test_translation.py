@@ -309,6 +309,23 @@ def test_ports_of_closing_connections_are_taken_over(rig: Rig) -> None:
         talk.forward(rig, "R")
 
 
+@pytest.mark.parametrize("client", range(1002, 1010))
+def test_a_closing_connection_gives_way_before_one_that_may_be_answered(
+    rig: Rig, client: int
+) -> None:
+    """Or the answer to its SYN, which is on its way, would be another's."""
+    rig.masquerade(A, "uplink", NODE, 20000, 2)
+    peer = Peer("uplink", OUTSIDE, 443)
+    closed = number(rig.send(tcp(Ends(A, 1000, OUTSIDE, 443, "S")), "a").packet)
+    talk = replace(direct(Peer("a", A, 1000), peer), seen=Peer("", NODE, closed))
+    talk.established(rig)
+    talk.forward(rig, "R")
+    waiting = number(rig.send(tcp(Ends(A, 1001, OUTSIDE, 443, "S")), "a").packet)
+    assert waiting != closed
+    assert number(rig.send(tcp(Ends(A, client, OUTSIDE, 443, "S")), "a").packet) == closed
+    assert chosen(rig, Peer("a", A, 1001), peer, tcp) == waiting
+
+
 @pytest.mark.parametrize(("own", "is_kept"), [(20000, True), (20999, True), (21000, False)])
 @pytest.mark.parametrize("shape", [tcp, udp, echo])
 def test_a_port_within_the_range_is_kept(fused: Rig, shape: Shape, own: int, is_kept: bool) -> None:

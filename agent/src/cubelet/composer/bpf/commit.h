@@ -39,8 +39,9 @@ CUBELET_INLINE int cubelet_key_free(struct cubelet_scratch *s)
 
 enum cubelet_key_use {
 	CUBELET_KEY_FREE, /* or our own */
-	CUBELET_KEY_SPARE, /* of a flow that can be done without */
 	CUBELET_KEY_TAKEN,
+	CUBELET_KEY_SPARE, /* of a flow that can be done without */
+	CUBELET_KEY_WAITING, /* of one that can, but may be answered yet */
 };
 
 /* A flow can be done without that closes. */
@@ -51,7 +52,10 @@ CUBELET_INLINE int cubelet_replied_key_use(struct cubelet_scratch *s, const stru
 	return f->state == CUBELET_FLOW_CLOSING ? CUBELET_KEY_SPARE : CUBELET_KEY_TAKEN;
 }
 
-/* Or one that has not been answered, or whose one answer of datagrams was a second ago. */
+/*
+ * Or one that has not been answered, or whose one answer of datagrams was a second ago. Of what
+ * was sent within the last second the answer may be on its way.
+ */
 CUBELET_INLINE int cubelet_pending_key_use(struct cubelet_scratch *s, const struct cubelet_flow *f)
 {
 	__u32 idle = (__u32)bpf_jiffies64() - f->last_seen;
@@ -61,7 +65,7 @@ CUBELET_INLINE int cubelet_pending_key_use(struct cubelet_scratch *s, const stru
 	if (f->flags & CUBELET_FLOW_REPLIED &&
 	    (s->key.protocol == IPPROTO_TCP || idle <= CUBELET_HZ))
 		return CUBELET_KEY_TAKEN;
-	return CUBELET_KEY_SPARE;
+	return idle > CUBELET_HZ ? CUBELET_KEY_SPARE : CUBELET_KEY_WAITING;
 }
 
 /* What is the reply's key, s->key, used for? */
@@ -118,8 +122,9 @@ CUBELET_INLINE int cubelet_hosts_port(struct __sk_buff *skb, struct cubelet_scra
 CUBELET_INLINE int cubelet_find_port(struct cubelet_scratch *s, __u32 hash)
 {
 	struct cubelet_pkt *pkt = &s->pkt;
+	__u32 best;
 
-	pkt->spare = CUBELET_PORT_TRIES;
+	__builtin_memset(pkt->candidates, CUBELET_PORT_TRIES, sizeof(pkt->candidates));
 	for (__u32 i = 0; i < CUBELET_PORT_TRIES; i++) {
 		int use;
 
@@ -128,12 +133,14 @@ CUBELET_INLINE int cubelet_find_port(struct cubelet_scratch *s, __u32 hash)
 		use = cubelet_key_use(s);
 		if (use == CUBELET_KEY_FREE)
 			return 1;
-		if (use == CUBELET_KEY_SPARE)
-			pkt->spare = i;
+		pkt->candidates[use & 3] = i;
 	}
-	if (pkt->spare == CUBELET_PORT_TRIES)
+	best = pkt->candidates[CUBELET_KEY_SPARE];
+	if (best == CUBELET_PORT_TRIES)
+		best = pkt->candidates[CUBELET_KEY_WAITING];
+	if (best == CUBELET_PORT_TRIES)
 		return 0;
-	pkt->cur.sport = cubelet_port_candidate(pkt, hash, pkt->spare);
+	pkt->cur.sport = cubelet_port_candidate(pkt, hash, best);
 	cubelet_tuple_invert(&s->key, &pkt->cur);
 	cubelet_take_over(s);
 	return 1;

@@ -111,7 +111,7 @@ struct cubelet_pkt {
 	__u8 reply; /* the frame in hand is of the reply direction */
 	__u8 own_mac; /* the frame's source is the MAC of the pod behind the port */
 	__u8 missed; /* the table of replied flows has been asked, in vain */
-	__u8 spare; /* the last candidate for the source port that can be taken over */
+	__u8 candidates[4]; /* for the source port: the last one of each use that it has now */
 	__u8 port_taken; /* the sender's own source port is that of a socket of the host's */
 #if CUBELET_AREA_USED
 	__u8 area[CUBELET_AREA_USED] CUBELET_ALIGNED; /* of the flow's records: see flow fields */
