@@ -93,6 +93,8 @@ static __always_inline int desk_inward(struct __sk_buff *skb, struct cubelet_pkt
 
 	if (pkt->orig.protocol == IPPROTO_UDP && pkt->orig.dport == bpf_htons(9))
 		return desk_punt(skb, pkt);
+	if (cubelet_rejudging(pkt)) /* told already: something around the flow has changed */
+		return cubelet_next(pkt);
 	event.target = pkt->orig.dst;
 	event.port = pkt->orig.dport;
 	desk_emit(&event);

@@ -273,7 +273,8 @@ def test_a_storm_of_routes_and_neighbours(field: Space) -> None:
         at_node(field, *(f"route del {each}" for each in networks), "neigh flush dev eth0")
     print(f"{count} routes: {used:.1f} s of CPU in {elapsed:.1f} s, healed in {took:.1f} s")
     assert outage(running["pod to far pod"]) == outage(running["outside to NodePort"]) == 0
-    assert used < elapsed / 2
+    # A look takes a fraction of a second; without a pace there would be one for each batch.
+    assert used < max(elapsed / 2, 2)
 
 
 def _is_up(name: str) -> bool:
