@@ -23,6 +23,7 @@ from cubelet.testkit.samples import ROUTER_MAC
 from cubelet.testkit.twins import error_in_six, in_six, six
 
 from .cubes import Way
+from .quoting import AWAY, CLIENT, SEEN, SERVER, SERVICE, quotes, service
 from .rig import (
     GATEWAY,
     NODE,
@@ -38,12 +39,9 @@ from .rig import (
     mac_of,
     same,
 )
-from .shapes import SHAPES, Ends, Peer, Shape, Talk, direct, echo, hopped, tcp, through, udp
+from .shapes import SHAPES, Ends, Shape, direct, echo, hopped, tcp, udp
 
 FAMILIES = (6,)
-CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
-SERVICE, AWAY = Peer("", VIP, 80), Peer("uplink", OUTSIDE, 443)
-SEEN = Peer("", NODE, 20001)
 QUOTED = 511
 """The most that we quote, in bytes of the packet."""
 ERRORS = {
@@ -70,22 +68,6 @@ def further(packet: Packet) -> Packet:
     copy = packet.copy()
     copy[IPv6].hlim -= 1
     return copy
-
-
-def service(rig: Rig, shape: Shape, backend: Peer = SERVER) -> Talk:
-    """Opened through the virtual address."""
-    rig.vip(VIP, 80, backend.address, backend.number)
-    rig.vip(VIP, 0, backend.address, 0)
-    talk = through(direct(CLIENT, backend, shape), SERVICE)
-    if shape is echo:
-        talk = replace(talk, dialled=replace(SERVICE, number=0), server=replace(backend, number=0))
-    return talk
-
-
-def quotes(talk: Talk) -> tuple[Packet, Packet]:
-    """The client's packet as it arrived at the server, and as the client knows it."""
-    arrived = hopped(talk.shape(talk.seen.to(talk.server, "S")))
-    return arrived, hopped(talk.first)
 
 
 @errors

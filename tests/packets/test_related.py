@@ -11,25 +11,20 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
+from .quoting import AWAY, CLIENT, SEEN, SERVER, SERVICE, quotes, service
 from .rig import NODE, OUTSIDE, ROUTER, VIP, A, B, C, Rig, arrives, kept
 from .shapes import (
     SHAPES,
     Ends,
-    Peer,
     Shape,
-    Talk,
     direct,
     echo,
     hopped,
     tcp,
-    through,
     udp,
     udp_unchecked,
 )
 
-CLIENT, SERVER = Peer("a", A, 1000), Peer("b", B, 8080)
-SERVICE, AWAY = Peer("", VIP, 80), Peer("uplink", OUTSIDE, 443)
-SEEN = Peer("", NODE, 20001)
 ERRORS = {
     "port unreachable": ICMP(type=3, code=3),
     "fragmentation needed": ICMP(type=3, code=4, nexthopmtu=1400),
@@ -48,22 +43,6 @@ def about(packet: Packet, source: str, error: Packet, quote: int = 0, to: str = 
     length = packet[IP].ihl or IP(quoted).ihl
     cut = quoted[: length * 4 + quote] if quote else quoted
     return IP(src=source, dst=to or packet[IP].src, id=77) / error.copy() / Raw(cut)
-
-
-def service(rig: Rig, shape: Shape, backend: Peer = SERVER) -> Talk:
-    """Opened through the virtual address."""
-    rig.vip(VIP, 80, backend.address, backend.number)
-    rig.vip(VIP, 0, backend.address, 0)
-    talk = through(direct(CLIENT, backend, shape), SERVICE)
-    if shape is echo:
-        talk = replace(talk, dialled=replace(SERVICE, number=0), server=replace(backend, number=0))
-    return talk
-
-
-def quotes(talk: Talk) -> tuple[Packet, Packet]:
-    """The client's packet as it arrived at the server, and as the client knows it."""
-    arrived = hopped(talk.shape(talk.seen.to(talk.server, "S")))
-    return arrived, hopped(talk.first)
 
 
 @errors
